@@ -1,0 +1,100 @@
+"""The command line `engine`: everything that the window does, without one.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import CrucibleError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run one command, explain what went wrong."""
+    from engine import commands
+
+    options = _parser().parse_args(arguments)
+    try:
+        return commands.COMMANDS[options.command](options)
+    except CrucibleError as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # as in `engine runs | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="engine", description="Train, attack, defend and export models, without a window."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="W",
+        help="folder of runs (default: the user's data folder)",
+    )
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--data-root", type=Path, metavar="D", help="where MNIST and the like lie")
+    data.add_argument("--trust-code", action="store_true", help="run Python files that specs name")
+    keys = argparse.ArgumentParser(add_help=False)
+    keys.add_argument("--identity", type=Path, metavar="F", help="file of secret keys")
+    keys.add_argument("--passphrase-file", type=Path, metavar="F", help="its first line is used")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON")
+
+    commands.add_parser("tasks", parents=[as_json], help="list what can be asked for")
+    describe = commands.add_parser("describe", help="print the JSON schema of a task kind")
+    describe.add_argument("kind")
+
+    run = commands.add_parser(
+        "run", parents=[place, data, keys, as_json], help="run the tasks of a recipe"
+    )
+    run.add_argument("recipe", type=Path)
+    run.add_argument(
+        "--set", action="append", default=[], metavar="task.field=value", help="change a field"
+    )
+    commands.add_parser("runs", parents=[place, as_json], help="list the runs of the workspace")
+    show = commands.add_parser("show", parents=[place, as_json], help="what is known of a run")
+    show.add_argument("run")
+    resume = commands.add_parser(
+        "resume", parents=[place, data, keys, as_json], help="go on with a run and its recipe"
+    )
+    resume.add_argument("run")
+
+    export = commands.add_parser(
+        "export", parents=[place, keys, as_json], help="write a run's model as an encrypted file"
+    )
+    export.add_argument("run")
+    export.add_argument("--to", type=Path, required=True, metavar="FILE")
+    export.add_argument("--recipient", action="append", default=[], metavar="age1…")
+    opening = commands.add_parser("open", parents=[keys], help="decrypt an exported model")
+    opening.add_argument("file", type=Path)
+    opening.add_argument("--to", type=Path, required=True, metavar="OUT.safetensors")
+    importing = commands.add_parser(
+        "import",
+        parents=[place, data, keys, as_json],
+        help="bring in a model you already have",
+        description="The fields are those of the import task, as in: "
+        "--set 'model={kind=\"cnn\", width=32}' --set 'data={kind=\"mnist\"}'",
+    )
+    importing.add_argument("file", type=Path)
+    importing.add_argument("--name", default="imported")
+    importing.add_argument("--set", action="append", default=[], metavar="field=value")
+    keygen = commands.add_parser("keygen", help="make a key pair")
+    keygen.add_argument("--to", type=Path, required=True, metavar="F")
+    commands.add_parser("worker", parents=[place, data], help="be the window's engine process")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

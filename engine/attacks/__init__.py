@@ -1,0 +1,33 @@
+"""Adversarial attacks: `attack` runs one, `perturb` is the same as a generator; specs say which.
+
+What an attack is stands in one short file a family (`fgsm`, `pgd`); `geometry` knows the norms,
+`driver` who is still attacked, `oracle` how a model is asked without leaving a trace.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.attacks.driver import AttackResult, Iteration, attack, perturb
+    from engine.attacks.spec import FGSM, PGD, Attack, AttackSpec
+
+__all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "AttackSpec",
+    "Iteration",
+    "attack",
+    "perturb",
+]
+
+_DRIVER = {"AttackResult", "Iteration", "attack", "perturb"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'driver' if name in _DRIVER else 'spec'}"), name)

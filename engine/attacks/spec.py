@@ -1,0 +1,106 @@
+"""The attacks that can be asked for, and the task that runs one against a model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from engine.data.spec import DataSpec
+from engine.task import OneOf, Spec, Steps, Task, param
+
+if TYPE_CHECKING:
+    from engine.attacks.method import Method
+    from engine.bench import Bench
+
+
+class AttackSpec(Spec):
+    """How adversarial examples are searched for. Sizes are in the units of the image, [0, 1]."""
+
+    kind: str
+    norm: Literal["linf", "l2"] = param(
+        "linf", "Norm", "How the size of a perturbation is measured."
+    )
+    eps: float = param(
+        0.3, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
+    )
+    targeted: bool = param(
+        False,
+        "Targeted",
+        "Aims at one class (the next one, unless targets are given) instead of any wrong one.",
+    )
+
+    @abstractmethod
+    def method(self) -> Method[Any]:
+        """What the driver runs for this spec."""
+
+
+class FGSM(AttackSpec):
+    """One step along the sign of the gradient."""
+
+    kind: Literal["fgsm"] = "fgsm"
+    random_start: bool = param(
+        False,
+        "Random start",
+        "Starts at a random point of the ball and steps by 1.25 epsilon instead of epsilon.",
+        cite="Wong, Rice and Kolter 2020, section 4",
+    )
+
+    def method(self) -> Method[Any]:
+        from engine.attacks.fgsm import fgsm
+
+        return fgsm(self)
+
+
+class PGD(AttackSpec):
+    """Projected gradient descent with a random start."""
+
+    kind: Literal["pgd"] = "pgd"
+    steps: int = param(40, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
+    step_size: float = param(
+        0.01, "Step size", "Length of one step in the attack's norm.", gt=0.0, le=1000.0
+    )
+    random_start: bool = param(True, "Random start", "Starts at a random point of the ball.")
+    restarts: int = param(
+        1, "Restarts", "Further starts for the samples that are still correct.", ge=1, le=1000
+    )
+    loss: Literal["cross_entropy", "margin"] = param(
+        "cross_entropy",
+        "Loss",
+        "What is climbed; margin is the Carlini-Wagner difference of logits.",
+    )
+
+    def method(self) -> Method[Any]:
+        from engine.attacks.pgd import pgd
+
+        return pgd(self)
+
+
+class Attack(Task):
+    """Search for adversarial examples against a model, on the first `samples` of a seeded
+    permutation of the test split. Robust accuracy = still correct after the attack / all samples.
+    """
+
+    title: ClassVar[str] = "Attack"
+
+    kind: Literal["attack"] = "attack"
+    model: str = param(
+        ..., "Model", "A run, by name or id, or an exported file.", reference=True, min_length=1
+    )
+    attack: OneOf[AttackSpec] = param(PGD(), "Attack", "How adversarial examples are searched for.")
+    data: OneOf[DataSpec] | None = param(
+        None, "Data", "Another data set than the model was trained on.", advanced=True
+    )
+    samples: int = param(500, "Samples", "How many test images are attacked; 0 takes all.", ge=0)
+    show: int = param(24, "Shown samples", "How many are shown and can be replayed.", ge=0, le=256)
+    batch_size: int = param(
+        500,
+        "Batch size",
+        "Samples attacked together; halved when memory runs out.",
+        ge=1,
+        advanced=True,
+    )
+
+    def run(self, bench: Bench) -> Steps:
+        from engine.attacks.running import run_attack
+
+        return run_attack(self, bench)

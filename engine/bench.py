@@ -1,0 +1,159 @@
+"""What a task may touch: device and precision, its random draws, files, models, live values."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.device import free_memory, prepare
+from engine.errors import BadInput, CrucibleError
+from engine.random import derive
+from engine.store import Workspace
+from engine.store.checkpoints import Checkpoint, Checkpoints
+from engine.task import BenchSpec
+
+BURST = 0.03
+"""Seconds a task may go on between two yields, when nobody single-steps."""
+
+
+class Bench:
+    """The surroundings of one running task. Made by the runner; tests make their own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        workspace: Path,
+        *,
+        seed: int = 0,
+        spec: BenchSpec | None = None,
+        data_root: Path | None = None,
+        secrets: Mapping[str, str] | None = None,
+        trust_code: bool = False,
+        flush: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder = folder
+        self.workspace = workspace
+        self.seed = seed
+        self.spec = spec or BenchSpec()
+        self.data_root = data_root
+        self.trust_code = trust_code
+        self.single_step = False
+        self.controls: dict[str, float] = {}
+        self.device, self.environment = prepare(self.spec)
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.resume: Checkpoint | None = None
+        self._secrets = dict(secrets or {})
+        self._flush = flush
+        self._random: dict[str, torch.Tensor] | None = None
+
+    # --- randomness ---------------------------------------------------------------------------
+
+    def derive(self, *key: str | int) -> int:
+        """A seed for one purpose, from the task's own."""
+        return derive(self.seed, *key)
+
+    def generator(self, *key: str | int) -> torch.Generator:
+        """A CPU generator for one purpose, at its beginning."""
+        return torch.Generator().manual_seed(self.derive(*key))
+
+    @contextlib.contextmanager
+    def global_random(self) -> Iterator[None]:
+        """The task's own global random state, for what draws from torch's (dropout, torchvision's
+        transforms). Never held across a yield: on leaving, everybody else's is put back."""
+        outside = _random_state(self.device)
+        if self._random is None:
+            torch.manual_seed(self.derive("global"))
+        else:
+            _set_random_state(self._random, self.device)
+        try:
+            yield
+        finally:
+            self._random = _random_state(self.device)
+            _set_random_state(outside, self.device)
+
+    # --- computing ----------------------------------------------------------------------------
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bf16 autocast where the spec asks for it. Never held across a yield."""
+        if self.spec.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def free_memory(self) -> int:
+        """Bytes that could be allocated on the device now."""
+        return free_memory(self.device)
+
+    @property
+    def burst(self) -> float:
+        """Seconds the task may go on without yielding; 0 while somebody single-steps."""
+        return 0.0 if self.single_step else BURST
+
+    def control(self, name: str, value: float) -> float:
+        """What a person set `name` to while the task runs, else `value`."""
+        return self.controls.get(name, value)
+
+    # --- files --------------------------------------------------------------------------------
+
+    def find_model(self, ref: str) -> Path:
+        """The model file that `ref` means: of a run, or a .safetensors / .age file.
+
+        Raises BadInput if there is none."""
+        if ref.endswith((".safetensors", ".age")):
+            path = Path(ref).expanduser()
+            if not path.is_file():
+                raise BadInput(f"there is no file {ref!r}; expected a run or an exported model")
+            return path
+        return Workspace(self.workspace, create=False).model_file(ref)
+
+    def secret(self, name: str) -> str:
+        """What a person was asked for ("passphrase", "identity"). Raises BadInput if it was not."""
+        if name not in self._secrets:
+            option = {"passphrase": "--passphrase-file", "identity": "--identity"}.get(name, name)
+            raise BadInput(f"this needs {name}, which was not given; pass it with {option}")
+        return self._secrets[name]
+
+    # --- going on -----------------------------------------------------------------------------
+
+    def save_checkpoint(
+        self, step: int, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
+    ) -> None:
+        """Keep where the task is, so that it can go on from `step` bit-identically.
+
+        Everything said up to here is on the disk first: a resumed run repeats only what comes
+        after `step`. Global random state and live values are kept with it. Raises CrucibleError.
+        """
+        self._flush()
+        random = {f"random.{name}": state for name, state in (self._random or {}).items()}
+        kept = Checkpoint(
+            step, {**tensors, **random}, {"task": dict(values), "controls": self.controls}
+        )
+        self.checkpoints.save(kept)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up random state and live values where `checkpoint` left them; the task finds the
+        rest in `self.resume`."""
+        random = {
+            name.removeprefix("random."): state
+            for name, state in checkpoint.tensors.items()
+            if name.startswith("random.")
+        }
+        self._random = random or None
+        self.controls = dict(checkpoint.values["controls"])
+        self.resume = checkpoint
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,430 @@
+"""What each command of the command line does. Each takes the parsed options, returns an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.errors import BadInput, Problem, SpecError
+from engine.events import Event, Failed, Note, Progress, Saved, Scalars, Started, to_message
+from engine.recipe import Entry, enqueue, entries, parse_change, read_recipe, rest_of
+from engine.runner import Runner
+from engine.store import Run, RunInfo, Status, Workspace
+from engine.task import parse_task, task_kinds
+
+_EXIT: Mapping[Status, int] = {"done": 0, "cancelled": 130, "interrupted": 130}
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+def tasks(options: Namespace) -> int:
+    """List the task kinds, with what each is for."""
+    listed = [
+        {"kind": kind, "title": task.title, "help": _first_sentence(task.__doc__)}
+        for kind, task in task_kinds().items()
+    ]
+    if options.json:
+        print(json.dumps(listed, indent=1))
+    else:
+        for entry in listed:
+            print(f"{entry['kind']:<10} {entry['help']}")
+    return 0
+
+
+def describe(options: Namespace) -> int:
+    """Print the JSON schema of a task kind."""
+    known = task_kinds()
+    if options.kind not in known:
+        parse_task({"kind": options.kind})  # raises, with the nearest name
+    print(json.dumps(known[options.kind].model_json_schema(), indent=1))
+    return 0
+
+
+def runs(options: Namespace) -> int:
+    """List the runs of the workspace, the newest first."""
+    infos = _workspace(options, create=False).runs()
+    if options.json:
+        fields = ("id", "name", "kind", "status", "created")
+        print(json.dumps([{f: getattr(info, f) for f in fields} for info in infos], indent=1))
+        return 0
+    for info in infos:
+        print(
+            f"{info.id}  {info.kind:<8} {info.status:<12} {info.name:<20} {_headline(info)}".rstrip()
+        )
+    return 0
+
+
+def show(options: Namespace) -> int:
+    """Print what is known of a run."""
+    info = _workspace(options, create=False).find(options.run).info()
+    if options.json:
+        known = {
+            "id": info.id,
+            "name": info.name,
+            "kind": info.kind,
+            "status": info.status,
+            "created": info.created,
+            "started": info.started,
+            "ended": info.ended,
+            "spec": info.spec,
+            "lineage": info.lineage,
+            "summary": info.summary,
+            "artifacts": list(info.artifacts),
+            "environment": info.environment,
+            "error": info.error,
+            "note": info.note,
+        }
+        if "weights_sha256" in info.summary:
+            known["weights_sha256"] = info.summary["weights_sha256"]
+        print(json.dumps(known, indent=1, ensure_ascii=False))
+        return 0
+    print(f"{info.name}  ({info.kind}, {info.status})\n{info.id}")
+    if info.error:
+        print(f"error: {info.error}")
+    for title, values in (("summary", info.summary), ("lineage", info.lineage)):
+        for name, value in values.items():
+            print(f"{title + '.' + name:<34} {_shown(name, value)}")
+    for artifact in info.artifacts:
+        print(
+            f"{'artifact.' + artifact['name']:<34} {artifact['path']} ({artifact['size']:,} bytes)"
+        )
+    return 0
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def run(options: Namespace) -> int:
+    """Run the tasks of a recipe, one after another."""
+    recipe = read_recipe(options.recipe, dict(map(parse_change, options.set)))
+    return _run_all(options, recipe)
+
+
+def resume(options: Namespace) -> int:
+    """Go on with an interrupted or cancelled run, and with what its recipe has after it."""
+    workspace = _workspace(options)
+    first, *rest = rest_of(workspace, workspace.find(options.run))
+    status = first.info().status
+    if status in ("done", "failed") and not rest:
+        raise BadInput(f"run {first.id} is {status}: there is nothing to go on with")
+    todo = rest if status in ("done", "failed") else [first, *rest]
+    for each in todo:
+        if not each.lock.acquire():
+            raise BadInput(f"run {each.id} is being run by {each.lock.holder()}")
+    return _execute(options, workspace, todo)
+
+
+def export(options: Namespace) -> int:
+    """Write a run's model as an encrypted file."""
+    values = {
+        "kind": "export",
+        "model": options.run,
+        "to": str(options.to.expanduser().absolute()),
+        "recipients": options.recipient,
+        "passphrase": options.passphrase_file is not None and not options.recipient,
+    }
+    return _run_one(options, "export", values)
+
+
+def import_(options: Namespace) -> int:
+    """Bring in a model that a person already has."""
+    values: dict[str, Any] = {
+        "kind": "import",
+        "weights": str(options.file.expanduser().absolute()),
+    }
+    for text in options.set:
+        path, value = parse_change(f"task.{text}")
+        inner = values
+        *outer, last = path.split(".")[1:]
+        for key in outer:
+            inner = inner.setdefault(key, {})
+        inner[last] = value
+    return _run_one(options, options.name, values)
+
+
+def _run_one(options: Namespace, name: str, values: Mapping[str, Any]) -> int:
+    try:
+        return _run_all(options, entries({"task": [{**values, "name": name}]}, base=Path.cwd()))
+    except SpecError as error:
+        raise SpecError([Problem(p.path[1:], p.text) for p in error.problems]) from None
+
+
+def _run_all(options: Namespace, recipe: Sequence[Entry]) -> int:
+    workspace = _workspace(options)
+    label = f"{time.time():.3f}"
+    return _execute(options, workspace, enqueue(workspace, recipe, label=label))
+
+
+def _execute(options: Namespace, workspace: Workspace, queue: Sequence[Run]) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
+    view: _View = _Lines() if options.json else _Screen()
+    runner = Runner(
+        workspace,
+        view.hear,
+        data_root=options.data_root,
+        trust_code=options.trust_code,
+    )
+    runner.secrets = _secrets(options)
+    stop = _Stop(runner)
+    worst = 0
+    try:
+        for position, each in enumerate(queue):
+            if stop.asked:
+                runner.skip(each, "the recipe was cancelled")
+                continue
+            view.begin(each.info(), position + 1, len(queue))
+            status = runner.run(each)
+            info = each.info()
+            view.end(info)
+            code = _EXIT.get(status, 1)
+            worst = max(worst, code) if stop.asked is False else 130
+    finally:
+        stop.restore()
+        view.close()
+    return worst
+
+
+class _Stop:
+    """The first Ctrl-C (or a closed terminal) stops the run at its next step; the second kills."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.asked = False
+        self._runner = runner
+        self._old: dict[signal.Signals, Any] = {}
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                number = signal.Signals[name]
+                self._old[number] = signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self.asked:
+            os._exit(130)
+        self.asked = True
+        if number == signal.SIGINT:
+            self._runner.cancel()
+        else:
+            self._runner.interrupt()
+
+    def restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class _View(Protocol):
+    """What a person or a program sees of a run."""
+
+    def begin(self, info: RunInfo, position: int, count: int) -> None: ...
+    def hear(self, run: Run, events: Sequence[Event]) -> None: ...
+    def end(self, info: RunInfo) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Lines:
+    """One JSON object an event; of pictures only their names and captions."""
+
+    def begin(self, info: RunInfo, position: int, count: int) -> None:
+        self._print({"run": info.id, "event": "queued", "name": info.name, "kind": info.kind})
+
+    def hear(self, run: Run, events: Sequence[Event]) -> None:
+        for event in events:
+            self._print({"run": run.id, **to_message(event)[0]})
+
+    def end(self, info: RunInfo) -> None:
+        if info.status == "skipped":
+            self._print({"run": info.id, "event": "skipped", "error": info.error})
+
+    def close(self) -> None:
+        sys.stdout.flush()
+
+    @staticmethod
+    def _print(value: Mapping[str, Any]) -> None:
+        print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+class _Screen:
+    """A progress bar with rate, estimate and the newest scalars; a summary line at the end."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        self._console = Console(highlight=False)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[values]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._bar: Any = None
+        self._scalars: dict[str, float] = {}
+        self._bars.start()
+
+    def begin(self, info: RunInfo, position: int, count: int) -> None:
+        of = f"[{position}/{count}] " if count > 1 else ""
+        self._title = f"{of}{info.name}"
+        self._scalars = {}
+        self._begun = time.monotonic()
+        self._bar = self._bars.add_task(self._title, total=None, unit="", rate="", values="")
+
+    def hear(self, run: Run, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case Scalars():
+                    self._scalars.update(event.values)
+                case Progress():
+                    seconds = max(time.monotonic() - self._begun, 1e-3)
+                    self._bars.update(
+                        self._bar,
+                        completed=event.done,
+                        total=event.total or None,
+                        unit=event.unit,
+                        rate=f"{event.done / seconds:,.0f}/s",
+                    )
+                case Note():
+                    mark = {"info": "", "warning": "warning: ", "error": "error: "}[event.level]
+                    self._say(f"{mark}{event.text}")
+                case Saved():
+                    self._say(f"wrote {event.path} ({event.size:,} bytes)")
+                case Failed() if event.details:
+                    logging.getLogger("engine").error(event.details)
+                case Started() | _:
+                    pass
+        if self._scalars and self._bar is not None:
+            shown = [
+                f"{name.split('/')[-1]} {value:.4g}"
+                for name, value in self._scalars.items()
+                if name.split("/")[-1] in ("loss", "accuracy", "success_rate", "robust_accuracy")
+            ]
+            self._bars.update(self._bar, values="  ".join(shown[:3]))
+
+    def end(self, info: RunInfo) -> None:
+        self._bars.remove_task(self._bar)
+        self._bar = None
+        seconds = time.monotonic() - self._begun
+        text = _headline(info) or info.error
+        self._say(f"{info.name}: {info.status}  {text}  ({seconds:.1f} s)  {info.id}")
+
+    def close(self) -> None:
+        self._bars.stop()
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+# --- keys and files -------------------------------------------------------------------------------
+
+
+def open_(options: Namespace) -> int:
+    """Decrypt an exported model."""
+    from engine.vault.opening import save_export
+
+    secrets = _secrets(options)
+    if not secrets:
+        raise BadInput("say what opens it: --identity F or --passphrase-file F")
+    card = save_export(
+        options.file,
+        options.to,
+        identity=options.identity,
+        passphrase=secrets.get("passphrase"),
+    )
+    print(f"{options.to}: {card.model.kind}, {len(card.classes)} classes, {card.weights_sha256}")
+    return 0
+
+
+def keygen(options: Namespace) -> int:
+    """Make a key pair; the secret part is readable by its owner only."""
+    from engine.vault.keys import generate_identity, write_identity
+
+    identity = generate_identity()
+    write_identity(options.to, identity)
+    print(identity.recipient)
+    return 0
+
+
+def worker(options: Namespace) -> int:
+    """Be the window's engine process."""
+    from engine.worker import main
+
+    return main(_workspace(options).root, options.data_root, options.trust_code)
+
+
+def _secrets(options: Namespace) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if options.identity is not None:
+        found["identity"] = str(options.identity)
+    if options.passphrase_file is not None:
+        try:
+            lines = options.passphrase_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{options.passphrase_file} cannot be read: {error}") from None
+        if not lines or not lines[0]:
+            raise BadInput(f"{options.passphrase_file} is empty; its first line is the passphrase")
+        found["passphrase"] = lines[0]
+    return found
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def default_workspace() -> Path:
+    """Where runs go unless told otherwise: the user's data folder."""
+    from platformdirs import user_data_path
+
+    return user_data_path("crucible", appauthor=False)
+
+
+def _workspace(options: Namespace, create: bool = True) -> Workspace:
+    return Workspace(options.workspace or default_workspace(), create)
+
+
+def _headline(info: RunInfo) -> str:
+    names = ("clean_accuracy", "robust_accuracy", "success_rate", "file")
+    return "  ".join(
+        f"{name} {_shown(name, info.summary[name])}" for name in names if name in info.summary
+    )
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        share = name.endswith(("accuracy", "rate")) and "per_second" not in name
+        return f"{100 * value:.2f} %" if share else f"{value:.6g}"
+    return str(value)
+
+
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split()).split(". ")[0].rstrip(".") + "."
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
+    "tasks": tasks,
+    "describe": describe,
+    "run": run,
+    "runs": runs,
+    "show": show,
+    "resume": resume,
+    "export": export,
+    "open": open_,
+    "import": import_,
+    "keygen": keygen,
+    "worker": worker,
+}

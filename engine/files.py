@@ -1,0 +1,135 @@
+"""Writing files so that a reader finds the old one or the new one, never half of either.
+
+Nothing here imports torch or Qt.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from engine.errors import BadInput, CrucibleError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def atomic(
+    path: str | os.PathLike[str], *, mode: int = 0o666, replace: bool = True
+) -> Iterator[BinaryIO]:
+    """A binary file, open for writing and reading, that becomes `path` when the block ends well.
+
+    It is a temporary file in the same folder until then (its path is `name`), fsynced before it is
+    renamed. Whatever ends the block early (an error, a cancel, a full disk) removes it, and what
+    was at `path` stays as it was. A link is followed. `mode` are the permissions of a new file,
+    less the umask; one that is replaced keeps its own. With `replace=False` a file that exists is
+    an error, also when it appears only while this one is written.
+
+    Raises BadInput where `path` cannot be written to, CrucibleError when the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    mode = _check(target, mode, replace)
+    # Named apart from the target: a long name with a suffix would exceed what a folder takes.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        file = cast(BinaryIO, open(temporary, "x+b", opener=lambda n, f: os.open(n, f, mode)))  # noqa: SIM115
+    except OSError as error:
+        raise _explain(error, target) from error
+    try:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        if replace:
+            temporary.replace(target)
+        else:
+            _move_new(temporary, target)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(target)):
+            raise  # about another file, as one that the block reads from
+        raise _explain(error, target) from error
+    finally:
+        with suppress(OSError):  # closing flushes, which fails again where the disk is full
+            file.close()
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(target: Path, mode: int, replace: bool) -> int:
+    """The permissions that `target` will have. Raises BadInput where it cannot be written."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            raise BadInput(
+                f"{target} cannot be written: there is no folder {target.parent}. Make it first, "
+                "or choose another place."
+            ) from None
+        return mode
+    except OSError as error:
+        raise _explain(error, target) from error
+    if not stat.S_ISREG(old.st_mode):
+        what = "a folder" if stat.S_ISDIR(old.st_mode) else "not a regular file"
+        raise BadInput(f"{target} is {what}. Give the name of a file to write.")
+    if not replace:
+        raise _exists(target)
+    return stat.S_IMODE(old.st_mode)
+
+
+def _move_new(temporary: Path, target: Path) -> None:
+    """Rename, but never over another file: a link is made only where there is none."""
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise _exists(target) from None
+        temporary.rename(target)
+
+
+def _exists(target: Path) -> BadInput:
+    return BadInput(f"{target} exists already and is not overwritten. Choose another name.")
+
+
+def _explain(error: OSError, target: Path) -> CrucibleError:
+    if error.errno in _FULL:
+        return CrucibleError(
+            f"{target} could not be written: the disk is full ({error.strerror}). What was there "
+            "before is unchanged. Free some space, or write to another place."
+        )
+    if error.errno in _REFUSED:
+        return BadInput(
+            f"{target} cannot be written: {error.strerror}. What was there before is unchanged. "
+            "Choose a folder you may write to."
+        )
+    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EINVAL):
+        return BadInput(f"{target} cannot be the name of a file here: {error.strerror}.")
+    return CrucibleError(
+        f"{target} could not be written: {error.strerror or error}. What was there before is "
+        "unchanged."
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable. Some network file systems (and Windows) cannot; the data is safe."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

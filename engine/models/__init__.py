@@ -1,0 +1,50 @@
+"""Classifiers: the zoo, the user's own, their files, and what is known about them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.models.building import build
+    from engine.models.card import ModelCard, read_card
+    from engine.models.describing import LayerDescription, ModelDescription, describe
+    from engine.models.files import LoadedModel, load_model, save_model, weights_sha256
+    from engine.models.normalise import Normalise, channel_statistics
+
+__all__ = [
+    "LayerDescription",
+    "LoadedModel",
+    "ModelCard",
+    "ModelDescription",
+    "Normalise",
+    "build",
+    "channel_statistics",
+    "describe",
+    "load_model",
+    "read_card",
+    "save_model",
+    "weights_sha256",
+]
+
+_HOME = {
+    "LayerDescription": "describing",
+    "LoadedModel": "files",
+    "ModelCard": "card",
+    "ModelDescription": "describing",
+    "Normalise": "normalise",
+    "build": "building",
+    "channel_statistics": "normalise",
+    "describe": "describing",
+    "load_model": "files",
+    "read_card": "card",
+    "save_model": "files",
+    "weights_sha256": "files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

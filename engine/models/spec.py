@@ -1,0 +1,148 @@
+"""The models that can be asked for, and the task that brings in a model a person already has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from engine.data.spec import DataSpec
+from engine.task import OneOf, Spec, Steps, Task, param
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
+
+Norm = Literal["batch", "group", "none"]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
+
+
+class ModelSpec(Spec):
+    """A classifier: images float32 in [0, 1], (N, C, H, W), to logits (N, classes).
+
+    Normalisation is its first layer, so that a perturbation is always measured in image units.
+    """
+
+    kind: str
+
+
+class MLP(ModelSpec):
+    """Fully connected layers over the flattened image."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: int = param(256, "Width", "Units of each hidden layer.", ge=1, le=65536)
+    depth: int = param(2, "Depth", "Number of hidden layers.", ge=0, le=1000)
+    norm: Literal["batch", "layer", "none"] = param(
+        "none", "Normalisation", "After each hidden layer."
+    )
+    residual: bool = param(False, "Residual", "Adds each hidden layer's input to its output.")
+    dropout: float = param(
+        0.0, "Dropout", "Share of units silenced while training.", ge=0.0, lt=1.0
+    )
+    activation: Activation = param("relu", "Activation", "Non-linearity of the hidden layers.")
+
+
+class CNN(ModelSpec):
+    """Stages of 3 x 3 convolutions; the width doubles and the side halves from stage to stage."""
+
+    kind: Literal["cnn"] = "cnn"
+    width: int = param(16, "Width", "Channels of the first stage.", ge=1, le=4096)
+    depth: int = param(2, "Depth", "Number of stages, each two convolutions.", ge=1, le=8)
+    norm: Norm = param("batch", "Normalisation", "After each convolution.")
+    residual: bool = param(False, "Residual", "Adds each stage's input to its output.")
+    dropout: float = param(
+        0.0, "Dropout", "Share of features silenced before the last layer.", ge=0.0, lt=1.0
+    )
+    activation: Activation = param("relu", "Activation", "Non-linearity after each convolution.")
+
+
+class ResNet18(ModelSpec):
+    """torchvision's ResNet-18 with a stem for small images (3 x 3, stride 1, no pooling)."""
+
+    kind: Literal["resnet18"] = "resnet18"
+    stem: Literal["small", "imagenet"] = param(
+        "small",
+        "Stem",
+        "small: 3 x 3, stride 1, no pooling; imagenet: the original 7 x 7, stride 2.",
+    )
+
+
+class RNN(ModelSpec):
+    """A recurrent network that reads the image row by row."""
+
+    kind: Literal["rnn"] = "rnn"
+    cell: Literal["lstm", "gru"] = param("lstm", "Cell", "Kind of recurrent unit.")
+    width: int = param(64, "Width", "Units of the hidden state.", ge=1, le=8192)
+    depth: int = param(1, "Depth", "Stacked recurrent layers.", ge=1, le=16)
+    dropout: float = param(
+        0.0, "Dropout", "Between layers and before the last one.", ge=0.0, lt=1.0
+    )
+
+
+class Transformer(ModelSpec):
+    """A small vision transformer (Dosovitskiy et al. 2021): patches, class token, pre-norm."""
+
+    kind: Literal["transformer"] = "transformer"
+    patch: int = param(
+        4, "Patch", "Side of a patch; must divide the image's side.", unit="px", ge=1, le=64
+    )
+    width: int = param(64, "Width", "Size of a token; a multiple of the heads.", ge=1, le=4096)
+    depth: int = param(4, "Depth", "Number of blocks.", ge=1, le=64)
+    heads: int = param(4, "Heads", "Attention heads of a block.", ge=1, le=64)
+    dropout: float = param(0.0, "Dropout", "In attention and feed-forward.", ge=0.0, lt=1.0)
+
+
+class Module(ModelSpec):
+    """Your own model: a function in a Python file that returns a torch.nn.Module.
+
+    It is called with `input_shape=(C, H, W)` and `classes=N`, or without arguments if it takes
+    none. The file runs with your rights, hence the explicit yes.
+    """
+
+    kind: Literal["module"] = "module"
+    factory: str = param(
+        ..., "Factory", "path/to/file.py:function", path="file", pattern=r"^.+\.py:[A-Za-z_]\w*$"
+    )
+    trust: bool = param(
+        False,
+        "Run this file",
+        "The file's code runs with your rights: say yes only if you trust it.",
+    )
+
+
+class Import(Task):
+    """Bring in a model you already have; from then on it is a model like any other."""
+
+    title: ClassVar[str] = "Import"
+
+    kind: Literal["import"] = "import"
+    weights: str = param(
+        ...,
+        "Weights",
+        "A safetensors file, or a .pt / .pth state dict, or an exported file.",
+        path="file",
+        min_length=1,
+    )
+    model: OneOf[ModelSpec] | None = param(
+        None,
+        "Model",
+        "The architecture the weights belong to; a model file of ours says it itself.",
+    )
+    data: OneOf[DataSpec] = param(
+        ..., "Data", "What the model was made for; its accuracy is measured on the test split."
+    )
+    classes: tuple[str, ...] = param(
+        (), "Class names", "In the order of the outputs; empty takes the data set's."
+    )
+    input_size: tuple[int, ...] = param(
+        (), "Input size", "Channels, height, width; empty takes the data set's.", max_length=3
+    )
+    mean: tuple[float, ...] = param(
+        (),
+        "Mean",
+        "Per-channel mean that the model's inputs were normalised with; empty if the "
+        "weights hold it or none was used.",
+    )
+    std: tuple[float, ...] = param((), "Standard deviation", "Per channel, as for the mean.")
+
+    def run(self, bench: Bench) -> Steps:
+        from engine.models.importing import run_import
+
+        return run_import(self, bench)

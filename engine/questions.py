@@ -1,0 +1,150 @@
+"""Questions: what the window asks beside runs, answered between two steps.
+
+Each takes the question's fields and gives (JSON values, bytes of a picture or none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from engine.bench import Bench
+from engine.data import Dataset, load
+from engine.data.spec import DataSpec
+from engine.errors import BadInput
+from engine.events import Event
+from engine.models import describe, load_model
+from engine.models.spec import ModelSpec
+from engine.store import Workspace
+from engine.task import BenchSpec, kinds, parse
+from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
+
+Answer = tuple[dict[str, Any], bytes]
+T = TypeVar("T")
+
+SHOWN = 24
+"""Images of a preview."""
+
+
+def answer(question: Mapping[str, Any], workspace: Workspace, data_root: Path | None) -> Answer:
+    """Answer a question of one of the kinds below. Raises BadInput where it makes no sense."""
+    known: dict[str, Callable[[Mapping[str, Any], Bench], Answer]] = {
+        "describe_model": describe_model,
+        "predict": predict,
+        "preview_data": preview_data,
+    }
+    kind = question.get("kind")
+    if kind not in known:
+        raise BadInput(f"there is no question {kind!r}; expected one of: {', '.join(known)}")
+    bench = Bench(
+        workspace.root, workspace.root, spec=BenchSpec(device="cpu"), data_root=data_root
+    )
+    return known[kind](question, bench)
+
+
+def describe_model(question: Mapping[str, Any], bench: Bench) -> Answer:
+    """`model` and `data` (specs, or absent for the defaults): layers, parameters, FLOPs."""
+    model = _spec(ModelSpec, question.get("model")) or DEFAULT_MODEL
+    data = _load(question, bench)
+    described = describe(model, data.shape, len(data.classes), trust=bench.trust_code)
+    layers = [
+        {
+            "name": layer.name,
+            "type": layer.type,
+            "output": list(layer.output),
+            "parameters": layer.parameters,
+            "flops": layer.flops,
+        }
+        for layer in described.layers
+    ]
+    return {"layers": layers, "parameters": described.parameters, "flops": described.flops}, b""
+
+
+def preview_data(question: Mapping[str, Any], bench: Bench) -> Answer:
+    """`data` (a spec): classes, shape, how many images a split, and pictures of the first ones."""
+    data = _load(question, bench)
+    index = torch.arange(min(SHOWN, len(data.train)))
+    images, labels = data.train.batch(index)
+    pixels = _pixels(images)
+    counts = {
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+    }
+    reply = {
+        "classes": list(data.classes),
+        "shape": list(data.shape),
+        "counts": counts,
+        "pixels": list(pixels.shape),
+        "labels": labels.tolist(),
+    }
+    return reply, pixels.tobytes()
+
+
+def predict(question: Mapping[str, Any], bench: Bench) -> Answer:
+    """`model` (a run or file) on `image`: the place of a test image, or rows of values in [0, 1],
+    (H, W) or (H, W, C). Class probabilities."""
+    loaded = load_model(str(question["model"]), bench)
+    image = question["image"]
+    if isinstance(image, int):
+        data = _drain(load(loaded.card.data or DEFAULT_DATA, bench))
+        if not 0 <= image < len(data.test):
+            raise BadInput(f"there is no test image {image}; there are {len(data.test)}")
+        images, labels = data.test.batch(torch.tensor([image]))
+        label = int(labels[0])
+    else:
+        values = torch.tensor(image, dtype=torch.float32)
+        values = values[..., None] if values.ndim == 2 else values
+        images, label = values.permute(2, 0, 1)[None], None
+        if tuple(images.shape[1:]) != loaded.card.shape:
+            raise BadInput(
+                f"the model takes images {loaded.card.shape} (channels, height, width), "
+                f"not {tuple(images.shape[1:])}"
+            )
+    with torch.no_grad():
+        probabilities = loaded.module(images).softmax(1)[0]
+    pixels = _pixels(images)
+    reply = {
+        "classes": list(loaded.card.classes),
+        "probabilities": probabilities.tolist(),
+        "prediction": int(probabilities.argmax()),
+        "label": label,
+        "pixels": list(pixels.shape),
+    }
+    return reply, pixels.tobytes()
+
+
+def _spec(family: type[Any], values: Mapping[str, Any] | None) -> Any:
+    if not values:
+        return None
+    known = kinds(family)
+    kind = values.get("kind")
+    if kind not in known:
+        raise BadInput(f"there is no kind {kind!r}; expected one of: {', '.join(known)}")
+    return parse(known[str(kind)], values)
+
+
+def _load(question: Mapping[str, Any], bench: Bench) -> Dataset:
+    return _drain(load(_spec(DataSpec, question.get("data")) or DEFAULT_DATA, bench))
+
+
+def _pixels(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """float32 (N, C, H, W) in [0, 1] as uint8 (N, H, W, C)."""
+    scaled = (images * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = (
+        scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    )
+    return pixels
+
+
+def _drain(steps: Generator[Event, None, T]) -> T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value

@@ -1,0 +1,220 @@
+"""Recipes: TOML files with a list of tasks that refer to each other by name.
+
+    [[task]]
+    name = "plain"
+    kind = "train"
+    epochs = 12
+
+    [[task]]
+    name = "broken"
+    kind = "attack"
+    model = "plain"
+
+A reference means the task of that name in the recipe, else a run of the workspace (by name, id or
+unique prefix), else a file. Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BadInput, Problem, SpecError
+from engine.store import Run, Workspace
+from engine.task import Task, parse_task, references
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One task of a recipe. `parents` maps its reference fields to names of earlier entries."""
+
+    name: str
+    task: Task
+    parents: Mapping[str, str]
+
+
+def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> list[Entry]:
+    """The entries of a recipe file, in the order in which they can run.
+
+    `changes` maps "task.field.field" to values, as `--set` gives them. Relative paths in the
+    recipe are meant from its own folder. Raises BadInput, with every fault, if it is no recipe.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not a text file; expected TOML in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path} is not TOML: {error}") from None
+    try:
+        return entries(document, changes or {}, path.absolute().parent)
+    except SpecError as error:
+        raise BadInput(f"{path} has {_count(len(error.problems), 'fault')}:\n{error}") from None
+
+
+def entries(
+    document: Mapping[str, Any], changes: Mapping[str, Any] | None = None, base: Path | None = None
+) -> list[Entry]:
+    """The entries of a recipe as TOML reads it. Raises SpecError with every fault."""
+    extra = [key for key in document if key != "task"]
+    if extra:
+        raise SpecError([Problem((extra[0],), "a recipe holds [[task]] tables and nothing else")])
+    tables = document.get("task")
+    if not isinstance(tables, list) or not tables:
+        raise SpecError([Problem(("task",), "a recipe holds at least one [[task]] table")])
+    pending = dict(changes or {})
+    problems: list[Problem] = []
+    found: dict[str, Entry] = {}
+    for number, table in enumerate(tables, start=1):
+        values = dict(table)
+        name = values.pop("name", None) or f"{values.get('kind', 'task')}-{number}"
+        if not isinstance(name, str) or name in found:
+            problems.append(Problem((str(name),), "names of tasks are texts, each used once"))
+            continue
+        for key in [key for key in pending if key.split(".")[0] == name]:
+            _set(values, key.split(".")[1:], pending.pop(key))
+        try:
+            task = parse_task(_absolute(values, base))
+        except SpecError as error:
+            problems.extend(error.within(name).problems)
+            continue
+        found[name] = Entry(name, task, {})
+    for key in pending:
+        problems.append(Problem((key,), f"there is no such task; there are: {', '.join(found)}"))
+    if problems:
+        raise SpecError(problems)
+    return _ordered(
+        {
+            name: Entry(name, e.task, {f: r for f, r in references(e.task).items() if r in found})
+            for name, e in found.items()
+        }
+    )
+
+
+def enqueue(
+    workspace: Workspace, recipe: Sequence[Entry], *, label: str | None = None
+) -> list[Run]:
+    """One queued run an entry, with every reference resolved to an id or a file.
+
+    `label` groups them: resuming one of them continues with the rest. Raises SpecError, before
+    anything is written, if a reference means nothing.
+    """
+    problems = []
+    resolved: dict[str, dict[str, str]] = {}
+    for entry in recipe:
+        resolved[entry.name] = {}
+        for field, ref in references(entry.task).items():
+            if field in entry.parents:
+                continue
+            try:
+                resolved[entry.name][field] = _resolve(workspace, ref)
+            except BadInput as error:
+                problems.append(Problem((entry.name, field), str(error)))
+    if problems:
+        raise SpecError(problems)
+    made: dict[str, Run] = {}
+    for entry in recipe:
+        found = resolved[entry.name]
+        for field, parent in entry.parents.items():
+            found[field] = made[parent].id
+        lineage = {f: ref for f, ref in found.items() if (workspace.folder / ref).is_dir()}
+        spec = {**entry.task.to_dict(), **found}
+        made[entry.name] = workspace.create(
+            spec, name=entry.name, lineage=lineage, recipe=label if len(recipe) > 1 else None
+        )
+    return list(made.values())
+
+
+def rest_of(workspace: Workspace, run: Run) -> list[Run]:
+    """The run, and what its recipe has after it that has not come to its own end yet."""
+    info = run.info()
+    if info.recipe is None:
+        return [run]
+    later = [
+        Run(workspace.folder / other.id)
+        for other in reversed(workspace.runs())
+        if other.recipe == info.recipe
+        and other.id > info.id
+        and other.status in ("queued", "interrupted", "cancelled", "skipped")
+    ]
+    return [run, *later]
+
+
+def _resolve(workspace: Workspace, ref: str) -> str:
+    with contextlib.suppress(BadInput):
+        return workspace.find(ref).id
+    path = Path(ref).expanduser()
+    if path.is_file():
+        return str(path.absolute())
+    if path.suffix in (".age", ".safetensors"):
+        raise BadInput(f"there is no file {ref!r}")
+    return workspace.find(ref).id
+
+
+def _ordered(found: Mapping[str, Entry]) -> list[Entry]:
+    """Parents first, else as written. Raises SpecError on a cycle."""
+    done: dict[str, Entry] = {}
+
+    def visit(entry: Entry, path: tuple[str, ...]) -> None:
+        if entry.name in path:
+            circle = " -> ".join((*path[path.index(entry.name) :], entry.name))
+            raise SpecError([Problem((entry.name,), f"the references go in a circle: {circle}")])
+        if entry.name not in done:
+            for parent in entry.parents.values():
+                visit(found[parent], (*path, entry.name))
+            done[entry.name] = entry
+
+    for entry in found.values():
+        visit(entry, ())
+    return list(done.values())
+
+
+def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = values.get(key)
+        values[key] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[key]
+    if path:
+        values[path[-1]] = value
+
+
+def _absolute(values: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
+    """Paths that a recipe gives relative to itself (`path` and `weights` of files to be read, and
+    the `factory` of a module) made absolute, where the file is there."""
+    if base is None:
+        return dict(values)
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out[key] = _absolute(value, base)
+        elif key in ("path", "weights", "factory", "model", "init") and isinstance(value, str):
+            file, colon, function = value.rpartition(".py:")
+            name = f"{file}.py" if colon else value
+            known = key in ("path", "weights") or colon or value.endswith((".age", ".safetensors"))
+            there = known and (base / name).exists()
+            out[key] = (
+                f"{base / name}{colon and ':'}{function if colon else ''}" if there else value
+            )
+        else:
+            out[key] = value
+    return out
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """`task.field=value` as (path, value); the value is TOML, or text if it is none."""
+    key, sign, value = text.partition("=")
+    if not sign or "." not in key:
+        raise BadInput(f"--set {text!r} is not of the form task.field=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

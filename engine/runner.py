@@ -1,0 +1,316 @@
+"""Runs one run after another: pulls the task, keeps the record, says how it ended.
+
+The runner alone emits Started, Finished, Stopped and Failed. It belongs to one thread; `cancel`,
+`pause`, `step` and the like may be called from any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.events import (
+    Event,
+    Failed,
+    Finished,
+    Note,
+    Progress,
+    Saved,
+    Scalars,
+    Started,
+    Stopped,
+)
+from engine.store import Run, Status, Workspace
+from engine.store.writer import RunWriter, explain
+from engine.task import Task, parse_task
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Run, Sequence[Event]], None]
+"""Hears what a run said, after it is on the disk. Called in the store thread, or in the runner's;
+must return soon."""
+
+
+class Runner:
+    """Executes runs of one workspace, one at a time."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        listener: Listener,
+        *,
+        data_root: Path | None = None,
+        trust_code: bool = False,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`between` is called between two steps, and while paused: questions are answered there."""
+        self.workspace = workspace
+        self.secrets: dict[str, str] = {}
+        self._listener = listener
+        self._data_root = data_root
+        self._trust_code = trust_code
+        self._between = between
+        self._changed = threading.Condition()
+        self._current: Run | None = None
+        self._stop: Status | None = None
+        self._paused = False
+        self._steps = 0
+        self._controls: dict[str, float] = {}
+
+    # --- from any thread ------------------------------------------------------------------------
+
+    @property
+    def current(self) -> Run | None:
+        return self._current
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    def cancel(self) -> None:
+        """Stop the current run at its next yield, with what it has."""
+        self._ask(stop="cancelled")
+
+    def interrupt(self) -> None:
+        """Stop the current run at its next yield, to be resumed later."""
+        self._ask(stop="interrupted")
+
+    def pause(self) -> None:
+        self._ask(paused=True)
+
+    def go_on(self) -> None:
+        self._ask(paused=False)
+
+    def step(self) -> None:
+        """Go on until the next scalars or progress, then pause."""
+        with self._changed:
+            self._paused = True
+            self._steps += 1
+            self._changed.notify_all()
+
+    def set_control(self, name: str, value: float) -> None:
+        """Change a live value of the current run, from its next step on."""
+        with self._changed:
+            self._controls[name] = value
+
+    def poke(self) -> None:
+        """Wake a paused run, so that `between` is called."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _ask(self, stop: Status | None = None, paused: bool | None = None) -> None:
+        with self._changed:
+            if stop is not None and self._current is not None:
+                self._stop = stop
+            if paused is not None:
+                self._paused = paused
+            self._changed.notify_all()
+
+    # --- running ----------------------------------------------------------------------------------
+
+    def run(self, run: Run, *, secrets: Mapping[str, str] | None = None) -> Status:
+        """Run it, or go on with it where it was interrupted; how it ended.
+
+        Raises BadInput if another process has it, or if it has come to its own end already.
+        """
+        info = run.info()
+        if info.status == "damaged":
+            raise BadInput(f"run {run.id} cannot be run: {info.error}")
+        if not run.lock.acquire():
+            raise BadInput(f"run {info.name!r} ({run.id}) is being run by {run.lock.holder()}")
+        try:
+            if info.status in ("done", "failed"):
+                raise BadInput(
+                    f"run {info.name!r} ({run.id}) is {info.status}; start a new one instead"
+                )
+            missing = self._unmet(info.lineage)
+            if missing:
+                self._end(run, "skipped", [], error=missing)
+                return "skipped"
+            return self._run(run, parse_task(info.spec), secrets or self.secrets)
+        finally:
+            run.lock.release()
+
+    def skip(self, run: Run, why: str) -> None:
+        """Give a queued run up."""
+        self._end(run, "skipped", [], error=why)
+        run.lock.release()
+
+    def _unmet(self, lineage: Mapping[str, str]) -> str:
+        for field, parent in lineage.items():
+            folder = self.workspace.folder / parent
+            info = Run(folder).info()
+            if info.status != "done" and not (folder / "model.safetensors").is_file():
+                return f"{field} comes from run {info.name!r} ({parent}), which is {info.status}"
+        return ""
+
+    def _run(self, run: Run, task: Task, secrets: Mapping[str, str]) -> Status:
+        writer = RunWriter(run, lambda events: self._listener(run, events))
+        artifacts: list[Mapping[str, Any]] = []
+        self._stop = None
+        self._steps = 0
+        self._controls = {}
+        self._current = run
+        end: Event
+        status: Status
+        try:
+            status, end = self._pull(run, task, secrets, writer, artifacts)
+        except CrucibleError as error:
+            status, end = "failed", Failed(str(error))
+        except MemoryError:
+            status, end = "failed", Failed(_MEMORY, traceback.format_exc())
+        except OSError as error:
+            text = f"{explain(error)} ({error.filename})" if error.filename else explain(error)
+            status, end = "failed", Failed(text, traceback.format_exc())
+        except Exception as error:
+            text = _MEMORY if _is_memory(error) else f"{type(error).__name__}: {error}"
+            status, end = "failed", Failed(text, traceback.format_exc())
+        finally:
+            self._current = None
+            self._paused = False
+        with contextlib.suppress(CrucibleError):
+            writer.put(end)
+        writer.close()
+        self._end(run, status, artifacts, end)
+        return status
+
+    def _pull(
+        self,
+        run: Run,
+        task: Task,
+        secrets: Mapping[str, str],
+        writer: RunWriter,
+        artifacts: list[Mapping[str, Any]],
+    ) -> tuple[Status, Event]:
+        from engine.bench import Bench
+
+        before = run.info()
+        spec = task.bench
+        if before.environment:  # resumed: on the same device, with the same threads
+            recorded = {k: before.environment[k] for k in ("device", "threads")}
+            spec = spec.model_copy(update=recorded)
+        bench = Bench(
+            run.folder,
+            self.workspace.root,
+            seed=task.seed,
+            spec=spec,
+            data_root=self._data_root,
+            secrets=secrets,
+            trust_code=self._trust_code,
+            flush=writer.flush,
+        )
+        checkpoint = bench.checkpoints.latest()
+        step = -1
+        if checkpoint is not None:
+            bench.restore(checkpoint)
+            step = checkpoint.step
+        run.set_state(
+            status="running",
+            started=before.started or _now(),
+            environment=bench.environment,
+            error="",
+            summary={},
+            artifacts=[],
+        )
+        writer.start(truncate_after=step)
+        writer.put(Started(bench.environment, max(step, 0)))
+        if (
+            before.environment
+            and before.environment.get("versions") != bench.environment["versions"]
+        ):
+            writer.put(Note("warning", _versions_differ(before.environment, bench.environment)))
+        steps = task.run(bench)
+        told = False
+        try:
+            while True:
+                stop = self._wait(bench, writer)
+                event = steps.throw(Cancelled()) if stop and not told else next(steps)
+                told = stop
+                writer.put(event)
+                if isinstance(event, Saved):
+                    artifacts.append(
+                        {
+                            "name": event.name,
+                            "path": event.path,
+                            "size": event.size,
+                            "sha256": event.sha256,
+                        }
+                    )
+                if bench.single_step and isinstance(event, Scalars | Progress):
+                    with self._changed:
+                        self._steps = max(0, self._steps - 1)
+        except StopIteration as returned:
+            summary: Mapping[str, Any] = returned.value or {}
+        except Cancelled:
+            summary = {}
+        writer.flush()
+        if self._stop is not None:
+            return self._stop, Stopped(summary)
+        return "done", Finished(summary)
+
+    def _wait(self, bench: Any, writer: RunWriter) -> bool:
+        """Between two steps: answer, wait while paused, take up changes. True if to be stopped."""
+        self._between()
+        with self._changed:
+            while self._paused and not self._steps and self._stop is None:
+                self._changed.wait()
+                self._changed.release()
+                try:
+                    self._between()
+                finally:
+                    self._changed.acquire()
+            bench.single_step = self._paused
+            changed, self._controls = self._controls, {}
+            stop = self._stop is not None
+        for name, value in changed.items():
+            bench.controls[name] = value
+            writer.put(Note("info", f"{name} set to {value:g}"))
+        return stop
+
+    def _end(
+        self,
+        run: Run,
+        status: Status,
+        artifacts: Sequence[Mapping[str, Any]],
+        end: Event | None = None,
+        error: str = "",
+    ) -> None:
+        values: dict[str, Any] = {"status": status, "ended": _now(), "error": error}
+        if isinstance(end, Finished | Stopped):
+            values["summary"] = dict(end.summary)
+        if isinstance(end, Failed):
+            values.update(error=end.error, details=end.details)
+            log.error("run %s failed: %s\n%s", run.id, end.error, end.details)
+        try:
+            run.set_state(artifacts=list(artifacts), **values)
+        except CrucibleError as failure:  # the disk that the run failed on
+            log.error("run %s: %s could not be recorded: %s", run.id, status, failure)
+        self._listener(run, [])
+
+
+_MEMORY = (
+    "out of memory. The run needs more than there is: a smaller batch size, model or data set "
+    "will do, or another device."
+)
+
+
+def _is_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "bad_alloc" in text
+
+
+def _versions_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    then = ", ".join(f"{k} {v}" for k, v in before.get("versions", {}).items())
+    here = ", ".join(f"{k} {v}" for k, v in now["versions"].items())
+    return f"begun with {then}, resumed with {here}: the result may differ in its last bits"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,180 @@
+"""The store thread of a run: what a run says is on the disk before anyone hears of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+from engine import frames
+from engine.errors import CrucibleError
+from engine.events import Event, Images, Note, Progress, to_message
+from engine.store.metrics import MetricsWriter
+from engine.store.workspace import Run
+
+PERIOD = 0.033
+"""Seconds between two commits while there is something to write."""
+
+KEPT_IMAGES = 64 * 2**20
+"""Bytes of replayable pictures that one run may store."""
+
+
+class RunWriter:
+    """Commits events in groups, then hands each group to `listener` (in the store thread).
+
+    A reader that is stuck must not be called from `listener`: hand over and return.
+    """
+
+    def __init__(self, run: Run, listener: Callable[[Sequence[Event]], None]) -> None:
+        self._run = run
+        self._listener = listener
+        self._pending: deque[Event] = deque()
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._closing = False
+        self._flushed = threading.Condition()
+        self._put = self._committed = 0
+        self._error: BaseException | None = None
+        self._images: dict[str, BinaryIO] = {}
+        self._kept = 0
+        self._ready = threading.Event()
+        self._restart: int | None = None
+        self._thread = threading.Thread(target=self._work, name="store")
+
+    def start(self, truncate_after: int | None = None) -> None:
+        """Open the record; drop what was written after step `truncate_after` (-1: everything).
+
+        Raises CrucibleError if it cannot be written."""
+        self._restart = truncate_after
+        self._thread.start()
+        self._ready.wait()
+        self.check()
+
+    def put(self, event: Event) -> None:
+        """Queue an event. Raises CrucibleError if an earlier one could not be written."""
+        self.check()
+        self._pending.append(event)
+        self._put += 1
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Return when everything put so far is on the disk. Raises CrucibleError."""
+        target = self._put
+        self._hurry.set()
+        self._wake.set()
+        with self._flushed:
+            self._flushed.wait_for(lambda: self._committed >= target or self._error is not None)
+        self.check()
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise CrucibleError(
+                f"the run's record in {self._run.folder} could not be written: "
+                f"{explain(self._error)}. What was shown until then is kept; "
+                "make room and resume the run."
+            )
+
+    def close(self) -> None:
+        """Write what is left and close the record. Does not raise."""
+        self._closing = True
+        self._hurry.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            self._loop()
+        except (sqlite3.Error, OSError) as error:
+            self._error = error
+        finally:
+            self._ready.set()
+            for file in self._images.values():
+                with contextlib.suppress(OSError):
+                    file.close()
+            with self._flushed:
+                self._flushed.notify_all()
+
+    def _loop(self) -> None:
+        database = MetricsWriter(self._run.database)
+        try:
+            if self._restart is not None:
+                database.truncate(self._restart)
+                if self._restart < 0:
+                    for path in (self._run.folder / "images").glob("*.frames"):
+                        path.unlink()
+            self._ready.set()
+            while True:
+                closing = self._closing
+                events = [self._pending.popleft() for _ in range(len(self._pending))]
+                if events:
+                    self._commit(database, events)
+                elif closing:
+                    return
+                if not closing:
+                    self._wake.wait()
+                    self._wake.clear()
+                    # Let a group gather, one commit for all of it, unless somebody waits for it.
+                    self._hurry.wait(PERIOD)
+                    self._hurry.clear()
+        finally:
+            database.close()
+
+    def _commit(self, database: MetricsWriter, events: list[Event]) -> None:
+        pictures = [event for event in events if isinstance(event, Images)]
+        rest = [event for event in events if not isinstance(event, Images | Progress)]
+        for picture in pictures:
+            self._store(picture)
+        for file in self._images.values():
+            file.flush()
+        if rest:
+            database.commit(rest)
+        with self._flushed:
+            self._committed += len(events)
+            self._flushed.notify_all()
+        self._listener(events)
+
+    def _store(self, picture: Images) -> None:
+        message, payload = to_message(picture)
+        frame = frames.pack(message, payload)
+        if picture.keep:
+            if self._kept + len(frame) > KEPT_IMAGES:
+                if self._kept <= KEPT_IMAGES:
+                    self._kept = KEPT_IMAGES + 1
+                    text = (
+                        "The picture budget of the run is spent: later iterations are not stored."
+                    )
+                    self._pending.append(Note("warning", text))
+                    self._put += 1
+                return
+            self._kept += len(frame)
+            self._file(picture.name, "ab").write(frame)
+        else:
+            file = self._file(picture.name, "wb")
+            file.seek(0)
+            file.write(frame)
+            file.truncate()
+
+    def _file(self, name: str, mode: str) -> BinaryIO:
+        if name not in self._images:
+            path = self._run.image_file(name)
+            path.parent.mkdir(exist_ok=True)
+            self._images[name] = path.open(mode)  # type: ignore[assignment]
+        return self._images[name]
+
+
+def explain(error: BaseException) -> str:
+    """An error of the operating system or of SQLite, in words."""
+    text = str(error).lower()
+    if "full" in text or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return "the disk is full"
+    if "disk i/o error" in text or (isinstance(error, OSError) and error.errno == errno.EFBIG):
+        return "the disk is full, a size limit was reached, or the disk failed"
+    if "readonly" in text or (isinstance(error, OSError) and error.errno == errno.EROFS):
+        return "the folder is read-only"
+    return str(error)

@@ -1,0 +1,345 @@
+"""What can be asked for: specs, the families they come in, and the tasks among them that run.
+
+A spec is a frozen, strict description; from its fields come the form in the window, the JSON
+schema, the command line's help and the error messages. A *family* is a base class whose members
+are told apart by `kind`; a field that takes any member is written `OneOf[AttackSpec]`. Members are
+found by importing every `engine/*/spec.py`, so a new capability registers by being there.
+
+Nothing here imports torch, numpy or Qt.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import json
+from abc import abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union, cast
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
+
+from engine.errors import Problem, SpecError
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
+    from engine.events import Event
+
+Summary: TypeAlias = dict[str, Any]
+"""What a task returns: JSON values, accuracies as fractions of 1."""
+
+Steps: TypeAlias = "Generator[Event, None, Summary]"
+"""A running task: pulling it is running it, not pulling is pausing it."""
+
+S = TypeVar("S", bound="Spec")
+
+
+class Spec(BaseModel):
+    """Base of everything that can be asked for: frozen, strict, without unknown fields."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        defer_build=True,
+        protected_namespaces=(),
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, complete (defaults included), without fields that are None."""
+        return cast(dict[str, Any], self.model_dump(mode="json", exclude_none=True))
+
+
+def param(
+    default: Any,
+    title: str,
+    help: str,
+    *,
+    unit: str = "",
+    cite: str = "",
+    advanced: bool = False,
+    live: bool = False,
+    reference: bool = False,
+    path: Literal["", "file", "folder", "save"] = "",
+    **limits: Any,
+) -> Any:
+    """A field of a spec, with what its form, its help and its error messages need.
+
+    `default` is `...` where a value must be given. `unit` is shown beside the value; `cite` names
+    a paper and section; `advanced` folds the field away; `live` marks a value that may be changed
+    while the task runs; `reference` marks a field that names a run or an exported file; `path`
+    says what kind of path it is. `limits` are pydantic's (ge, gt, le, lt, min_length, ...).
+    """
+    extra = {
+        "unit": unit,
+        "cite": cite,
+        "advanced": advanced,
+        "live": live,
+        "reference": reference,
+        "path": path,
+    }
+    shown = {name: value for name, value in extra.items() if value}
+    return Field(default, title=title, description=help, json_schema_extra=shown, **limits)
+
+
+def extra_of(field: FieldInfo) -> Mapping[str, Any]:
+    """What `param` noted of a field beside pydantic's own attributes."""
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, Mapping) else {}
+
+
+# --- families -----------------------------------------------------------------------------------
+
+
+if TYPE_CHECKING:
+    OneOf = Annotated[S, "any member of the family"]
+else:
+
+    class OneOf:
+        """`OneOf[Family]` annotates a field that takes any member of the family, told apart by
+        `kind`. The union is built when the spec is first used, after `discover()`."""
+
+        def __class_getitem__(cls, family: type[Spec]) -> Any:
+            return Annotated[family, _Union(family)]
+
+
+class _Union:
+    def __init__(self, family: type[Spec]) -> None:
+        self.family = family
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        members = tuple(kinds(self.family).values())
+        if len(members) == 1:
+            return handler.generate_schema(members[0])
+        return handler.generate_schema(
+            Annotated[Union[members], Field(discriminator="kind")]  # noqa: UP007
+        )
+
+
+@functools.cache
+def discover() -> None:
+    """Import every `engine/*/spec.py`, which makes its specs known."""
+    for path in sorted(Path(__file__).parent.glob("*/spec.py")):
+        importlib.import_module(f"engine.{path.parent.name}.spec")
+
+
+def kind_of(spec: type[Spec]) -> str | None:
+    """The `kind` that names a concrete spec; None for a family's base class."""
+    field = spec.model_fields.get("kind")
+    return field.default if field is not None and isinstance(field.default, str) else None
+
+
+def kinds(family: type[S]) -> dict[str, type[S]]:
+    """The members of a family by their `kind`, in the order in which they were defined."""
+    discover()
+    found: dict[str, type[S]] = {}
+    pending = list(family.__subclasses__())
+    while pending:
+        member = pending.pop(0)
+        kind = kind_of(member)
+        if kind is not None:
+            found[kind] = member
+        pending.extend(member.__subclasses__())
+    return found
+
+
+def family_of(field: FieldInfo) -> type[Spec] | None:
+    """The family that a `OneOf[...]` field takes (optional or not), else None."""
+    for item in field.metadata:
+        if isinstance(item, _Union):
+            return item.family
+    for part in _parts(field.annotation):
+        for item in getattr(part, "__metadata__", ()):
+            if isinstance(item, _Union):
+                return item.family
+    return None
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _parts(part)
+
+
+# --- tasks --------------------------------------------------------------------------------------
+
+
+class BenchSpec(Spec):
+    """On what a task runs."""
+
+    device: str = param(
+        "auto",
+        "Device",
+        "Where tensors live: auto takes the first GPU there is, else the CPU.",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+    )
+    threads: int = param(
+        0,
+        "Threads",
+        "CPU threads for one operation. 0 takes one on two cores or fewer, else half the cores. "
+        "Results are bit-identical only for the same number.",
+        ge=0,
+        le=1024,
+    )
+    precision: Literal["float32", "bf16"] = param(
+        "float32",
+        "Precision",
+        "bf16 runs the model under autocast; verdicts are always confirmed in float32.",
+    )
+    channels_last: bool = param(
+        False, "Channels last", "Memory layout that convolutions on a GPU prefer.", advanced=True
+    )
+    compile: bool = param(
+        False, "Compile", "Compile the model with torch.compile before training.", advanced=True
+    )
+
+
+class Task(Spec):
+    """A spec that can be run. Members say in `summary_help` what their summary holds."""
+
+    title: ClassVar[str]
+    """What the window calls it."""
+
+    kind: str
+    seed: int = param(0, "Seed", "Source of every random draw of the task.", ge=0, le=2**63 - 1)
+    bench: BenchSpec = param(BenchSpec(), "Bench", "Device, threads and precision.", advanced=True)
+
+    @abstractmethod
+    def run(self, bench: Bench) -> Steps:
+        """Yield events, at least every 50 ms where an iteration allows; return the summary."""
+
+
+def task_kinds() -> dict[str, type[Task]]:
+    """Every task there is, by kind."""
+    return kinds(Task)
+
+
+# --- references ---------------------------------------------------------------------------------
+
+
+def references(spec: Spec) -> dict[str, str]:
+    """The fields of `spec` that name a run or a file, with what they name."""
+    return {
+        name: getattr(spec, name)
+        for name, field in type(spec).model_fields.items()
+        if extra_of(field).get("reference") and getattr(spec, name)
+    }
+
+
+# --- parsing, with errors that help ---------------------------------------------------------------
+
+
+def parse_task(values: Mapping[str, Any]) -> Task:
+    """The task that `values` (as from TOML or JSON, with `kind`) describes.
+
+    Raises SpecError with every fault, each with the path of its field.
+    """
+    known = task_kinds()
+    kind = values.get("kind")
+    if not isinstance(kind, str) or kind not in known:
+        raise SpecError([Problem(("kind",), _unknown("task kind", kind, known))])
+    return parse(known[kind], values)
+
+
+def parse(spec: type[S], values: Mapping[str, Any]) -> S:
+    """`values` as a `spec`. Raises SpecError with every fault, each with the path of its field."""
+    try:
+        text = json.dumps(values, default=_refuse)
+    except (TypeError, ValueError) as error:
+        raise SpecError([Problem((), str(error))]) from None
+    if spec.__pydantic_complete__ is False:
+        discover()
+        spec.model_rebuild()
+    try:
+        return spec.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise SpecError([_problem(spec, dict(e)) for e in error.errors()]) from None
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"{value!r} is not a value that a spec can hold (text, number, list, table)")
+
+
+def _problem(spec: type[Spec], error: dict[str, Any]) -> Problem:
+    path, owner = _locate(spec, error["loc"])
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return Problem(path, _unknown("field", path[-1], list(owner.model_fields)))
+        case "missing":
+            return Problem(path, "this field must be given")
+        case "union_tag_invalid":
+            expected = [name.strip("' ") for name in context["expected_tags"].split(",")]
+            return Problem((*path, "kind"), _unknown("kind", context["tag"], expected))
+        case "union_tag_not_found":
+            family = family_of(owner.model_fields[path[-1]]) if path else None
+            names = ", ".join(kinds(family)) if family else ""
+            return Problem((*path, "kind"), f"say which kind it is: one of {names}")
+        case "literal_error" if isinstance(error["input"], str):
+            expected = [
+                name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")
+            ]
+            return Problem(path, _unknown("value", error["input"], expected))
+    text = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    if path and not isinstance(given, dict | list):
+        text = f"{text[0].lower()}{text[1:]}, but it is {given!r}"
+    return Problem(path, text)
+
+
+def _locate(spec: type[Spec], loc: tuple[Any, ...]) -> tuple[tuple[str, ...], type[Spec]]:
+    """The path without the union tags that pydantic puts in it, and the spec that owns its end."""
+    path: list[str] = []
+    owner = spec
+    inside: type[Spec] | None = spec
+    for part in loc:
+        if inside is None:
+            path.append(str(part))
+            continue
+        field = inside.model_fields.get(str(part))
+        owner = inside
+        path.append(str(part))
+        if field is None:
+            members = _members(inside)
+            if str(part) in members:
+                path.pop()
+                inside = members[str(part)]
+                owner = inside
+            else:
+                inside = None
+            continue
+        family = family_of(field)
+        if family is not None:
+            known = kinds(family)
+            inside = next(iter(known.values())) if len(known) == 1 else family
+        else:
+            inside = _nested(field)
+    return tuple(path), owner
+
+
+def _members(spec: type[Spec]) -> dict[str, type[Spec]]:
+    return kinds(spec) if kind_of(spec) is None else {}
+
+
+def _nested(field: FieldInfo) -> type[Spec] | None:
+    for part in _parts(field.annotation):
+        if inspect.isclass(part) and issubclass(part, Spec):
+            return part
+    return None
+
+
+def _unknown(what: str, given: Any, expected: Iterable[str]) -> str:
+    names = list(expected)
+    if given is None:
+        return f"no {what} is given; expected one of: {', '.join(names)}"
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? Expected" if near else "expected"
+    return f"there is no {what} {given!r}; {hint} one of: {', '.join(names)}"

@@ -1,0 +1,468 @@
+"""The training loop: from a Train spec to a model file, one stream of events.
+
+Steps are taken in bursts of at most `bench.burst` seconds. Only inside a burst is the model in
+train mode and the global random state the task's own; what was seen is said after it. Where a
+burst ends has no influence on the result: the data order, every draw and the learning rate are
+functions of the place in the run, and the rest is in the checkpoint. So a resumed run ends with
+the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.attacks import perturb
+from engine.bench import Bench
+from engine.data import Dataset, load
+from engine.data.spec import DataSpec
+from engine.device import versions
+from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.events import Event, Note, Progress, Saved, Scalars, Table
+from engine.files import sha256_of
+from engine.models import ModelCard, build, channel_statistics, load_model, save_model
+from engine.models.describing import describe_module
+from engine.models.spec import ModelSpec
+from engine.task import Steps, Summary
+from engine.training.augmentation import augment
+from engine.training.evaluating import Evaluation, evaluate
+from engine.training.optimizers import (
+    load_optimizer_tensors,
+    lr_factor,
+    make_optimizer,
+    optimizer_tensors,
+)
+from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, Train
+
+NORM_EVERY = 10
+"""Steps between two measurements of the gradient's norm (with clipping by norm: every step)."""
+
+CHECKPOINT_EVERY = 30.0
+"""Seconds between checkpoints within an epoch. At the end of an epoch one is written as soon as
+checkpoints cost less than 1 / CHECKPOINT_SHARE of the time since the last."""
+
+CHECKPOINT_SHARE = 50
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Places in the split, images, labels."""
+
+
+def run_train(spec: Train, bench: Bench) -> Steps:
+    """Train as `spec` says; the summary holds clean_accuracy (test), validation_accuracy, epochs,
+    steps, parameters and weights_sha256. Cancelled, it keeps the model as it is.
+
+    Raises BadInput if model and data do not fit, CrucibleError when a loss is not a number.
+    """
+    data, model_spec, data_spec, model = yield from _prepared(spec, bench)
+    trainer = Trainer(spec, bench, data, model)
+    yield _parameter_table(model, data)
+    if bench.resume is not None:
+        trainer.restore(bench.resume.tensors, bench.resume.values["task"])
+        yield Note("info", f"resumed at step {trainer.at.step}, epoch {trainer.at.epoch + 1}")
+    stopped = False
+    try:
+        yield from trainer.train()
+    except Cancelled:
+        yield from trainer.say()
+        trainer.checkpoint()
+        stopped = True
+    model = trainer.result()
+    summary: Summary = {
+        "epochs": trainer.at.epoch,
+        "steps": trainer.at.step,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    if trainer.at.best_epoch:
+        summary["best_epoch"] = trainer.at.best_epoch
+    if trainer.at.accuracy is not None:
+        summary["validation_accuracy"] = trainer.at.accuracy
+    if not stopped:
+        test = yield from evaluate(model, data.test, bench)
+        summary |= {"clean_accuracy": test.accuracy, "test_loss": test.loss, "tested": test.samples}
+    card = ModelCard(
+        model=model_spec,
+        data=data_spec,
+        shape=data.shape,
+        classes=data.classes,
+        training=spec.to_dict(),
+        metrics=dict(summary),
+        versions=versions(),
+        run=bench.folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    path = bench.folder / "model.safetensors"
+    card = save_model(path, model, card)
+    summary["weights_sha256"] = card.weights_sha256
+    if not stopped:
+        yield Saved("model", path.name, path.stat().st_size, sha256_of(path))
+    return summary
+
+
+def _prepared(
+    spec: Train, bench: Bench
+) -> Generator[Event, None, tuple[Dataset, ModelSpec, DataSpec, nn.Module]]:
+    """Data and model: from the spec, else from the run it starts from, else the defaults."""
+    start = load_model(spec.init, bench) if spec.init else None
+    data_spec = spec.data or (start.card.data if start else None) or DEFAULT_DATA
+    model_spec = spec.model or (start.card.model if start else DEFAULT_MODEL)
+    data = yield from load(data_spec, bench)
+    if len(data.train) < 2:
+        raise BadInput(f"the training split holds {len(data.train)} images; expected at least 2")
+    if spec.early_stopping and not len(data.validation):
+        raise BadInput("early stopping needs a validation split: set data.validation above 0")
+    if start is not None and spec.model is None:
+        if (data.shape, len(data.classes)) != (start.card.shape, len(start.card.classes)):
+            raise BadInput(
+                f"the model of {spec.init!r} takes images {start.card.shape} of "
+                f"{len(start.card.classes)} classes; the data has {data.shape} of "
+                f"{len(data.classes)}"
+            )
+        model = start.module
+    else:
+        mean, std = channel_statistics(data.train)
+        model = build(
+            model_spec,
+            data.shape,
+            len(data.classes),
+            mean=mean,
+            std=std,
+            generator_seed=bench.derive("model"),
+            trust=bench.trust_code,
+        )
+        if start is not None:
+            _take_weights(model, start.module, spec.init or "")
+    layout = torch.channels_last if bench.spec.channels_last else torch.contiguous_format
+    model = model.to(bench.device).to(memory_format=layout)  # type: ignore[call-overload]
+    return data, model_spec, data_spec, model.eval()
+
+
+def _take_weights(model: nn.Module, source: nn.Module, name: str) -> None:
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise BadInput(f"the weights of {name!r} do not fit the model: {error}") from None
+
+
+def _parameter_table(model: nn.Module, data: Dataset) -> Table:
+    description = describe_module(model, data.shape)
+    return Table(
+        "parameters",
+        ("layer", "type", "output", "parameters", "flops"),
+        tuple(
+            (row.name, row.type, "x".join(map(str, row.output)), row.parameters, row.flops)
+            for row in description.layers
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run is: `step` steps taken, `epoch` whole epochs, `done` steps of the next one."""
+
+    step: int = 0
+    epoch: int = 0
+    done: int = 0
+    accuracy: float | None = None
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the steps of a burst left to be said."""
+
+    steps: list[int] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    norms: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Trainer:
+    """One model being trained. Between two events the model is in eval mode."""
+
+    def __init__(self, spec: Train, bench: Bench, data: Dataset, model: nn.Module) -> None:
+        self.spec = spec
+        self.bench = bench
+        self.data = data
+        self.model = model
+        self.at = Place()
+        self.optimizer = make_optimizer(spec.optimizer, model.parameters(), bench.device)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
+        self.average = copy.deepcopy(model) if spec.ema else None
+        self.best: dict[str, Tensor] | None = None
+        # A rest of one image has no batch statistics, and is left out of the epoch.
+        count = len(data.train)
+        self.per_epoch = max(1, count // spec.batch_size + (count % spec.batch_size > 1))
+        self._forward = torch.compile(model) if bench.spec.compile else model
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._unsaid: deque[Event] = deque()
+        self._saved_at = time.monotonic()
+        self._save_cost = 0.0
+
+    # --- the run ------------------------------------------------------------------------------
+
+    def train(self) -> Generator[Event, None, None]:
+        """Every epoch that is left."""
+        while self.at.epoch < self.spec.epochs and not self._has_converged():
+            yield from self._epoch()
+            self.at = replace(self.at, epoch=self.at.epoch + 1, done=0)
+            if len(self.data.validation):
+                judged = yield from evaluate(self._present(), self.data.validation, self.bench)
+                self._unsaid.append(self._judged(judged))
+                yield from self.say()
+            self._checkpoint_if_due(CHECKPOINT_SHARE * self._save_cost)
+
+    def _epoch(self) -> Generator[Event, None, None]:
+        order = torch.randperm(
+            len(self.data.train), generator=self.bench.generator("order", self.at.epoch)
+        )
+        size = self.spec.batch_size
+        index = order[self.at.done * size : self.per_epoch * size]
+        batches = self._batches(index)
+        total = self.per_epoch * self.spec.epochs
+        batch = next(batches, None)
+        while batch is not None:
+            begun, first = time.perf_counter(), self.at.step
+            adversarial = (yield from self._adversarial(batch)) if self.spec.adversarial else None
+            seen = Seen()
+            images = 0
+            with self._training():
+                while batch is not None:
+                    images += len(batch[1])
+                    self._step(batch, adversarial, seen)
+                    batch = next(batches, None)
+                    if adversarial is not None or time.perf_counter() - begun >= self.bench.burst:
+                        break
+            self._unsaid.extend(self._said(seen, images / (time.perf_counter() - begun)))
+            yield from self.say()
+            yield Progress(self.at.step, total, "steps")
+            assert self.at.step > first
+            self._checkpoint_if_due(CHECKPOINT_EVERY)
+
+    def _batches(self, index: Tensor) -> Iterator[Batch]:
+        train, plain = self.data.train, self.spec.augmentation == type(self.spec.augmentation)()
+        seed = self.bench.derive("augment", self.at.epoch)
+        for part, images, labels in train.batches(index, self.spec.batch_size):
+            if not plain:
+                images = augment(images, train.ids[part], self.spec.augmentation, seed)
+            if self.bench.spec.channels_last:
+                images = images.to(memory_format=torch.channels_last)
+            yield part, images, labels
+
+    @contextlib.contextmanager
+    def _training(self) -> Iterator[None]:
+        with self.bench.global_random(), torch.enable_grad():
+            self.model.train()
+            try:
+                yield
+            finally:
+                self.model.eval()
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def _step(self, batch: Batch, adversarial: Tensor | None, seen: Seen) -> None:
+        _, images, labels = batch
+        spec = self.spec
+        rate = self._rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self.bench.autocast():
+            logits = self._forward(images)
+            loss = self.loss(logits, labels)
+            if adversarial is not None and spec.adversarial is not None:
+                loss = loss + spec.adversarial.weight * self.loss(
+                    self._forward(adversarial), labels
+                )
+        if spec.l1:
+            loss = loss + spec.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if images.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise CrucibleError(self._not_finite(self.at.step, images))
+        if spec.clip.value:
+            nn.utils.clip_grad_value_(self._parameters, spec.clip.value)
+        if spec.clip.norm:
+            norm = nn.utils.clip_grad_norm_(self._parameters, spec.clip.norm)
+            seen.norms[self.at.step] = norm
+        elif self.at.step % NORM_EVERY == 0:
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            seen.norms[self.at.step] = nn.utils.get_total_norm(gradients)
+        self.optimizer.step()
+        if self.average is not None:
+            self._update_average(self.average)
+        seen.steps.append(self.at.step)
+        seen.losses.append(loss.detach())
+        seen.logits.append(logits.detach())
+        seen.labels.append(labels)
+        seen.rates.append(rate)
+        self.at = replace(self.at, step=self.at.step + 1, done=self.at.done + 1)
+
+    def _rate(self) -> float:
+        epoch = self.at.epoch + self.at.done / self.per_epoch
+        peak = self.bench.control("lr", self.spec.optimizer.lr)
+        return peak * lr_factor(self.spec.schedule, epoch, self.spec.epochs)
+
+    def _adversarial(self, batch: Batch) -> Generator[Event, None, Tensor]:
+        """Adversarial examples of a batch, by the attack that the spec names."""
+        assert self.spec.adversarial is not None
+        part, images, labels = batch
+        search = perturb(
+            self.model,
+            images,
+            labels,
+            self.spec.adversarial.attack,
+            seed=self.bench.derive("adversarial", self.at.epoch),
+            ids=self.data.train.ids[part],
+            early_exit=False,
+            precision=self.bench.spec.precision,
+        )
+        last = time.perf_counter()
+        while True:
+            try:
+                next(search)
+            except StopIteration as end:
+                adversarial: Tensor = end.value.adversarial
+                return adversarial
+            if time.perf_counter() - last > self.bench.burst:
+                yield Progress(self.at.step, self.per_epoch * self.spec.epochs, "steps")
+                last = time.perf_counter()
+
+    def _update_average(self, average: nn.Module) -> None:
+        """Exponential moving average of weights; early steps count more, as in TensorFlow's."""
+        decay = min(self.spec.ema, (1 + self.at.step) / (10 + self.at.step))
+        with torch.no_grad():
+            old, new = list(average.parameters()), list(self.model.parameters())
+            torch._foreach_lerp_(old, new, 1 - decay)
+            for mine, its in zip(average.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(its)
+
+    # --- what is said -----------------------------------------------------------------------------
+
+    def say(self) -> Iterator[Event]:
+        """What steps that were taken left to be said; a cancel in the middle leaves the rest."""
+        while self._unsaid:
+            yield self._unsaid.popleft()
+
+    def _said(self, seen: Seen, images_per_second: float) -> Iterator[Event]:
+        losses = torch.stack(seen.losses).tolist()
+        for step, loss in zip(seen.steps, losses, strict=True):
+            if not math.isfinite(loss):
+                raise CrucibleError(self._not_finite(step, None))
+        hits = (torch.cat(seen.logits).argmax(1) == torch.cat(seen.labels)).cpu()
+        counts = [len(labels) for labels in seen.labels]
+        accuracies = [part.float().mean().item() for part in hits.split(counts)]
+        for i, step in enumerate(seen.steps):
+            values = {
+                "train/loss": losses[i],
+                "train/accuracy": accuracies[i],
+                "train/lr": seen.rates[i],
+            }
+            if step in seen.norms:
+                values["train/gradient_norm"] = float(seen.norms[step])
+            if step == seen.steps[-1]:
+                values["train/images_per_second"] = images_per_second
+            yield Scalars(step + 1, values)
+
+    def _judged(self, judged: Evaluation) -> Scalars:
+        """Take note of a validation: is it the best so far?"""
+        least = self.spec.early_stopping.min_delta if self.spec.early_stopping else 0.0
+        better = judged.accuracy > self.at.best_accuracy + (least if self.at.best_epoch else 0.0)
+        self.at = replace(self.at, accuracy=judged.accuracy)
+        if better:
+            self.at = replace(self.at, best_accuracy=judged.accuracy, best_epoch=self.at.epoch)
+            if self.spec.early_stopping:
+                state = self._present().state_dict()
+                self.best = {name: tensor.clone() for name, tensor in state.items()}
+        values = {"validation/loss": judged.loss, "validation/accuracy": judged.accuracy}
+        return Scalars(self.at.step, values)
+
+    def _has_converged(self) -> bool:
+        stopping = self.spec.early_stopping
+        return stopping is not None and self.at.epoch - self.at.best_epoch >= stopping.patience
+
+    def _present(self) -> nn.Module:
+        """The model as it would be handed over now."""
+        return self.average if self.average is not None else self.model
+
+    def result(self) -> nn.Module:
+        """The run's model: the best by validation with early stopping, else the last."""
+        model = self._present()
+        if self.best is not None:
+            model.load_state_dict(self.best)
+        return model.eval()
+
+    def _not_finite(self, step: int, images: Tensor | None) -> str:
+        """What to say of a loss that is no number; looks for the layer that it comes from."""
+        found: list[str] = []
+
+        def look(name: str) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                    found.append(name)
+
+            return hook
+
+        for name, parameter in self.model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                found.append(name)
+        if not found and images is not None:
+            leaves = [(n, m) for n, m in self.model.named_modules() if not list(m.children())]
+            hooks = [module.register_forward_hook(look(name)) for name, module in leaves]
+            try:
+                with torch.no_grad():
+                    self.model(images)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        where = f"layer {found[0]}" if found else "the loss itself"
+        return (
+            f"the loss is not a finite number at step {step + 1}; it begins in {where}. The last "
+            "good checkpoint is kept. A lower learning rate, gradient clipping or warm-up helps."
+        )
+
+    # --- going on -----------------------------------------------------------------------------------
+
+    def _checkpoint_if_due(self, least: float) -> None:
+        waited = time.monotonic() - self._saved_at
+        if waited >= max(least, CHECKPOINT_SHARE * self._save_cost):
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Keep everything that the next step depends on."""
+        begun = time.monotonic()
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors |= {f"optim.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
+        if self.average is not None:
+            tensors |= {f"ema.{name}": t for name, t in self.average.state_dict().items()}
+        if self.best is not None:
+            tensors |= {f"best.{name}": t for name, t in self.best.items()}
+        values = {name: getattr(self.at, name) for name in Place.__slots__}
+        self.bench.save_checkpoint(self.at.step, tensors, values)
+        self._saved_at = time.monotonic()
+        self._save_cost = self._saved_at - begun
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take up a run where `checkpoint` left it."""
+        self.at = Place(**values)
+        self.model.load_state_dict(_part(tensors, "model."))
+        load_optimizer_tensors(self.optimizer, _part(tensors, "optim."))
+        if self.average is not None:
+            self.average.load_state_dict(_part(tensors, "ema."))
+        best = _part(tensors, "best.")
+        self.best = {n: t.to(self.bench.device) for n, t in best.items()} or None
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,213 @@
+"""How a model can be trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from engine.attacks.spec import PGD, AttackSpec
+from engine.data.spec import DataSpec, Digits
+from engine.models.spec import CNN, ModelSpec
+from engine.task import OneOf, Spec, Steps, Task, param
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
+
+
+# --- optimisers -----------------------------------------------------------------------------------
+
+
+class OptimizerSpec(Spec):
+    """The rule that turns gradients into steps. Weight decay is the L2 penalty of the rule."""
+
+    kind: str
+    lr: float = param(
+        1e-3, "Learning rate", "Step size at the schedule's peak.", gt=0.0, le=1000.0, live=True
+    )
+    weight_decay: float = param(0.0, "L2", "Weight decay (decoupled in AdamW).", ge=0.0, le=10.0)
+
+
+class SGD(OptimizerSpec):
+    """Stochastic gradient descent, with momentum or Nesterov's."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: float = param(
+        0.1, "Learning rate", "Step size at the schedule's peak.", gt=0.0, le=1000.0, live=True
+    )
+    momentum: float = param(0.9, "Momentum", "Share of the last step that is kept.", ge=0.0, lt=1.0)
+    nesterov: bool = param(False, "Nesterov", "Looks ahead; needs momentum.")
+
+
+class Adam(OptimizerSpec):
+    """Adam (Kingma and Ba 2015)."""
+
+    kind: Literal["adam"] = "adam"
+    beta1: float = param(
+        0.9, "Beta 1", "Decay of the mean of gradients.", ge=0.0, lt=1.0, advanced=True
+    )
+    beta2: float = param(0.999, "Beta 2", "Decay of their squares.", ge=0.0, lt=1.0, advanced=True)
+
+
+class AdamW(OptimizerSpec):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    weight_decay: float = param(
+        0.01, "Weight decay", "Decoupled from the gradient.", ge=0.0, le=10.0
+    )
+    beta1: float = param(
+        0.9, "Beta 1", "Decay of the mean of gradients.", ge=0.0, lt=1.0, advanced=True
+    )
+    beta2: float = param(0.999, "Beta 2", "Decay of their squares.", ge=0.0, lt=1.0, advanced=True)
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+
+class ScheduleSpec(Spec):
+    """How the learning rate changes over the run, as a share of its peak."""
+
+    kind: str
+    warmup: float = param(
+        0.0, "Warm-up", "Epochs of linear rise from zero.", unit="epochs", ge=0.0, le=10_000.0
+    )
+
+
+class Constant(ScheduleSpec):
+    """The same all along."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class Step(ScheduleSpec):
+    """Multiplied by `factor` every `every` epochs."""
+
+    kind: Literal["step"] = "step"
+    every: float = param(10.0, "Every", "Epochs between two drops.", unit="epochs", gt=0.0)
+    factor: float = param(0.1, "Factor", "What each drop multiplies by.", gt=0.0, le=1.0)
+
+
+class Cosine(ScheduleSpec):
+    """Half a cosine from the peak to `floor` (Loshchilov and Hutter 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    floor: float = param(0.0, "Floor", "Share of the peak that is left at the end.", ge=0.0, le=1.0)
+
+
+class OneCycle(ScheduleSpec):
+    """Up to the peak, then down to almost nothing (Smith and Topin 2018)."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    rise: float = param(0.3, "Rise", "Share of the run that goes up.", gt=0.0, lt=1.0)
+    start: float = param(0.04, "Start", "Share of the peak at the beginning.", gt=0.0, le=1.0)
+
+
+# --- regularisation, augmentation, defence ----------------------------------------------------------
+
+
+class ClipSpec(Spec):
+    """Gradient clipping; 0 switches one off."""
+
+    value: float = param(0.0, "By value", "Each component is limited to this size.", ge=0.0)
+    norm: float = param(0.0, "By norm", "The whole gradient is scaled down to this length.", ge=0.0)
+
+
+class AugmentationSpec(Spec):
+    """Random changes of the training images."""
+
+    crop: int = param(
+        0, "Crop", "Shifts by up to so many pixels, zero padded.", unit="px", ge=0, le=64
+    )
+    flip: bool = param(False, "Flip", "Mirrors left and right, half of the time.")
+    policy: Literal["none", "auto_augment", "rand_augment", "trivial_augment"] = param(
+        "none",
+        "Policy",
+        "torchvision's AutoAugment (CIFAR-10 policy), RandAugment or TrivialAugmentWide.",
+    )
+    noise: float = param(
+        0.0, "Input noise", "Standard deviation of Gaussian noise, in image units.", ge=0.0, le=10.0
+    )
+
+
+class EarlyStopping(Spec):
+    """Stop when the validation accuracy has not risen for `patience` epochs; keep the best."""
+
+    patience: int = param(5, "Patience", "Epochs without a better one.", unit="epochs", ge=1)
+    min_delta: float = param(
+        0.0, "Least gain", "What counts as better, as a fraction.", ge=0.0, lt=1.0
+    )
+
+
+class AdversarialSpec(Spec):
+    """Training against an attack."""
+
+    kind: str
+    attack: OneOf[AttackSpec] = param(
+        PGD(steps=7, step_size=0.1), "Attack", "Makes the adversarial examples of each batch."
+    )
+
+
+class Mixed(AdversarialSpec):
+    """Loss = clean + weight * adversarial (Goodfellow et al. 2015, section 6)."""
+
+    kind: Literal["mixed"] = "mixed"
+    weight: float = param(
+        1.0, "Weight", "Of the adversarial loss beside the clean one.", ge=0.0, le=1000.0
+    )
+
+
+# --- the task -------------------------------------------------------------------------------------
+
+
+class Train(Task):
+    """Train a classifier; its model is the best epoch's if early stopping is on, else the last's."""
+
+    title: ClassVar[str] = "Train"
+
+    kind: Literal["train"] = "train"
+    init: str | None = param(
+        None,
+        "Start from",
+        "A run or an exported file whose weights are the start; data, model and split are taken "
+        "from it unless given.",
+        reference=True,
+    )
+    data: OneOf[DataSpec] | None = param(None, "Data", "Images and labels; digits unless given.")
+    model: OneOf[ModelSpec] | None = param(None, "Model", "Architecture; a small CNN unless given.")
+    optimizer: OneOf[OptimizerSpec] = param(
+        AdamW(lr=2e-3), "Optimiser", "Turns gradients into steps."
+    )
+    schedule: OneOf[ScheduleSpec] = param(Constant(), "Schedule", "Learning rate over the run.")
+    epochs: int = param(12, "Epochs", "Passes over the training images.", ge=1, le=1_000_000)
+    batch_size: int = param(64, "Batch size", "Images of one step.", ge=1, le=1_000_000)
+    l1: float = param(
+        0.0, "L1", "Weight of the sum of absolute weights in the loss.", ge=0.0, le=10.0
+    )
+    label_smoothing: float = param(
+        0.0, "Label smoothing", "Share of the target spread over all classes.", ge=0.0, lt=1.0
+    )
+    clip: ClipSpec = param(ClipSpec(), "Gradient clipping", "Keeps single steps from exploding.")
+    augmentation: AugmentationSpec = param(
+        AugmentationSpec(), "Augmentation", "Random changes of the training images."
+    )
+    ema: float = param(
+        0.0,
+        "EMA",
+        "Decay of the moving average of weights that becomes the model; 0 is off.",
+        ge=0.0,
+        lt=1.0,
+    )
+    early_stopping: EarlyStopping | None = param(
+        None, "Early stopping", "Stops when validation no longer gains."
+    )
+    adversarial: OneOf[AdversarialSpec] | None = param(
+        None, "Adversarial training", "Trains against an attack."
+    )
+
+    def run(self, bench: Bench) -> Steps:
+        from engine.training.loop import run_train
+
+        return run_train(self, bench)
+
+
+DEFAULT_DATA = Digits()
+DEFAULT_MODEL = CNN()

@@ -1,0 +1,192 @@
+"""The export task: a run's model as an age file, read back before it is called done."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shlex
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from engine.errors import BadInput
+from engine.events import Event, Note, Progress, Saved
+from engine.files import atomic
+from engine.models.card import ModelCard, read_card
+from engine.task import Steps
+from engine.vault.age import encrypting, verifying
+from engine.vault.keys import own_identity, unique
+from engine.vault.opening import open_on_bench
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
+    from engine.vault.spec import Export
+
+T = TypeVar("T")
+
+
+def run_export(spec: Export, bench: Bench) -> Steps:
+    """Encrypt the model of `spec.model` to `spec.to`, streaming, and verify it by re-reading.
+
+    The summary holds file, size and sha256 of what was written, its recipients, the `age` command
+    that opens it, and the model's weights_sha256. Cancelled or failed, nothing is left of it, and
+    a file that was there before is unchanged.
+    """
+    path = bench.find_model(spec.model)
+    target = _target(spec, bench)
+    _protect(target, path, bench)
+    source, card = _open_model(path, bench)
+    with source:
+        audience = _audience(spec, bench)
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        with atomic(target) as file:
+            writing = encrypting(
+                source, file, recipients=audience.recipients, passphrase=audience.passphrase
+            )
+            written = yield from _reporting(writing, 0, 2 * size, bench)
+            file.flush()
+            file.seek(0)
+            hashed = _Hashing(file)
+            yield from _reporting(
+                verifying(io.BufferedReader(hashed), written), size, 2 * size, bench
+            )
+            size_written = file.tell()
+    command = _command(target, audience)
+    yield Saved("export", _shown(target, bench), size_written, hashed.sha256)
+    yield Note("info", f"Encrypted to {audience.text}. Anywhere, this opens it:\n{command}")
+    return {
+        "file": str(target),
+        "size": size_written,
+        "sha256": hashed.sha256,
+        "recipients": list(audience.recipients),
+        "command": command,
+        "weights_sha256": card.weights_sha256,
+    }
+
+
+# --- who can open it ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Audience:
+    recipients: tuple[str, ...] = ()
+    passphrase: str | None = field(default=None, repr=False)
+    key_file: Path | None = None
+
+    @property
+    def text(self) -> str:
+        if self.passphrase is not None:
+            return "a passphrase"
+        own = " (the workspace's own key among them)" if self.key_file else ""
+        return f"{len(self.recipients)} recipient(s){own}"
+
+
+def _audience(spec: Export, bench: Bench) -> _Audience:
+    """Raises BadInput where nobody, both kinds or a faulty recipient was chosen."""
+    if spec.passphrase:
+        if spec.recipients or spec.own_key:
+            raise BadInput(
+                "A passphrase cannot be combined with recipients or the own key pair: the age "
+                "format forbids it. Choose one of the two."
+            )
+        return _Audience(passphrase=bench.secret("passphrase"))
+    recipients = unique(spec.recipients)
+    if not spec.own_key:
+        if not recipients:
+            raise BadInput(
+                "Nobody could open the file. Give a recipient (age1...), the own key pair, or a "
+                "passphrase."
+            )
+        return _Audience(recipients)
+    key_file, identity = own_identity(bench.workspace / "keys")
+    return _Audience(unique((*recipients, identity.recipient)), key_file=key_file)
+
+
+def _command(target: Path, audience: _Audience) -> str:
+    """What to type to get the model back. Quoted for a POSIX shell; the model goes into the
+    folder where it is typed."""
+    name = target.name.removesuffix(".age").removesuffix(".safetensors")
+    opened = f"./{name}.safetensors"
+    if audience.passphrase is not None:
+        return shlex.join(["age", "-d", "-o", opened, str(target)])
+    key = str(audience.key_file) if audience.key_file else "YOUR-KEY.txt"
+    return shlex.join(["age", "-d", "-i", key, "-o", opened, str(target)])
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _target(spec: Export, bench: Bench) -> Path:
+    if spec.to:
+        return Path(spec.to).expanduser().absolute()
+    name = Path(spec.model).name.removesuffix(".age").removesuffix(".safetensors")
+    return (bench.folder / f"{name or 'model'}.safetensors.age").absolute()
+
+
+def _protect(target: Path, source: Path, bench: Bench) -> None:
+    """Refuse to write over the model itself or a secret key."""
+    real = Path(os.path.realpath(target))
+    if real == Path(os.path.realpath(source)):
+        raise BadInput(f"{target} is the model that is exported. Give another name.")
+    if real.parent == Path(os.path.realpath(bench.workspace / "keys")):
+        raise BadInput(f"{target} is among the workspace's keys. Choose another folder.")
+
+
+def _open_model(path: Path, bench: Bench) -> tuple[BinaryIO, ModelCard]:
+    if path.suffix == ".age":
+        data = open_on_bench(path, bench)
+        return io.BytesIO(data), read_card(data)
+    card = read_card(path)
+    try:
+        return path.open("rb"), card
+    except OSError as error:
+        raise BadInput(f"The model {path} cannot be read: {error.strerror}.") from error
+
+
+def _shown(target: Path, bench: Bench) -> str:
+    """Relative to the run's folder, if it lies there."""
+    folder = bench.folder.absolute()
+    return str(target.relative_to(folder) if target.is_relative_to(folder) else target)
+
+
+class _Hashing(io.RawIOBase):
+    """A file that is being read, and the SHA-256 of what was read so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._digest.update(data)
+        return len(data)
+
+
+def _reporting(
+    steps: Generator[int, None, T], before: int, total: int, bench: Bench
+) -> Generator[Event, None, T]:
+    """Run `steps`, which yield the bytes done, as Progress after the `before` bytes of an earlier
+    pass: at once, and then as often as the bench asks."""
+    yield Progress(before, total, "bytes")
+    spoken = time.monotonic()
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if time.monotonic() - spoken >= bench.burst:
+            yield Progress(before + done, total, "bytes")
+            spoken = time.monotonic()

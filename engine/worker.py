@@ -1,0 +1,382 @@
+"""The engine process: commands come in on standard input, events go out on standard output.
+
+Both are streams of `engine.frames`. Four threads: the main one computes; the reader takes commands
+(and answers a ping even inside a long step); each run's store thread writes the record; the sender
+writes to the pipe and may be stuck for as long as it likes. The end of the input means: checkpoint,
+mark the run interrupted, leave.
+
+Commands (`do`): hello, start, resume, cancel, pause, continue, step, order, control, ask, ping, quit.
+Messages (`say`): hello, ready, queued, refused, queue, status, event, scalars, missed, answer, pong,
+health. `tests/engine/test_worker.py` shows each of them.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from engine import frames
+from engine.errors import BadInput, CrucibleError, SpecError
+from engine.events import Event, Images, Scalars, to_message
+from engine.recipe import enqueue, entries, rest_of
+from engine.runner import Runner
+from engine.store import Run, Workspace
+
+log = logging.getLogger("engine")
+
+PROTOCOL = 1
+BACKLOG = 50_000
+"""Scalar values that wait for a reader; what is beyond, the window reads from the store."""
+
+GRACE = 8.0
+"""Seconds after the end of the input until a run that does not yield is cut off."""
+
+
+class Outbox:
+    """What waits to be sent. Pictures replace older ones of their name; scalars are gathered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._messages: deque[tuple[Mapping[str, Any], bytes]] = deque()
+        self._scalars: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+        self._pictures: dict[tuple[str, str], Images] = {}
+        self._waiting = 0
+        self._missed: set[str] = set()
+        self.closed = False
+
+    def say(self, what: str, payload: bytes = b"", **fields: Any) -> None:
+        with self._lock:
+            self._gathered()
+            self._messages.append(({"say": what, **fields}, payload))
+        self._wake.set()
+
+    def events(self, run: str, events: Sequence[Event]) -> None:
+        with self._lock:
+            for event in events:
+                if isinstance(event, Scalars):
+                    self._scalar(run, event)
+                elif isinstance(event, Images):
+                    self._pictures[run, event.name] = event
+                else:
+                    self._gathered()
+                    body, payload = to_message(event)
+                    self._messages.append(({"say": "event", "run": run, **body}, payload))
+        self._wake.set()
+
+    def _scalar(self, run: str, event: Scalars) -> None:
+        if self._waiting > BACKLOG:
+            self._missed.add(run)
+            return
+        series = self._scalars.setdefault(run, {})
+        for name, value in event.values.items():
+            steps, values = series.setdefault(name, ([], []))
+            steps.append(event.step)
+            values.append(value)
+            self._waiting += 1
+
+    def _gathered(self) -> None:
+        """Put what was gathered into the line, before something that comes after it."""
+        for run, series in self._scalars.items():
+            self._messages.append(({"say": "scalars", "run": run, "series": series}, b""))
+        for (run, _), picture in self._pictures.items():
+            body, payload = to_message(picture)
+            self._messages.append(({"say": "event", "run": run, **body}, payload))
+        self._scalars = {}
+        self._pictures = {}
+
+    def send_to(self, stream: BinaryIO) -> None:
+        """Send until closed and empty, at most 30 times a second. Raises OSError when nobody
+        listens any more."""
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            with self._lock:
+                closed = self.closed
+                self._gathered()
+                batch, self._messages = self._messages, deque()
+                for run in self._missed:
+                    batch.append(({"say": "missed", "run": run}, b""))
+                self._missed = set()
+                self._waiting = 0
+            for message, payload in batch:
+                stream.write(frames.pack(message, payload))
+            stream.flush()
+            if closed:
+                return
+            threading.Event().wait(0.03)
+
+    def close(self) -> None:
+        self.closed = True
+        self._wake.set()
+
+
+class Worker:
+    """Takes commands, keeps the queue, runs it."""
+
+    def __init__(
+        self, workspace: Workspace, outbox: Outbox, data_root: Path | None, trust_code: bool
+    ) -> None:
+        self.workspace = workspace
+        self.out = outbox
+        self.runner = Runner(
+            workspace,
+            lambda run, events: self.out.events(run.id, events),
+            data_root=data_root,
+            trust_code=trust_code,
+            between=self._answer,
+        )
+        self._data_root = data_root
+        self._queue: list[Run] = []
+        self._secrets: dict[str, Mapping[str, str]] = {}
+        self._questions: dict[str, tuple[int, Mapping[str, Any]]] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+
+    # --- the reader's thread ------------------------------------------------------------------------
+
+    def read_from(self, stream: BinaryIO) -> None:
+        """Take commands until the input ends."""
+        try:
+            while (frame := frames.read(stream)) is not None:
+                try:
+                    self._take(frame[0])
+                except SpecError as error:
+                    problems = [[list(p.path), p.text] for p in error.problems]
+                    self._refuse(frame[0], str(error), problems)
+                except (CrucibleError, OSError) as error:
+                    self._refuse(frame[0], str(error))
+                except (KeyError, TypeError, ValueError) as error:
+                    self._refuse(frame[0], f"not a command: {type(error).__name__}: {error}")
+        except (OSError, frames.BadFrame) as error:
+            log.error("the window's commands cannot be read: %s", error)
+        self.close()
+
+    def _refuse(self, command: Mapping[str, Any], text: str, problems: Sequence[Any] = ()) -> None:
+        self.out.say("refused", id=command.get("id"), error=text, problems=problems)
+
+    def _take(self, command: Mapping[str, Any]) -> None:
+        match command["do"]:
+            case "hello":
+                if command["protocol"] != PROTOCOL:
+                    raise BadInput(
+                        f"the window speaks protocol {command['protocol']}, this engine "
+                        f"{PROTOCOL}; install the same version of Crucible on both sides"
+                    )
+            case "ping":
+                self.out.say("pong", id=command["id"])
+            case "start":
+                self._start(command)
+            case "resume":
+                self._resume(command)
+            case "cancel":
+                self._cancel(command["run"])
+            case "pause":
+                self.runner.pause()
+                self._say_queue()
+            case "continue":
+                self.runner.go_on()
+                self._say_queue()
+            case "step":
+                self.runner.step()
+                self._say_queue()
+            case "order":
+                with self._changed:
+                    place = {run: i for i, run in enumerate(command["runs"])}
+                    self._queue.sort(key=lambda run: place.get(run.id, len(place)))
+                self._say_queue()
+            case "control":
+                self.runner.set_control(command["name"], float(command["value"]))
+            case "ask":
+                question = command["question"]
+                with self._changed:
+                    self._questions[question["kind"]] = (command["id"], question)
+                    self._changed.notify_all()
+                self.runner.poke()
+            case "quit":
+                self.close()
+            case unknown:
+                raise BadInput(f"this engine has no command {unknown!r}")
+
+    def _start(self, command: Mapping[str, Any]) -> None:
+        folder = command.get("folder")
+        recipe = entries({"task": command["tasks"]}, base=Path(folder) if folder else None)
+        label = f"{time.time():.3f}" if len(recipe) > 1 else None
+        self._add(enqueue(self.workspace, recipe, label=label), command)
+
+    def _resume(self, command: Mapping[str, Any]) -> None:
+        runs = rest_of(self.workspace, self.workspace.find(command["run"]))
+        if runs[0].info().status in ("done", "failed"):
+            raise BadInput(f"run {runs[0].id} has come to its end; start a new one instead")
+        for run in runs:
+            if not run.lock.acquire():
+                raise BadInput(f"run {run.id} is being run by {run.lock.holder()}")
+            run.set_state(status="queued")
+        self._add(runs, command)
+
+    def _add(self, runs: Sequence[Run], command: Mapping[str, Any]) -> None:
+        with self._changed:
+            self._queue.extend(runs)
+            for run in runs:
+                self._secrets[run.id] = command.get("secrets", {})
+            self._changed.notify_all()
+        self.out.say("queued", id=command.get("id"), runs=[run.id for run in runs])
+        for run in runs:
+            self.out.say("status", run=run.id, status="queued")
+        self._say_queue()
+
+    def _cancel(self, ref: str) -> None:
+        current = self.runner.current
+        if current is not None and current.id == ref:
+            self.runner.cancel()
+            return
+        with self._changed:
+            waiting = [run for run in self._queue if run.id == ref]
+            self._queue = [run for run in self._queue if run.id != ref]
+        for run in waiting:
+            self.runner.skip(run, "removed from the queue")
+            self.out.say("status", run=run.id, status="skipped")
+        self._say_queue()
+
+    def close(self) -> None:
+        """Interrupt what runs and leave, soon."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self.runner.interrupt()
+        watchdog = threading.Timer(GRACE, _cut_off)
+        watchdog.daemon = True
+        watchdog.start()
+
+    # --- the main thread ------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Run what is queued, answer what is asked, until closed."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._questions or self._closing)
+                if self._closing:
+                    return
+                run = self._queue.pop(0) if self._queue and not self._questions else None
+            if run is None:
+                self._answer()
+                continue
+            self._say_queue(run)
+            self.out.say("status", run=run.id, status="running")
+            try:
+                status = self.runner.run(run, secrets=self._secrets.pop(run.id, {}))
+            except CrucibleError as error:
+                status = run.info().status
+                self.out.say("refused", id=None, error=str(error), problems=[])
+            self.out.say("status", run=run.id, status=status)
+            self._say_queue()
+
+    def _say_queue(self, running: Run | None = None) -> None:
+        current = running or self.runner.current
+        self.out.say(
+            "queue",
+            running=current.id if current is not None else None,
+            runs=[run.id for run in self._queue],
+            paused=self.runner.paused,
+        )
+
+    def _answer(self) -> None:
+        """Answer what was asked, between two steps; of each kind only the newest."""
+        while self._questions:
+            with self._changed:
+                if not self._questions:
+                    return
+                _, (number, question) = self._questions.popitem()
+            from engine.questions import answer
+
+            try:
+                reply, payload = answer(question, self.workspace, self._data_root)
+            except Exception as error:
+                if not isinstance(error, CrucibleError):
+                    log.exception("a question failed")
+                self.out.say("answer", id=number, error=str(error) or type(error).__name__)
+            else:
+                self.out.say("answer", payload, id=number, answer=reply)
+
+
+def _cut_off() -> None:
+    log.error("the run did not yield within %g s after the window had gone: cut off", GRACE)
+    os._exit(1)
+
+
+def main(workspace: Path, data_root: Path | None = None, trust_code: bool = False) -> int:
+    """Be the engine process until the input ends."""
+    faulthandler.enable(sys.stderr)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    protocol = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nobody's print may break the protocol
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    outbox = Outbox()
+    outbox.say("hello", protocol=PROTOCOL, version=version("crucible-workbench"), pid=os.getpid())
+    sender = threading.Thread(target=_send, args=(outbox, protocol), name="sender", daemon=True)
+    sender.start()
+    worker = Worker(Workspace(workspace), outbox, data_root, trust_code)
+    signal.signal(signal.SIGTERM, lambda *_: worker.close())
+    reader = threading.Thread(
+        target=worker.read_from, args=(sys.stdin.buffer,), name="reader", daemon=True
+    )
+    reader.start()
+
+    import torch.optim  # ahead of need
+
+    from engine.device import describe_device, resolve_device
+
+    device = resolve_device("auto")
+    outbox.say("ready", device=describe_device(device), kind=device.type)
+    health = threading.Thread(target=_health, args=(outbox, device), name="health", daemon=True)
+    health.start()
+    worker.work()
+    outbox.close()
+    sender.join(1.0)
+    # Worker processes of a run (data loaders and the like) share our process group and die with us,
+    # where it is ours alone.
+    if os.name == "posix" and os.getpgid(0) == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+    return 0
+
+
+def _send(outbox: Outbox, protocol: BinaryIO) -> None:
+    try:
+        outbox.send_to(protocol)
+    except OSError as error:
+        log.error("nobody reads what the engine says: %s", error)
+
+
+def _health(outbox: Outbox, device: Any) -> None:
+    while not outbox.closed:
+        outbox.say("health", memory=_resident(), gpu=_gpu(device))
+        threading.Event().wait(1.0)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _gpu(device: Any) -> int | None:
+    import torch
+
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None

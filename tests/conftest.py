@@ -1,0 +1,35 @@
+"""Fixtures for every room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Any:
+    """A bench on one CPU thread, with a run folder of its own."""
+    from engine.bench import Bench
+    from engine.task import BenchSpec
+
+    folder = tmp_path / "workspace" / "runs" / "this-run"
+    folder.mkdir(parents=True)
+    return Bench(folder, tmp_path / "workspace", spec=BenchSpec(device="cpu", threads=1))
+
+
+@pytest.fixture
+def drain() -> Callable[..., tuple[list[Any], Any]]:
+    """Pull a generator to its end: (what it yielded, what it returned)."""
+
+    def pull(steps: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
+        events = []
+        while True:
+            try:
+                events.append(next(steps))
+            except StopIteration as end:
+                return events, end.value
+
+    return pull

@@ -1,0 +1,82 @@
+"""Events and frames: what goes out comes back equal."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+
+import numpy as np
+import pytest
+
+from engine import frames
+from engine.events import (
+    Event,
+    Failed,
+    Finished,
+    Images,
+    Note,
+    Progress,
+    Saved,
+    Scalars,
+    Started,
+    Stopped,
+    Table,
+    from_message,
+    to_message,
+)
+
+PLAIN: list[Event] = [
+    Started({"device": "cpu"}, 3),
+    Scalars(7, {"train/loss": 0.25, "train/lr": 1e-300}),
+    Table("parameters", ("layer", "flops"), (("conv", 12), ("文字", 3))),
+    Progress(3, 0, "bytes"),
+    Note("warning", "two\nlines ✓"),
+    Saved("model", "model.safetensors", 12, "ab"),
+    Finished({"clean_accuracy": 0.5}),
+    Stopped({}),
+    Failed("why", "where"),
+]
+
+
+def there_and_back(event: Event) -> Event:
+    frame = frames.read(io.BytesIO(frames.pack(*to_message(event))))
+    assert frame is not None
+    return from_message(*frame)
+
+
+@pytest.mark.parametrize("event", PLAIN, ids=lambda e: type(e).__name__)
+def test_an_event_survives_the_wire(event: Event) -> None:
+    assert there_and_back(event) == event
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_survive(value: float) -> None:
+    back = there_and_back(Scalars(1, {"x": value}))
+    assert isinstance(back, Scalars)
+    assert repr(back.values["x"]) == repr(value)
+
+
+def test_pictures_survive_the_wire() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), dtype=np.uint8)
+    sent = Images("clean", pixels, ({"label": 3},) * 5, step=2, scale=0.3, keep=True)
+    back = there_and_back(sent)
+    assert isinstance(back, Images)
+    assert np.array_equal(back.pixels, pixels)
+    assert (back.name, back.captions, back.step, back.scale, back.keep) == (
+        "clean", ({"label": 3},) * 5, 2, 0.3, True,
+    )  # fmt: skip
+
+
+def test_a_torn_frame_is_the_end() -> None:
+    whole = frames.pack({"say": "hello"}, b"payload")
+    for cut in range(len(whole)):
+        assert frames.read(io.BytesIO(whole[:cut])) is None
+
+
+@pytest.mark.parametrize(
+    "noise", [b"Traceback (most recent call last)", struct.pack("!II", 3, 0) + b"abc"]
+)
+def test_noise_is_told_from_frames(noise: bytes) -> None:
+    with pytest.raises(frames.BadFrame):
+        frames.read(io.BytesIO(noise))

@@ -1,0 +1,242 @@
+"""The runner: how runs begin, pause, end, fail and go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+from engine.bench import Bench
+from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.events import Event, Failed, Finished, Note, Scalars, Started, Stopped
+from engine.runner import Runner
+from engine.store import Run, Workspace
+from engine.task import Steps, Task, param
+
+
+class Count(Task):
+    """Counts, as tests need it. Not found by the registry of the product: it is parsed here."""
+
+    title: ClassVar[str] = "Count"
+
+    kind: Literal["count_for_tests"] = "count_for_tests"
+    to: int = param(5, "To", "Where it ends.")
+    fault: str = param("", "Fault", "What goes wrong half way.")
+    returns: bool = param(False, "Returns", "Whether it has partial results.")
+
+    def run(self, bench: Bench) -> Steps:
+        at = int(bench.resume.values["task"]["at"]) if bench.resume else 0
+        try:
+            while at < self.to:
+                at += 1
+                yield Scalars(at, {"count": bench.control("by", 1.0)})
+                if at == self.to // 2:
+                    _fail(self.fault)
+                    bench.save_checkpoint(at, {}, {"at": at})
+        except Cancelled:
+            if not self.returns:
+                raise
+        return {"at": at}
+
+
+def _fail(fault: str) -> None:
+    match fault:
+        case "crucible":
+            raise CrucibleError("explained")
+        case "bug":
+            raise KeyError("unexplained")
+        case "memory":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")
+        case "disk":
+            raise OSError(28, "No space left on device", "a file")
+
+
+@pytest.fixture(autouse=True)
+def parse_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.task import parse
+
+    monkeypatch.setattr("engine.runner.parse_task", lambda values: parse(Count, values))
+
+
+class Heard:
+    """A listener that keeps what it hears, and may act on it."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.act: Callable[[Event], None] = lambda event: None
+
+    def __call__(self, run: Run, events: Sequence[Event]) -> None:
+        for event in events:
+            self.events.append(event)
+            self.act(event)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Iterator[tuple[Workspace, Heard, Runner]]:
+    workspace, heard = Workspace(tmp_path / "w"), Heard()
+    yield workspace, heard, Runner(workspace, heard)
+
+
+Setup = tuple[Workspace, Heard, Runner]
+
+
+def make(workspace: Workspace, **fields: Any) -> Run:
+    return workspace.create({"kind": "count_for_tests", **fields}, name="count")
+
+
+def test_a_run_begins_works_and_ends(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace)
+    assert runner.run(run) == "done"
+    assert isinstance(heard.events[0], Started)
+    assert [event.step for event in heard.of(Scalars)] == [1, 2, 3, 4, 5]
+    assert heard.events[-1] == Finished({"at": 5})
+    info = run.info()
+    assert (info.status, info.summary) == ("done", {"at": 5})
+    assert info.environment["threads"] >= 1
+    assert info.started <= info.ended
+    assert run.lock.holder() is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("crucible", "explained"),
+        ("bug", "KeyError: 'unexplained'"),
+        ("memory", "out of memory. The run needs more than there is"),
+        ("disk", "the disk is full (a file)"),
+    ],
+)
+def test_a_failure_is_explained_and_the_runner_lives_on(
+    setup: Setup, fault: str, words: str
+) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, fault=fault)
+    assert runner.run(run) == "failed"
+    assert words in run.info().error
+    assert words in heard.of(Failed)[0].error
+    assert run.scalars()["count"][0] == [1, 2]
+    with pytest.raises(BadInput, match="is failed; start a new one"):
+        runner.run(run)
+    assert runner.run(make(workspace)) == "done"
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_cancel_takes_effect_at_the_next_yield(setup: Setup, returns: bool) -> None:
+    workspace, heard, runner = setup
+    heard.act = lambda event: runner.cancel() if isinstance(event, Scalars) else None
+    run = make(workspace, to=100_000, returns=returns)
+    assert runner.run(run) == "cancelled"
+    assert 1 <= len(heard.of(Scalars)) < 100_000
+    assert isinstance(heard.events[-1], Stopped)
+    assert bool(run.info().summary) == returns
+    assert not heard.of(Failed)
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    at = threading.Event()
+
+    def act(event: Event) -> None:
+        if isinstance(event, Scalars) and event.step >= 50 and not at.is_set():
+            at.set()
+            runner.interrupt()
+
+    heard.act = act
+    run = make(workspace, to=100_000)
+    run.set_state(status="queued")
+    status = runner.run(run)
+    assert status == "interrupted"
+    # No checkpoint yet: it begins again, and says everything again.
+    heard.events.clear()
+    small = make(workspace, to=40, fault="")
+    heard.act = lambda e: runner.interrupt() if isinstance(e, Scalars) and e.step > 20 else None
+    first = runner.run(small)
+    heard.act = lambda event: None
+    if first == "interrupted":
+        heard.events.clear()
+        assert runner.run(small) == "done"
+        assert heard.of(Started)[0].step == 20
+        assert [event.step for event in heard.of(Scalars)] == list(range(21, 41))
+    assert small.scalars()["count"][0] == list(range(1, 41))
+
+
+def test_a_paused_run_waits_and_steps_one_at_a_time(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, to=6)
+    runner.pause()
+    thread = started(runner, run)
+    seen = threading.Condition()
+
+    def act(event: Event) -> None:
+        with seen:
+            seen.notify_all()
+
+    heard.act = act
+    for expected in (1, 2, 3):
+        runner.step()
+        with seen:
+            assert seen.wait_for(lambda n=expected: len(heard.of(Scalars)) == n, 10)
+    assert not seen_more(seen, heard, 3)
+    runner.set_control("by", 7.0)
+    runner.go_on()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert run.scalars()["count"] == ([1, 2, 3, 4, 5, 6], [1, 1, 1, 7, 7, 7])
+    assert Note("info", "by set to 7") in heard.events
+
+
+def started(runner: Runner, run: Run) -> threading.Thread:
+    thread = threading.Thread(target=runner.run, args=(run,), daemon=True)
+    thread.start()
+    while runner.current is None:
+        threading.Event().wait(0.01)
+    return thread
+
+
+def seen_more(seen: threading.Condition, heard: Heard, count: int) -> bool:
+    with seen:
+        return seen.wait_for(lambda: len(heard.of(Scalars)) > count, 0.2)
+
+
+def test_cancel_reaches_a_paused_run(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace)
+    runner.pause()
+    thread = started(runner, run)
+    runner.cancel()
+    thread.join(10)
+    assert run.info().status == "cancelled"
+    assert not runner.paused
+
+
+def test_what_depends_on_a_failure_is_skipped(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    parent = make(workspace, fault="crucible")
+    runner.run(parent)
+    child = workspace.create({"kind": "count_for_tests"}, name="c", lineage={"model": parent.id})
+    assert runner.run(child) == "skipped"
+    assert "which is failed" in child.info().error
+    assert not (child.folder / "metrics.db").exists()
+
+
+def test_a_run_that_somebody_else_has_is_left_alone(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace)
+    with pytest.raises(BadInput, match="is being run by process"):
+        runner.run(Run(run.folder))
+    assert runner.run(run) == "done"
+
+
+def test_a_damaged_run_is_refused(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace)
+    (run.folder / "run.json").write_text("{")
+    with pytest.raises(BadInput, match=r"run\.json is missing or unreadable"):
+        runner.run(run)

@@ -1,0 +1,161 @@
+"""Specs: what is accepted, what is refused and in which words."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import pytest
+
+from engine.attacks.spec import PGD, AttackSpec
+from engine.errors import SpecError
+from engine.task import (
+    OneOf,
+    Spec,
+    discover,
+    kind_of,
+    kinds,
+    param,
+    parse,
+    parse_task,
+    references,
+    task_kinds,
+)
+from engine.training.spec import SGD, Mixed, Train
+
+
+def test_the_kinds_of_this_road() -> None:
+    assert {"train", "attack", "export", "import"} <= set(task_kinds())
+    assert {"fgsm", "pgd"} <= set(kinds(AttackSpec))
+
+
+def every_spec() -> list[type[Spec]]:
+    discover()
+    found: list[type[Spec]] = []
+    pending = [s for s in Spec.__subclasses__() if s.__module__.startswith("engine.")]
+    while pending:
+        spec = pending.pop()
+        found.append(spec)
+        pending.extend(spec.__subclasses__())
+    return [s for s in found if s.__name__ != "ModelCard"]
+
+
+@pytest.mark.parametrize("spec", every_spec(), ids=lambda s: s.__name__)
+def test_every_spec_explains_itself(spec: type[Spec]) -> None:
+    assert spec.__doc__
+    assert spec.__doc__ != Spec.__doc__
+    for name, field in spec.model_fields.items():
+        if name != "kind":
+            assert field.title, name
+            assert field.description, name
+            assert field.description.endswith((".", "?", ")")) or ":" in field.description, name
+
+
+def test_a_task_survives_json_and_back() -> None:
+    task = Train(optimizer=SGD(lr=0.5), adversarial=Mixed(attack=PGD(steps=3)))
+    text = json.dumps(task.to_dict())
+    assert parse_task(json.loads(text)) == task
+
+
+def test_specs_are_frozen_and_hashable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        PGD().eps = 0.1  # type: ignore[misc]
+    assert hash(PGD()) == hash(PGD())
+
+
+def test_every_task_has_a_json_schema_with_its_unions() -> None:
+    for task in task_kinds().values():
+        schema = task.model_json_schema()
+        assert schema["properties"]["kind"]["const"] == task.model_fields["kind"].default
+    schema = task_kinds()["train"].model_json_schema()
+    assert {"Digits", "CNN", "PGD", "AdamW"} <= set(schema["$defs"])
+
+
+FAULTS = [
+    ({"kind": "trian"}, ("kind",), "did you mean 'train'?"),
+    ({}, ("kind",), "no task kind is given"),
+    ({"kind": "train", "epoch": 3}, ("epoch",), "did you mean 'epochs'?"),
+    ({"kind": "train", "epochs": 0}, ("epochs",), "greater than or equal to 1, but it is 0"),
+    ({"kind": "train", "epochs": "12"}, ("epochs",), "valid integer, but it is '12'"),
+    ({"kind": "train", "epochs": True}, ("epochs",), "valid integer"),
+    ({"kind": "train", "data": {"kind": "digit"}}, ("data", "kind"), "did you mean 'digits'?"),
+    ({"kind": "train", "model": {"width": 3}}, ("model", "kind"), "one of mlp, cnn"),
+    (
+        {"kind": "train", "model": {"kind": "cnn", "widht": 3}},
+        ("model", "widht"),
+        "did you mean 'width'?",
+    ),
+    (
+        {"kind": "train", "adversarial": {"kind": "mixed", "attack": {"kind": "pdg"}}},
+        ("adversarial", "attack", "kind"),
+        "did you mean 'pgd'?",
+    ),
+    (
+        {
+            "kind": "train",
+            "adversarial": {"kind": "mixed", "attack": {"kind": "pgd", "norm": "l3"}},
+        },
+        ("adversarial", "attack", "norm"),
+        "expected one of: linf, l2",
+    ),
+    ({"kind": "train", "clip": {"norm": -1}}, ("clip", "norm"), "greater than or equal to 0"),
+    ({"kind": "train", "optimizer": {"kind": "sgd", "lr": float("nan")}}, ("optimizer", "lr"), ""),
+    ({"kind": "attack"}, ("model",), "must be given"),
+    ({"kind": "train", "data": {"kind": "folder"}}, ("data", "path"), "must be given"),
+]
+
+
+@pytest.mark.parametrize(("values", "path", "words"), FAULTS)
+def test_a_fault_is_named_with_its_place(
+    values: dict[str, object], path: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_task(values)
+    assert [p.path for p in caught.value.problems] == [path]
+    assert words.lower() in caught.value.problems[0].text.lower()
+
+
+def test_every_fault_is_named() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_task({"kind": "train", "epochs": 0, "seed": -1, "nonsense": 1})
+    assert {p.path for p in caught.value.problems} == {("epochs",), ("seed",), ("nonsense",)}
+
+
+def test_values_that_json_cannot_hold_are_refused() -> None:
+    with pytest.raises(SpecError, match="not a value that a spec can hold"):
+        parse_task({"kind": "train", "seed": object()})
+
+
+def test_references_are_the_fields_that_name_runs() -> None:
+    assert references(parse_task({"kind": "attack", "model": "plain"})) == {"model": "plain"}
+    assert references(Train()) == {}
+    assert references(Train(init="plain")) == {"init": "plain"}
+
+
+def test_a_new_kind_registers_by_being_defined() -> None:
+    class Shape(Spec):
+        """A family."""
+
+        kind: str
+
+    class Square(Shape):
+        """One member."""
+
+        kind: Literal["square"] = "square"
+        side: float = param(1.0, "Side", "How long.", gt=0)
+
+    class Circle(Shape):
+        """Another."""
+
+        kind: Literal["circle"] = "circle"
+
+    class Drawing(Spec):
+        """Holds any of them."""
+
+        shape: OneOf[Shape]
+
+    assert kinds(Shape) == {"square": Square, "circle": Circle}
+    assert kind_of(Shape) is None
+    assert parse(Drawing, {"shape": {"kind": "square", "side": 2}}).shape == Square(side=2.0)
+    with pytest.raises(SpecError, match=r"shape\.side: .* greater than 0"):
+        parse(Drawing, {"shape": {"kind": "square", "side": 0}})
