@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engine.device import free_memory, prepare
-from engine.errors import BadInput, CrucibleError
+from engine.errors import BadInput
 from engine.random import derive
 from engine.store import Workspace
 from engine.store.checkpoints import Checkpoint, Checkpoints

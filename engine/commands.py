@@ -1,4 +1,4 @@
-"""What each command of the command line does. Each takes the parsed options, returns an exit code."""
+"""What each command of the command line does: from the parsed options to an exit code."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ def runs(options: Namespace) -> int:
         print(json.dumps([{f: getattr(info, f) for f in fields} for info in infos], indent=1))
         return 0
     for info in infos:
-        print(
-            f"{info.id}  {info.kind:<8} {info.status:<12} {info.name:<20} {_headline(info)}".rstrip()
-        )
+        line = f"{info.id}  {info.kind:<8} {info.status:<12} {info.name:<20} {_headline(info)}"
+        print(line.rstrip())
     return 0
 
 
@@ -365,7 +364,7 @@ def worker(options: Namespace) -> int:
     """Be the window's engine process."""
     from engine.worker import main
 
-    return main(_workspace(options).root, options.data_root, options.trust_code)
+    main(_workspace(options).root, options.data_root, options.trust_code)
 
 
 def _secrets(options: Namespace) -> dict[str, str]:

@@ -18,9 +18,9 @@ import json
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
@@ -53,7 +53,7 @@ class Spec(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, complete (defaults included), without fields that are None."""
-        return cast(dict[str, Any], self.model_dump(mode="json", exclude_none=True))
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def param(
@@ -76,7 +76,7 @@ def param(
     while the task runs; `reference` marks a field that names a run or an exported file; `path`
     says what kind of path it is. `limits` are pydantic's (ge, gt, le, lt, min_length, ...).
     """
-    extra = {
+    extra: dict[str, JsonValue] = {
         "unit": unit,
         "cite": cite,
         "advanced": advanced,
@@ -84,7 +84,7 @@ def param(
         "reference": reference,
         "path": path,
     }
-    shown = {name: value for name, value in extra.items() if value}
+    shown: dict[str, JsonValue] = {name: value for name, value in extra.items() if value}
     return Field(default, title=title, description=help, json_schema_extra=shown, **limits)
 
 
@@ -219,7 +219,7 @@ class Task(Spec):
 
 def task_kinds() -> dict[str, type[Task]]:
     """Every task there is, by kind."""
-    return kinds(Task)
+    return kinds(Task)  # type: ignore[type-abstract]
 
 
 # --- references ---------------------------------------------------------------------------------

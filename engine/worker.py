@@ -5,9 +5,9 @@ Both are streams of `engine.frames`. Four threads: the main one computes; the re
 writes to the pipe and may be stuck for as long as it likes. The end of the input means: checkpoint,
 mark the run interrupted, leave.
 
-Commands (`do`): hello, start, resume, cancel, pause, continue, step, order, control, ask, ping, quit.
-Messages (`say`): hello, ready, queued, refused, queue, status, event, scalars, missed, answer, pong,
-health. `tests/engine/test_worker.py` shows each of them.
+Commands (`do`): hello, start, resume, cancel, pause, continue, step, order, control, ask, ping,
+quit. Messages (`say`): hello, ready, queued, refused, queue, status, event, scalars, missed,
+answer, pong, health. `tests/engine/test_worker.py` shows each of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from engine import frames
 from engine.errors import BadInput, CrucibleError, SpecError
@@ -143,7 +143,7 @@ class Worker:
         self._changed = threading.Condition()
         self._closing = False
 
-    # --- the reader's thread ------------------------------------------------------------------------
+    # --- the reader's thread ----------------------------------------------------------------------
 
     def read_from(self, stream: BinaryIO) -> None:
         """Take commands until the input ends."""
@@ -229,11 +229,11 @@ class Worker:
             self._queue.extend(runs)
             for run in runs:
                 self._secrets[run.id] = command.get("secrets", {})
+            self.out.say("queued", id=command.get("id"), runs=[run.id for run in runs])
+            for run in runs:
+                self.out.say("status", run=run.id, status="queued")
+            self._say_queue()
             self._changed.notify_all()
-        self.out.say("queued", id=command.get("id"), runs=[run.id for run in runs])
-        for run in runs:
-            self.out.say("status", run=run.id, status="queued")
-        self._say_queue()
 
     def _cancel(self, ref: str) -> None:
         current = self.runner.current
@@ -258,7 +258,7 @@ class Worker:
         watchdog.daemon = True
         watchdog.start()
 
-    # --- the main thread ------------------------------------------------------------------------------
+    # --- the main thread --------------------------------------------------------------------------
 
     def work(self) -> None:
         """Run what is queued, answer what is asked, until closed."""
@@ -314,7 +314,7 @@ def _cut_off() -> None:
     os._exit(1)
 
 
-def main(workspace: Path, data_root: Path | None = None, trust_code: bool = False) -> int:
+def main(workspace: Path, data_root: Path | None = None, trust_code: bool = False) -> NoReturn:
     """Be the engine process until the input ends."""
     faulthandler.enable(sys.stderr)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
@@ -333,14 +333,15 @@ def main(workspace: Path, data_root: Path | None = None, trust_code: bool = Fals
     )
     reader.start()
 
-    import torch.optim  # ahead of need
-
     from engine.device import describe_device, resolve_device
 
     device = resolve_device("auto")
     outbox.say("ready", device=describe_device(device), kind=device.type)
     health = threading.Thread(target=_health, args=(outbox, device), name="health", daemon=True)
     health.start()
+
+    import torch._dynamo  # noqa: F401 - ahead of need: the first optimiser imports it, for seconds
+
     worker.work()
     outbox.close()
     sender.join(1.0)
@@ -349,7 +350,8 @@ def main(workspace: Path, data_root: Path | None = None, trust_code: bool = Fals
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
-    return 0
+    sys.stderr.flush()
+    os._exit(0)  # the reader still waits on standard input, which the interpreter aborts over
 
 
 def _send(outbox: Outbox, protocol: BinaryIO) -> None:

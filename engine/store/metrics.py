@@ -24,7 +24,8 @@ CREATE TABLE IF NOT EXISTS scalars (
     name INTEGER NOT NULL, step INTEGER NOT NULL, value REAL, PRIMARY KEY (name, step)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, step INTEGER NOT NULL, body TEXT NOT NULL
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, step INTEGER NOT NULL,
+    body TEXT NOT NULL
 );
 """
 
@@ -77,8 +78,9 @@ class MetricsWriter:
     def _name(self, name: str) -> int:
         if name not in self._names:
             cursor = self._db.execute("INSERT INTO names (name) VALUES (?)", (name,))
-            self._names[name] = int(cursor.lastrowid or 0)
-        return self._names[name]
+            self._names[name] = cursor.lastrowid or 0
+        key: int = self._names[name]
+        return key
 
     def truncate(self, step: int) -> None:
         """Drop what was written after `step`: the run goes on from there and says it again."""

@@ -54,7 +54,7 @@ class RunInfo:
 
 
 class Lock:
-    """An exclusive lock on a file, held while the process lives; whoever holds it is named in it."""
+    """An exclusive lock on a file, held while the process lives; it names its holder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -42,7 +42,7 @@ from engine.training.optimizers import (
     make_optimizer,
     optimizer_tensors,
 )
-from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, Train
+from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, Mixed, Train
 
 NORM_EVERY = 10
 """Steps between two measurements of the gradient's norm (with clipping by norm: every step)."""
@@ -142,7 +142,7 @@ def _prepared(
         if start is not None:
             _take_weights(model, start.module, spec.init or "")
     layout = torch.channels_last if bench.spec.channels_last else torch.contiguous_format
-    model = model.to(bench.device).to(memory_format=layout)  # type: ignore[call-overload]
+    model = model.to(bench.device).to(memory_format=layout)
     return data, model_spec, data_spec, model.eval()
 
 
@@ -281,7 +281,7 @@ class Trainer:
         with self.bench.autocast():
             logits = self._forward(images)
             loss = self.loss(logits, labels)
-            if adversarial is not None and spec.adversarial is not None:
+            if adversarial is not None and isinstance(spec.adversarial, Mixed):
                 loss = loss + spec.adversarial.weight * self.loss(
                     self._forward(adversarial), labels
                 )
@@ -343,7 +343,8 @@ class Trainer:
         """Exponential moving average of weights; early steps count more, as in TensorFlow's."""
         decay = min(self.spec.ema, (1 + self.at.step) / (10 + self.at.step))
         with torch.no_grad():
-            old, new = list(average.parameters()), list(self.model.parameters())
+            old: list[Tensor] = list(average.parameters())
+            new: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(old, new, 1 - decay)
             for mine, its in zip(average.buffers(), self.model.buffers(), strict=True):
                 mine.copy_(its)
@@ -432,7 +433,7 @@ class Trainer:
             "good checkpoint is kept. A lower learning rate, gradient clipping or warm-up helps."
         )
 
-    # --- going on -----------------------------------------------------------------------------------
+    # --- going on ---------------------------------------------------------------------------------
 
     def _checkpoint_if_due(self, least: float) -> None:
         waited = time.monotonic() - self._saved_at

@@ -101,7 +101,7 @@ class OneCycle(ScheduleSpec):
     start: float = param(0.04, "Start", "Share of the peak at the beginning.", gt=0.0, le=1.0)
 
 
-# --- regularisation, augmentation, defence ----------------------------------------------------------
+# --- regularisation, augmentation, defence --------------------------------------------------------
 
 
 class ClipSpec(Spec):
@@ -159,7 +159,7 @@ class Mixed(AdversarialSpec):
 
 
 class Train(Task):
-    """Train a classifier; its model is the best epoch's if early stopping is on, else the last's."""
+    """Train a classifier. Its model is the last, or with early stopping that of the best epoch."""
 
     title: ClassVar[str] = "Train"
 

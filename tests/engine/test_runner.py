@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -78,9 +78,9 @@ class Heard:
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Iterator[tuple[Workspace, Heard, Runner]]:
+def setup(tmp_path: Path) -> tuple[Workspace, Heard, Runner]:
     workspace, heard = Workspace(tmp_path / "w"), Heard()
-    yield workspace, heard, Runner(workspace, heard)
+    return workspace, heard, Runner(workspace, heard)
 
 
 Setup = tuple[Workspace, Heard, Runner]

@@ -1,0 +1,64 @@
+"""What counts as broken: any wrong class, or one target class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """labels: int64 (N,). targets: int64 (N,), None for the class after the label (modulo their
+    number) and if not `targeted`. top: the largest label or target, known without asking the
+    device."""
+
+    labels: Tensor
+    targets: Tensor | None
+    targeted: bool
+    top: int
+
+    def __getitem__(self, keep: Tensor) -> Goal:
+        """The goal of the samples at `keep`, int64 (M,)."""
+        targets = None if self.targets is None else self.targets[keep]
+        return Goal(self.labels[keep], targets, self.targeted, self.top)
+
+    def classes(self, count: int) -> Tensor:
+        """The classes to leave or, targeted, to reach; int64 (N,), of a model with `count`.
+
+        Raises BadInput if a label or target is no class of the model.
+        """
+        if count < 2:
+            raise BadInput(f"The model has {count} output; an attack needs logits of 2 or more.")
+        if self.top >= count:
+            raise BadInput(
+                f"Labels and targets must lie in 0 to {count - 1}, the classes of the model, "
+                f"but one is {self.top}. Check that the data set is the model's."
+            )
+        if not self.targeted:
+            return self.labels
+        return (self.labels + 1) % count if self.targets is None else self.targets
+
+    def correct(self, logits: Tensor) -> Tensor:
+        """Whether the model is right, bool (N,)."""
+        return predicted(logits) == self.labels
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Whether a sample is broken, bool (N,). Logits that are not numbers break nothing."""
+        prediction = predicted(logits)
+        if self.targeted:
+            return prediction == self.classes(logits.shape[1])
+        return (prediction != self.labels) & (prediction >= 0)
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class with the largest logit, int64 (N,); -1 where a logit is not a finite number."""
+    return torch.where(finite(logits), logits.argmax(1), -1)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Whether all logits of a sample are finite, bool (N,)."""
+    return logits.isfinite().all(1)

@@ -1,0 +1,199 @@
+"""A data set in its three splits, and how batches are taken from them.
+
+Images stay uint8 in memory and become float32 in [0, 1] on the device, one batch at a time. Sets
+that fit are one tensor on the device, and a batch is an index; larger ones are decoded ahead of
+need by a few threads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from engine.data.splitting import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Shape: TypeAlias = tuple[int, int, int]
+"""Channels, height, width."""
+
+Decode: TypeAlias = "Callable[[int], NDArray[np.uint8]]"
+"""The image of one row of the whole set, uint8 (C, H, W)."""
+
+WORKERS = min(4, os.cpu_count() or 1)
+"""Threads that decode images; decoding leaves the interpreter lock."""
+
+_CHUNK = 16
+"""Images that one thread decodes in one go: handing over fewer costs more than decoding them."""
+
+_AHEAD = 2
+"""Batches that are decoded while the current one is used."""
+
+
+def parts(index: Tensor, size: int) -> tuple[Tensor, ...]:
+    """`index` in parts of `size`; none of nothing, where torch's own split gives an empty one."""
+    return index.split(size) if len(index) else ()
+
+
+class Split(ABC):
+    """Some of the images of a data set, with their labels.
+
+    `labels` is int64 (N,) on the device; `ids` is int64 (N,) on the CPU and names each image in
+    the whole set, whatever the split; `shape` is (C, H, W).
+    """
+
+    def __init__(self, labels: Tensor, ids: Tensor, shape: Shape, device: torch.device) -> None:
+        self.labels = labels.to(device)
+        self.ids = ids
+        self.shape = shape
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images, float32 in [0, 1], (B, C, H, W), and labels, int64 (B,), at `index`.
+
+        `index` is int64 (B,), places within this split, on the CPU or the device. Both results
+        are new tensors on the device. Raises IndexError where there is no such place.
+        """
+
+    def batches(self, index: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """`index` in parts of `size`, each with its images and labels, in order."""
+        for part in parts(index, size):
+            images, labels = self.batch(part)
+            yield part, images, labels
+
+
+class ResidentSplit(Split):
+    """A split of a set that lies in memory, on the device."""
+
+    def __init__(
+        self, images: Tensor, rows: Tensor, labels: Tensor, ids: Tensor, device: torch.device
+    ) -> None:
+        """`images` is the whole set, uint8 (M, C, H, W), shared by the splits; `rows`, int64 (N,),
+        says which of them are in this one, as do `labels` and `ids`, (N,) each."""
+        _, channels, height, width = images.shape
+        super().__init__(labels, ids, (channels, height, width), device)
+        self._pixels = images.to(device).flatten(1)
+        self._rows = rows.to(device)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        index = index.to(self.device, non_blocking=True)
+        pixels = self._pixels.index_select(0, self._rows.index_select(0, index))
+        images = pixels.to(torch.float32).div_(255).view(-1, *self.shape)
+        return images, self.labels.index_select(0, index)
+
+
+class StreamedSplit(Split):
+    """A split of a set that is decoded as it is used."""
+
+    def __init__(
+        self,
+        decode: Decode,
+        rows: Sequence[int],
+        labels: Tensor,
+        ids: Tensor,
+        shape: Shape,
+        device: torch.device,
+    ) -> None:
+        """`decode(row)` is called from several threads; `rows`, `labels` and `ids` are as in
+        ResidentSplit."""
+        super().__init__(labels, ids, shape, device)
+        self._decode = decode
+        self._rows = rows
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        (_, images, labels), *_ = self.batches(index, max(1, len(index)))
+        return images, labels
+
+    def batches(self, index: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
+        ahead: deque[tuple[Tensor, Tensor, list[Future[None]]]] = deque()
+        try:
+            for part in parts(index, size):
+                ahead.append(self._start(pool, part))
+                if len(ahead) > _AHEAD:
+                    yield self._finish(*ahead.popleft())
+            while ahead:
+                yield self._finish(*ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _start(
+        self, pool: ThreadPoolExecutor, part: Tensor
+    ) -> tuple[Tensor, Tensor, list[Future[None]]]:
+        places = part.tolist()
+        if any(not 0 <= place < len(self) for place in places):
+            raise IndexError(f"a place beyond the {len(self)} images of this split")
+        pixels = torch.empty(
+            len(places), math.prod(self.shape), dtype=torch.uint8, pin_memory=self._pinned
+        )
+        view = pixels.view(-1, *self.shape).numpy()
+
+        def fill(start: int) -> None:
+            for place in range(start, min(start + _CHUNK, len(places))):
+                view[place] = self._decode(self._rows[places[place]])
+
+        return part, pixels, [pool.submit(fill, i) for i in range(0, len(places), _CHUNK)]
+
+    def _finish(
+        self, part: Tensor, pixels: Tensor, work: list[Future[None]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        for chunk in work:
+            chunk.result()
+        moved = pixels.to(self.device, non_blocking=True)
+        images = moved.to(torch.float32).div_(255).view(-1, *self.shape)
+        return part, images, self.labels.index_select(0, part.to(self.device))
+
+    @property
+    def _pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Train (learnt from), validation (early stopping, best epoch; may be empty), test (reported).
+
+    `classes` are the names in the order of the labels; `shape` is (C, H, W).
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    shape: Shape
+
+
+def resident(
+    images: Tensor, labels: Tensor, classes: tuple[str, ...], rows: Rows, device: torch.device
+) -> Dataset:
+    """A data set in memory from all its images, uint8 (M, C, H, W), and labels, int64 (M,).
+
+    The id of an image is its row.
+    """
+    images = images.to(device)
+
+    def split(part: Tensor) -> Split:
+        return ResidentSplit(images, part, labels[part], part, device)
+
+    _, channels, height, width = images.shape
+    return Dataset(
+        train=split(rows.train),
+        validation=split(rows.validation),
+        test=split(rows.test),
+        classes=classes,
+        shape=(channels, height, width),
+    )

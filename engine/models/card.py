@@ -1,0 +1,113 @@
+"""What a model file says about itself, readable without torch.
+
+A model file is a safetensors file whose metadata holds the card as JSON under `card` and, where
+tensors are tied, under `aliases` which name stands for which stored tensor.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import Field, ValidationError
+
+from engine.data.spec import DataSpec
+from engine.errors import BadInput
+from engine.models.spec import ModelSpec
+from engine.task import OneOf, Spec, parse
+
+LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors' own limit."""
+
+
+class ModelCard(Spec):
+    """Where a model comes from and what it takes: enough to build it and to use it."""
+
+    model: OneOf[ModelSpec]
+    data: OneOf[DataSpec] | None = None
+    shape: tuple[int, int, int]
+    """Channels, height, width of the images."""
+    classes: tuple[str, ...]
+    """Names, in the order of the outputs."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """Accuracies are fractions."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    weights_sha256: str = ""
+    run: str = ""
+    created: str = ""
+    """UTC, ISO 8601."""
+
+
+def read_card(source: Path | bytes) -> ModelCard:
+    """The card of a model file. Raises BadInput if it is none, is cut short, or has no card."""
+    name, metadata = (
+        read_metadata(source) if isinstance(source, bytes) else read_metadata(Path(source))
+    )
+    return parse_card(name, metadata)
+
+
+def parse_card(name: str, metadata: dict[str, str]) -> ModelCard:
+    """The card in the metadata of the model file called `name`."""
+    if "card" not in metadata:
+        raise BadInput(
+            f"{name} holds tensors but no model card, so what they belong to is not known. "
+            "Bring it in with the `import` task, naming its architecture."
+        )
+    try:
+        values = json.loads(metadata["card"])
+    except json.JSONDecodeError as error:
+        raise BadInput(f"the model card of {name} is damaged: {error}") from None
+    try:
+        return parse(ModelCard, values)
+    except (BadInput, ValidationError) as error:
+        raise BadInput(
+            f"the model card of {name} does not fit this version: {error}. "
+            "It may have been written by a newer one."
+        ) from None
+
+
+def read_metadata(source: Path | bytes) -> tuple[str, dict[str, str]]:
+    """What to call `source` in a message, and the metadata of its safetensors header."""
+    if isinstance(source, bytes):
+        return "the model", _metadata("the model", io.BytesIO(source), len(source))
+    name = str(source)
+    try:
+        with source.open("rb") as file:
+            return name, _metadata(name, file, source.stat().st_size)
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+def _metadata(name: str, file: BinaryIO, size: int) -> dict[str, str]:
+    start = file.read(8)
+    # A header's length may begin with the byte 0x80 as well, but it never fills all eight bytes.
+    pickled = start[:1] == b"\x80" and any(start[4:])
+    if pickled or start[:4] == b"PK\x03\x04":
+        raise BadInput(
+            f"{name} is a pickle (.pt), which is never loaded here: it can run code. "
+            "Bring it in with the `import` task, which converts its tensors in a sandbox."
+        )
+    if start.startswith(b"age-enc"):
+        raise BadInput(f"{name} is encrypted; name it with the ending .age to have it opened")
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > LONGEST_HEADER:
+        raise BadInput(f"{name} is not a safetensors file, or not a whole one")
+    if 8 + length > size:
+        raise BadInput(f"{name} is cut short: its header alone is longer than the file")
+    try:
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+        raise BadInput(f"{name} is not a safetensors file: its header cannot be read") from None
+    if 8 + length + end != size:
+        raise BadInput(
+            f"{name} is cut short or damaged: {size} bytes, expected {8 + length + end}. "
+            "Copy it again from where it came from."
+        )
+    if not isinstance(metadata, dict):
+        raise BadInput(f"{name} is not a safetensors file: its metadata is no table")
+    return metadata

@@ -1,0 +1,252 @@
+"""The architectures: each from its spec, for images (C, H, W), to logits. Without normalisation.
+
+Each function raises BadInput where the architecture does not fit the images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import BadInput
+from engine.models.spec import CNN, MLP, RNN, ResNet18, Transformer
+
+Shape = tuple[int, int, int]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+class Residual(nn.Module):
+    """layers(x) + shortcut(x)."""
+
+    def __init__(self, layers: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layers = layers
+        self.shortcut = shortcut or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x) + self.shortcut(x)
+        return out
+
+
+# --- mlp ------------------------------------------------------------------------------------------
+
+
+def mlp(spec: MLP, shape: Shape, classes: int) -> nn.Module:
+    """Flatten, `depth` hidden layers of `width`, one linear layer."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = math.prod(shape)
+    for _ in range(spec.depth):
+        hidden = [nn.Linear(size, spec.width)]
+        block = nn.Sequential(*hidden, *_mlp_norm(spec), ACTIVATIONS[spec.activation]())
+        if spec.dropout:
+            block.append(nn.Dropout(spec.dropout))
+        layers.append(Residual(block) if spec.residual and size == spec.width else block)
+        size = spec.width
+    return nn.Sequential(*layers, nn.Linear(size, classes))
+
+
+def _mlp_norm(spec: MLP) -> list[nn.Module]:
+    match spec.norm:
+        case "batch":
+            return [nn.BatchNorm1d(spec.width)]
+        case "layer":
+            return [nn.LayerNorm(spec.width)]
+        case _:
+            return []
+
+
+# --- cnn ------------------------------------------------------------------------------------------
+
+
+def cnn(spec: CNN, shape: Shape, classes: int) -> nn.Module:
+    """`depth` stages of two 3 x 3 convolutions, averaged to 2 x 2, one linear layer.
+
+    Each stage but the first begins with a stride of two. Nothing in it is non-deterministic on a
+    GPU, as adaptive and max pooling are.
+    """
+    channels, height, width = shape
+    stages: list[nn.Module] = []
+    for i in range(spec.depth):
+        out, stride = spec.width * 2**i, 2 if i else 1
+        if min(height, width) < stride:
+            raise BadInput(
+                f"a cnn of depth {spec.depth} halves images of {shape[1]} x {shape[2]} below one "
+                f"pixel; expected a depth of at most {i}. Lower the depth or enlarge the images."
+            )
+        height, width = -(-height // stride), -(-width // stride)
+        stage = nn.Sequential(
+            *_convolution(spec, channels, out, stride), *_convolution(spec, out, out, 1)
+        )
+        if spec.residual:
+            fits = channels == out and stride == 1
+            shortcut = None if fits else nn.Conv2d(channels, out, 1, stride, bias=False)
+            stages.append(Residual(stage, shortcut))
+        else:
+            stages.append(stage)
+        channels = out
+    # The windows of an adaptive pooling to 2 x 2, which overlap by one where the side is odd.
+    windows = nn.AvgPool2d(
+        (-(-height // 2), -(-width // 2)), (max(height // 2, 1), max(width // 2, 1))
+    )
+    head: list[nn.Module] = [windows, nn.Flatten()]
+    if spec.dropout:
+        head.append(nn.Dropout(spec.dropout))
+    features = channels * min(height, 2) * min(width, 2)
+    return nn.Sequential(*stages, *head, nn.Linear(features, classes))
+
+
+def _convolution(spec: CNN, channels: int, out: int, stride: int) -> list[nn.Module]:
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, out, 3, stride, padding=1, bias=spec.norm == "none"),
+    ]
+    if spec.norm == "batch":
+        layers.append(nn.BatchNorm2d(out))
+    elif spec.norm == "group":
+        layers.append(nn.GroupNorm(math.gcd(out, 8), out))
+    return [*layers, ACTIVATIONS[spec.activation]()]
+
+
+# --- resnet18 -------------------------------------------------------------------------------------
+
+
+def resnet18(spec: ResNet18, shape: Shape, classes: int) -> nn.Module:
+    """torchvision's ResNet-18 (He et al. 2016) whose stem fits `shape`."""
+    from torchvision.models import resnet18 as original
+
+    model: nn.Module = original(num_classes=classes)
+    side, stride = (3, 1) if spec.stem == "small" else (7, 2)
+    stem = nn.Conv2d(shape[0], 64, side, stride, padding=side // 2, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1 = stem
+    if spec.stem == "small":
+        model.maxpool = nn.Identity()
+    return model
+
+
+# --- rnn ------------------------------------------------------------------------------------------
+
+
+def rnn(spec: RNN, shape: Shape, classes: int) -> nn.Module:
+    """A recurrent network over the image's rows; the last state decides."""
+    return RowReader(spec, shape, classes)
+
+
+class RowReader(nn.Module):
+    def __init__(self, spec: RNN, shape: Shape, classes: int) -> None:
+        super().__init__()
+        channels, _, width = shape
+        cell = nn.LSTM if spec.cell == "lstm" else nn.GRU
+        self.cell = cell(
+            channels * width,
+            spec.width,
+            spec.depth,
+            batch_first=True,
+            dropout=spec.dropout if spec.depth > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(spec.dropout)
+        self.head = nn.Linear(spec.width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.transpose(1, 2).flatten(2)
+        # cuDNN's recurrent kernels have no backward in eval mode, which is how models are attacked.
+        with torch.backends.cudnn.flags(enabled=self.training):
+            states, _ = self.cell(rows)
+        out: Tensor = self.head(self.dropout(states[:, -1]))
+        return out
+
+
+# --- transformer ----------------------------------------------------------------------------------
+
+
+def transformer(spec: Transformer, shape: Shape, classes: int) -> nn.Module:
+    """A vision transformer (Dosovitskiy et al. 2021)."""
+    _, height, width = shape
+    if height % spec.patch or width % spec.patch:
+        common = math.gcd(height, width)
+        fitting = [str(p) for p in range(1, min(common, 64) + 1) if common % p == 0]
+        raise BadInput(
+            f"patches of {spec.patch} do not divide images of {height} x {width}; "
+            f"expected a patch of {', '.join(fitting)}"
+        )
+    if spec.width % spec.heads:
+        raise BadInput(
+            f"a token of {spec.width} cannot be shared by {spec.heads} heads; "
+            "expected a width that is a multiple of the heads"
+        )
+    return VisionTransformer(spec, shape, classes)
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self, spec: Transformer, shape: Shape, classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        tokens = (height // spec.patch) * (width // spec.patch) + 1
+        self.patches = nn.Conv2d(channels, spec.width, spec.patch, spec.patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, spec.width))
+        self.position = nn.Parameter(torch.zeros(1, tokens, spec.width))
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.blocks = nn.Sequential(*(_block(spec) for _ in range(spec.depth)))
+        self.norm = nn.LayerNorm(spec.width)
+        self.head = nn.Linear(spec.width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = self.blocks(self.dropout(tokens + self.position))
+        out: Tensor = self.head(self.norm(tokens[:, 0]))
+        return out
+
+
+def _block(spec: Transformer) -> nn.Module:
+    """Pre-norm: attention and a feed-forward of four times the width, each added to its input."""
+    width = spec.width
+    return nn.Sequential(
+        Residual(nn.Sequential(nn.LayerNorm(width), Attention(width, spec.heads, spec.dropout))),
+        Residual(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 4 * width),
+                nn.GELU(),
+                nn.Dropout(spec.dropout),
+                nn.Linear(4 * width, width),
+                nn.Dropout(spec.dropout),
+            )
+        ),
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (N, T, width) (Vaswani et al. 2017, section 3.2).
+
+    Written out, since the fused kernels have no second derivative.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.joint = nn.Linear(width, 3 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, tokens, width = x.shape
+        joint = self.joint(x).view(count, tokens, 3, self.heads, width // self.heads)
+        query, key, value = joint.permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(-2, -1) / math.sqrt(width // self.heads)
+        mixed = self.dropout(scores.softmax(-1)) @ value
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(count, tokens, width))
+        return out
