@@ -5,32 +5,52 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine.errors import CrucibleError
+from engine import stopping
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, explain what went wrong."""
-    from engine import commands
+    with stopping.leaving():  # before anything that takes time is imported
+        return _main(arguments)
 
+
+def _main(arguments: Sequence[str] | None) -> int:
+    from engine import commands
+    from engine.errors import CrucibleError
+
+    if sys.stdout is None:  # closed, as by `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     options = _parser().parse_args(arguments)
     try:
-        return commands.COMMANDS[options.command](options)
+        code = commands.COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return code
     except CrucibleError as error:
         print(f"engine: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return stopping.CODE
     except BrokenPipeError:  # as in `engine runs | head`
-        sys.stderr.close()
+        commands.silence(sys.stdout)
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"engine: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> ArgumentParser:
+    import argparse
+    from pathlib import Path
+
     parser = argparse.ArgumentParser(
         prog="engine", description="Train, attack, defend and export models, without a window."
     )

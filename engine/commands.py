@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
-import signal
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-from engine.errors import BadInput, Problem, SpecError
-from engine.events import Event, Failed, Note, Progress, Saved, Scalars, Started, to_message
-from engine.recipe import Entry, enqueue, entries, parse_change, read_recipe, rest_of
+from engine.errors import BadInput, CrucibleError, Problem, SpecError
+from engine.events import Event, Failed, Note, Progress, Saved, Scalars, to_message
+from engine.recipe import Entry, change, enqueue, entries, parse_change, read_recipe, rest_of
 from engine.runner import Runner
+from engine.stopping import CODE as CANCELLED
+from engine.stopping import Stop, unwinding
 from engine.store import Run, RunInfo, Status, Workspace
 from engine.task import parse_task, task_kinds
 
-_EXIT: Mapping[Status, int] = {"done": 0, "cancelled": 130, "interrupted": 130}
+_EXIT: Mapping[Status, int] = {"done": 0, "cancelled": CANCELLED, "interrupted": CANCELLED}
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -33,7 +36,7 @@ def tasks(options: Namespace) -> int:
         for kind, task in task_kinds().items()
     ]
     if options.json:
-        print(json.dumps(listed, indent=1))
+        _print_json(listed, indent=1)
     else:
         for entry in listed:
             print(f"{entry['kind']:<10} {entry['help']}")
@@ -45,7 +48,7 @@ def describe(options: Namespace) -> int:
     known = task_kinds()
     if options.kind not in known:
         parse_task({"kind": options.kind})  # raises, with the nearest name
-    print(json.dumps(known[options.kind].model_json_schema(), indent=1))
+    _print_json(known[options.kind].model_json_schema(), indent=1)
     return 0
 
 
@@ -54,7 +57,7 @@ def runs(options: Namespace) -> int:
     infos = _workspace(options, create=False).runs()
     if options.json:
         fields = ("id", "name", "kind", "status", "created")
-        print(json.dumps([{f: getattr(info, f) for f in fields} for info in infos], indent=1))
+        _print_json([{f: getattr(info, f) for f in fields} for info in infos], indent=1)
         return 0
     for info in infos:
         line = f"{info.id}  {info.kind:<8} {info.status:<12} {info.name:<20} {_headline(info)}"
@@ -84,7 +87,7 @@ def show(options: Namespace) -> int:
         }
         if "weights_sha256" in info.summary:
             known["weights_sha256"] = info.summary["weights_sha256"]
-        print(json.dumps(known, indent=1, ensure_ascii=False))
+        _print_json(known, indent=1)
         return 0
     print(f"{info.name}  ({info.kind}, {info.status})\n{info.id}")
     if info.error:
@@ -110,16 +113,24 @@ def run(options: Namespace) -> int:
 
 def resume(options: Namespace) -> int:
     """Go on with an interrupted or cancelled run, and with what its recipe has after it."""
-    workspace = _workspace(options)
+    secrets = _secrets(options)
+    workspace = _workspace(options, create=False)
     first, *rest = rest_of(workspace, workspace.find(options.run))
     status = first.info().status
     if status in ("done", "failed") and not rest:
         raise BadInput(f"run {first.id} is {status}: there is nothing to go on with")
     todo = rest if status in ("done", "failed") else [first, *rest]
     for each in todo:
-        if not each.lock.acquire():
+        try:
+            held = each.lock.acquire()
+        except OSError as error:
+            raise BadInput(
+                f"run {each.id} cannot be gone on with: {error.strerror} ({each.lock.path})"
+            ) from None
+        if not held:
             raise BadInput(f"run {each.id} is being run by {each.lock.holder()}")
-    return _execute(options, workspace, todo)
+    with Stop() as stop:
+        return _execute(options, workspace, todo, secrets, stop)
 
 
 def export(options: Namespace) -> int:
@@ -141,12 +152,8 @@ def import_(options: Namespace) -> int:
         "weights": str(options.file.expanduser().absolute()),
     }
     for text in options.set:
-        path, value = parse_change(f"task.{text}")
-        inner = values
-        *outer, last = path.split(".")[1:]
-        for key in outer:
-            inner = inner.setdefault(key, {})
-        inner[last] = value
+        path, value = parse_change(text, form="field=value")
+        change(values, path.split("."), value)
     return _run_one(options, options.name, values)
 
 
@@ -158,22 +165,36 @@ def _run_one(options: Namespace, name: str, values: Mapping[str, Any]) -> int:
 
 
 def _run_all(options: Namespace, recipe: Sequence[Entry]) -> int:
+    secrets = _secrets(options)
     workspace = _workspace(options)
     label = f"{time.time():.3f}"
-    return _execute(options, workspace, enqueue(workspace, recipe, label=label))
+    with Stop() as stop:
+        queue = enqueue(workspace, recipe, label=label)
+        return _execute(options, workspace, queue, secrets, stop)
 
 
-def _execute(options: Namespace, workspace: Workspace, queue: Sequence[Run]) -> int:
+def _execute(
+    options: Namespace,
+    workspace: Workspace,
+    queue: Sequence[Run],
+    secrets: Mapping[str, str],
+    stop: Stop,
+) -> int:
+    def heed() -> None:
+        if stop.asked == "cancelled":
+            runner.cancel()
+        elif stop.asked == "interrupted":
+            runner.interrupt()
+
     logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
-    view: _View = _Lines() if options.json else _Screen()
+    view = _Guarded(_Lines() if options.json else _Screen())
     runner = Runner(
         workspace,
         view.hear,
         data_root=options.data_root,
         trust_code=options.trust_code,
+        between=heed,
     )
-    runner.secrets = _secrets(options)
-    stop = _Stop(runner)
     worst = 0
     try:
         for position, each in enumerate(queue):
@@ -181,41 +202,15 @@ def _execute(options: Namespace, workspace: Workspace, queue: Sequence[Run]) -> 
                 runner.skip(each, "the recipe was cancelled")
                 continue
             view.begin(each.info(), position + 1, len(queue))
-            status = runner.run(each)
-            info = each.info()
-            view.end(info)
-            code = _EXIT.get(status, 1)
-            worst = max(worst, code) if stop.asked is False else 130
+            status = runner.run(each, secrets=secrets)
+            view.end(each.info())
+            failure = runner.failure
+            known = isinstance(failure, CrucibleError)
+            code = failure.exit_code if known else 1 if failure else _EXIT.get(status, 1)
+            worst = max(worst, code)
     finally:
-        stop.restore()
         view.close()
-    return worst
-
-
-class _Stop:
-    """The first Ctrl-C (or a closed terminal) stops the run at its next step; the second kills."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.asked = False
-        self._runner = runner
-        self._old: dict[signal.Signals, Any] = {}
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                number = signal.Signals[name]
-                self._old[number] = signal.signal(number, self._hear)
-
-    def _hear(self, number: int, frame: object) -> None:
-        if self.asked:
-            os._exit(130)
-        self.asked = True
-        if number == signal.SIGINT:
-            self._runner.cancel()
-        else:
-            self._runner.interrupt()
-
-    def restore(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+    return CANCELLED if stop.asked else worst
 
 
 class _View(Protocol):
@@ -225,6 +220,44 @@ class _View(Protocol):
     def hear(self, run: Run, events: Sequence[Event]) -> None: ...
     def end(self, info: RunInfo) -> None: ...
     def close(self) -> None: ...
+
+
+class _Guarded:
+    """A view whose reader may go away, as `| head` or a terminal that is closed: it falls silent
+    then, and the run goes on."""
+
+    def __init__(self, view: _View) -> None:
+        self._view = view
+        self._silent = False
+
+    def begin(self, info: RunInfo, position: int, count: int) -> None:
+        self._try(lambda: self._view.begin(info, position, count))
+
+    def hear(self, run: Run, events: Sequence[Event]) -> None:
+        self._try(lambda: self._view.hear(run, events))
+
+    def end(self, info: RunInfo) -> None:
+        self._try(lambda: self._view.end(info))
+
+    def close(self) -> None:
+        self._try(self._view.close)
+
+    def _try(self, show: Callable[[], None]) -> None:
+        if self._silent:
+            return
+        try:
+            show()
+        except (OSError, SystemExit):  # rich leaves when its pipe breaks
+            self._silent = True
+            silence(sys.stdout)
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is still to be written, at exit too, where it disturbs nobody."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 class _Lines:
@@ -246,7 +279,7 @@ class _Lines:
 
     @staticmethod
     def _print(value: Mapping[str, Any]) -> None:
-        print(json.dumps(value, ensure_ascii=False), flush=True)
+        _print_json(value)
 
 
 class _Screen:
@@ -273,7 +306,10 @@ class _Screen:
             TextColumn("{task.fields[values]}"),
             console=self._console,
             transient=True,
+            auto_refresh=False,  # a thread that draws could not be told that its terminal is gone
         )
+        self._drawn = 0.0
+        self._error = ""
         self._bar: Any = None
         self._scalars: dict[str, float] = {}
         self._bars.start()
@@ -282,6 +318,7 @@ class _Screen:
         of = f"[{position}/{count}] " if count > 1 else ""
         self._title = f"{of}{info.name}"
         self._scalars = {}
+        self._error = ""
         self._begun = time.monotonic()
         self._bar = self._bars.add_task(self._title, total=None, unit="", rate="", values="")
 
@@ -304,9 +341,9 @@ class _Screen:
                     self._say(f"{mark}{event.text}")
                 case Saved():
                     self._say(f"wrote {event.path} ({event.size:,} bytes)")
-                case Failed() if event.details:
-                    logging.getLogger("engine").error(event.details)
-                case Started() | _:
+                case Failed():
+                    self._error = event.error
+                case _:
                     pass
         if self._scalars and self._bar is not None:
             shown = [
@@ -315,12 +352,15 @@ class _Screen:
                 if name.split("/")[-1] in ("loss", "accuracy", "success_rate", "robust_accuracy")
             ]
             self._bars.update(self._bar, values="  ".join(shown[:3]))
+        if time.monotonic() - self._drawn > 0.1:
+            self._drawn = time.monotonic()
+            self._bars.refresh()
 
     def end(self, info: RunInfo) -> None:
         self._bars.remove_task(self._bar)
         self._bar = None
         seconds = time.monotonic() - self._begun
-        text = _headline(info) or info.error
+        text = info.error or self._error or _headline(info)
         self._say(f"{info.name}: {info.status}  {text}  ({seconds:.1f} s)  {info.id}")
 
     def close(self) -> None:
@@ -340,12 +380,13 @@ def open_(options: Namespace) -> int:
     secrets = _secrets(options)
     if not secrets:
         raise BadInput("say what opens it: --identity F or --passphrase-file F")
-    card = save_export(
-        options.file,
-        options.to,
-        identity=options.identity,
-        passphrase=secrets.get("passphrase"),
-    )
+    with unwinding():
+        card = save_export(
+            options.file,
+            options.to,
+            identity=options.identity,
+            passphrase=secrets.get("passphrase"),
+        )
     print(f"{options.to}: {card.model.kind}, {len(card.classes)} classes, {card.weights_sha256}")
     return 0
 
@@ -355,7 +396,8 @@ def keygen(options: Namespace) -> int:
     from engine.vault.keys import generate_identity, write_identity
 
     identity = generate_identity()
-    write_identity(options.to, identity)
+    with unwinding():
+        write_identity(options.to, identity)
     print(identity.recipient)
     return 0
 
@@ -370,15 +412,21 @@ def worker(options: Namespace) -> int:
 def _secrets(options: Namespace) -> dict[str, str]:
     found: dict[str, str] = {}
     if options.identity is not None:
-        found["identity"] = str(options.identity)
-    if options.passphrase_file is not None:
+        from engine.vault.keys import read_identities
+
+        read_identities(options.identity)  # raises now, not after an hour of training
+        found["identity"] = str(options.identity.absolute())
+    file = options.passphrase_file
+    if file is not None:
         try:
-            lines = options.passphrase_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{options.passphrase_file} cannot be read: {error}") from None
-        if not lines or not lines[0]:
-            raise BadInput(f"{options.passphrase_file} is empty; its first line is the passphrase")
-        found["passphrase"] = lines[0]
+            first = file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+        except OSError as error:
+            raise BadInput(f"the passphrase file {file} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise BadInput(f"the passphrase file {file} is not text in UTF-8") from None
+        if not first:
+            raise BadInput(f"{file} is empty; its first line is taken as the passphrase")
+        found["passphrase"] = first
     return found
 
 
@@ -394,6 +442,26 @@ def default_workspace() -> Path:
 
 def _workspace(options: Namespace, create: bool = True) -> Workspace:
     return Workspace(options.workspace or default_workspace(), create)
+
+
+def _print_json(value: Any, indent: int | None = None) -> None:
+    """In ASCII, which every terminal and locale can print. JSON has no NaN: it becomes null."""
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=indent)
+    print(text, flush=True)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+    return value
 
 
 def _headline(info: RunInfo) -> str:

@@ -18,6 +18,11 @@ class BadInput(CrucibleError):
     exit_code = 2
 
 
+class StorageError(CrucibleError):
+    """What should be kept could not be written: the disk is full, or fails. A run that it ends is
+    only interrupted, and goes on from its last checkpoint when there is room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One fault of a spec: `path` leads to the field, as in `("model", "width")`."""

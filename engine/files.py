@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from engine.errors import BadInput, CrucibleError
+from engine.errors import BadInput, CrucibleError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -33,7 +33,7 @@ def atomic(
     less the umask; one that is replaced keeps its own. With `replace=False` a file that exists is
     an error, also when it appears only while this one is written.
 
-    Raises BadInput where `path` cannot be written to, CrucibleError when the disk is full.
+    Raises BadInput where `path` cannot be written to, StorageError when the disk is full.
     """
     target = Path(os.path.realpath(path))
     mode = _check(target, mode, replace)
@@ -108,7 +108,7 @@ def _exists(target: Path) -> BadInput:
 
 def _explain(error: OSError, target: Path) -> CrucibleError:
     if error.errno in _FULL:
-        return CrucibleError(
+        return StorageError(
             f"{target} could not be written: the disk is full ({error.strerror}). What was there "
             "before is unchanged. Free some space, or write to another place."
         )

@@ -17,13 +17,14 @@ unique prefix), else a file. Torch-free.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import BadInput, Problem, SpecError
+from engine.errors import BadInput, CrucibleError, Problem, SpecError
 from engine.store import Run, Workspace
 from engine.task import Task, parse_task, references
 
@@ -44,12 +45,12 @@ def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> list[En
     recipe are meant from its own folder. Raises BadInput, with every fault, if it is no recipe.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not a text file; expected TOML in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not TOML: {error}") from None
     try:
         return entries(document, changes or {}, path.absolute().parent)
@@ -65,7 +66,7 @@ def entries(
     if extra:
         raise SpecError([Problem((extra[0],), "a recipe holds [[task]] tables and nothing else")])
     tables = document.get("task")
-    if not isinstance(tables, list) or not tables:
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise SpecError([Problem(("task",), "a recipe holds at least one [[task]] table")])
     pending = dict(changes or {})
     problems: list[Problem] = []
@@ -77,7 +78,7 @@ def entries(
             problems.append(Problem((str(name),), "names of tasks are texts, each used once"))
             continue
         for key in [key for key in pending if key.split(".")[0] == name]:
-            _set(values, key.split(".")[1:], pending.pop(key))
+            change(values, key.split(".")[1:], pending.pop(key))
         try:
             task = parse_task(_absolute(values, base))
         except SpecError as error:
@@ -85,7 +86,8 @@ def entries(
             continue
         found[name] = Entry(name, task, {})
     for key in pending:
-        problems.append(Problem((key,), f"there is no such task; there are: {', '.join(found)}"))
+        name = key.split(".")[0]
+        problems.append(Problem((key,), f"there is no task {name!r}{_nearest(name, found)}"))
     if problems:
         raise SpecError(problems)
     return _ordered(
@@ -101,8 +103,9 @@ def enqueue(
 ) -> list[Run]:
     """One queued run an entry, with every reference resolved to an id or a file.
 
-    `label` groups them: resuming one of them continues with the rest. Raises SpecError, before
-    anything is written, if a reference means nothing.
+    `label` groups them: resuming one of them continues with the rest. Raises SpecError if a
+    reference means nothing, BadInput or StorageError if they cannot be written; nothing is left
+    of any of them then.
     """
     problems = []
     resolved: dict[str, dict[str, str]] = {}
@@ -114,19 +117,26 @@ def enqueue(
             try:
                 resolved[entry.name][field] = _resolve(workspace, ref)
             except BadInput as error:
-                problems.append(Problem((entry.name, field), str(error)))
+                others = [other.name for other in recipe if other is not entry]
+                hint = f" In the recipe:{_nearest(ref, others)}." if others else ""
+                problems.append(Problem((entry.name, field), f"{error}{hint}"))
     if problems:
         raise SpecError(problems)
     made: dict[str, Run] = {}
-    for entry in recipe:
-        found = resolved[entry.name]
-        for field, parent in entry.parents.items():
-            found[field] = made[parent].id
-        lineage = {f: ref for f, ref in found.items() if (workspace.folder / ref).is_dir()}
-        spec = {**entry.task.to_dict(), **found}
-        made[entry.name] = workspace.create(
-            spec, name=entry.name, lineage=lineage, recipe=label if len(recipe) > 1 else None
-        )
+    try:
+        for entry in recipe:
+            found = resolved[entry.name]
+            for field, parent in entry.parents.items():
+                found[field] = made[parent].id
+            lineage = {f: ref for f, ref in found.items() if (workspace.folder / ref).is_dir()}
+            spec = {**entry.task.to_dict(), **found}
+            made[entry.name] = workspace.create(
+                spec, name=entry.name, lineage=lineage, recipe=label if len(recipe) > 1 else None
+            )
+    except CrucibleError:
+        for run in made.values():
+            run.discard()
+        raise
     return list(made.values())
 
 
@@ -149,8 +159,9 @@ def _resolve(workspace: Workspace, ref: str) -> str:
     with contextlib.suppress(BadInput):
         return workspace.find(ref).id
     path = Path(ref).expanduser()
-    if path.is_file():
-        return str(path.absolute())
+    with contextlib.suppress(OSError):  # too long for a name
+        if path.is_file():
+            return str(path.absolute())
     if path.suffix in (".age", ".safetensors"):
         raise BadInput(f"there is no file {ref!r}")
     return workspace.find(ref).id
@@ -174,13 +185,13 @@ def _ordered(found: Mapping[str, Entry]) -> list[Entry]:
     return list(done.values())
 
 
-def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def change(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set the field at `path`, making the tables on the way to it."""
     for key in path[:-1]:
         inner = values.get(key)
         values[key] = dict(inner) if isinstance(inner, Mapping) else {}
         values = values[key]
-    if path:
-        values[path[-1]] = value
+    values[path[-1]] = value
 
 
 def _absolute(values: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
@@ -196,7 +207,7 @@ def _absolute(values: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
             file, colon, function = value.rpartition(".py:")
             name = f"{file}.py" if colon else value
             known = key in ("path", "weights") or colon or value.endswith((".age", ".safetensors"))
-            there = known and (base / name).exists()
+            there = known and _exists(base / name)
             out[key] = (
                 f"{base / name}{colon and ':'}{function if colon else ''}" if there else value
             )
@@ -205,15 +216,31 @@ def _absolute(values: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     return out
 
 
-def parse_change(text: str) -> tuple[str, Any]:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a name
+        return False
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """What to say after a name that means nothing: the nearest that does, and all of them."""
+    known = list(names)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return f"{hint} there are: {', '.join(known)}"
+
+
+def parse_change(text: str, form: str = "task.field=value") -> tuple[str, Any]:
     """`task.field=value` as (path, value); the value is TOML, or text if it is none."""
     key, sign, value = text.partition("=")
-    if not sign or "." not in key:
-        raise BadInput(f"--set {text!r} is not of the form task.field=value")
+    path = key.strip()
+    if not sign or not all(path.split(".")) or path.count(".") < form.count("."):
+        raise BadInput(f"--set {text!r} is not of the form {form}")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        return path, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), value
+        return path, value
 
 
 def _count(n: int, what: str) -> str:

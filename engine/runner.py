@@ -7,6 +7,7 @@ The runner alone emits Started, Finished, Stopped and Failed. It belongs to one 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 import traceback
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.errors import BadInput, Cancelled, CrucibleError, StorageError
 from engine.events import (
     Event,
     Failed,
@@ -53,6 +54,8 @@ class Runner:
         """`between` is called between two steps, and while paused: questions are answered there."""
         self.workspace = workspace
         self.secrets: dict[str, str] = {}
+        self.failure: Exception | None = None
+        """What the last run came to grief over."""
         self._listener = listener
         self._data_root = data_root
         self._trust_code = trust_code
@@ -158,26 +161,22 @@ class Runner:
         self._steps = 0
         self._controls = {}
         self._current = run
+        self.failure = None
         end: Event
         status: Status
         try:
             status, end = self._pull(run, task, secrets, writer, artifacts)
-        except CrucibleError as error:
-            status, end = "failed", Failed(str(error))
-        except MemoryError:
-            status, end = "failed", Failed(_MEMORY, traceback.format_exc())
-        except OSError as error:
-            text = f"{explain(error)} ({error.filename})" if error.filename else explain(error)
-            status, end = "failed", Failed(text, traceback.format_exc())
         except Exception as error:
-            text = _MEMORY if _is_memory(error) else f"{type(error).__name__}: {error}"
-            status, end = "failed", Failed(text, traceback.format_exc())
+            status, end = _failure(error)
+            self.failure = error
         finally:
             self._current = None
             self._paused = False
         with contextlib.suppress(CrucibleError):
             writer.put(end)
         writer.close()
+        if writer.failed:  # not on the disk, but a person has to know
+            self._listener(run, [end])
         self._end(run, status, artifacts, end)
         return status
 
@@ -295,6 +294,20 @@ class Runner:
         self._listener(run, [])
 
 
+def _failure(error: Exception) -> tuple[Status, Event]:
+    """How a run ends that came to grief over `error`, and what is said of it."""
+    if isinstance(error, StorageError):
+        return "interrupted", Failed(str(error))
+    if isinstance(error, CrucibleError):
+        return "failed", Failed(str(error))
+    if isinstance(error, OSError):
+        text = f"{explain(error)} ({error.filename})" if error.filename else explain(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return "interrupted" if full else "failed", Failed(text, traceback.format_exc())
+    text = _MEMORY if _is_memory(error) else f"{type(error).__name__}: {error}"
+    return "failed", Failed(text, traceback.format_exc())
+
+
 _MEMORY = (
     "out of memory. The run needs more than there is: a smaller batch size, model or data set "
     "will do, or another device."
@@ -302,6 +315,8 @@ _MEMORY = (
 
 
 def _is_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
     text = str(error).lower()
     return "out of memory" in text or "can't allocate memory" in text or "bad_alloc" in text
 

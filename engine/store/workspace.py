@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from engine import frames
-from engine.errors import BadInput
+from engine.errors import BadInput, CrucibleError
 from engine.events import Event, Images, from_message
 from engine.files import atomic
 from engine.store import metrics
@@ -130,7 +131,7 @@ class Run:
         run = _read(self.folder / "run.json")
         state = _read(self.folder / "state.json") or {}
         about = _read(self.folder / "about.json") or {}
-        if run is None:
+        if run is None or not _is_whole(run):
             return RunInfo(
                 self.id, self.id, "", "damaged", "", {}, error="run.json is missing or unreadable"
             )
@@ -194,6 +195,11 @@ class Run:
     def _about(self, **values: str) -> None:
         _write(self.folder / "about.json", {**(_read(self.folder / "about.json") or {}), **values})
 
+    def discard(self) -> None:
+        """Remove a run that was only just made, and never begun."""
+        self.lock.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def set_state(self, **values: Any) -> None:
         """Change what is known of how it went; only the holder of its lock does."""
         path = self.folder / "state.json"
@@ -231,6 +237,11 @@ class Workspace:
             entries = [entry for entry in os.scandir(self.folder) if entry.is_dir()]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise BadInput(
+                f"{self.root} cannot be read as a workspace: {error.strerror}. "
+                "Choose another folder with --workspace."
+            ) from None
         return [Path(entry.path) for entry in sorted(entries, key=lambda e: e.name, reverse=True)]
 
     def find(self, ref: str) -> Run:
@@ -238,7 +249,7 @@ class Workspace:
 
         Raises BadInput if there is none, or more than one.
         """
-        if ref and (self.folder / ref / "run.json").is_file() and Path(ref).name == ref:
+        if ref in (path.name for path in self._folders()):
             return Run(self.folder / ref)
         infos = self.runs()
         for info in infos:
@@ -263,7 +274,8 @@ class Workspace:
         lineage: Mapping[str, str] | None = None,
         recipe: str | None = None,
     ) -> Run:
-        """A new run, queued and locked by this process. Raises BadInput if it cannot be written."""
+        """A new run, queued and locked by this process. Raises BadInput or StorageError, with
+        nothing left of it, if it cannot be written."""
         self._newest = max(datetime.now(UTC), self._newest + timedelta(milliseconds=1))
         stamp = self._newest.strftime("%Y%m%d-%H%M%S") + f"{self._newest.microsecond // 1000:03d}"
         run = Run(self.folder / f"{stamp}-{secrets.token_hex(2)}")
@@ -283,10 +295,14 @@ class Workspace:
                 },
             )
         except OSError as error:
+            run.discard()
             raise BadInput(
                 f"no run can be written to {self.folder}: {error.strerror}. "
                 "Make room, or choose another folder with --workspace."
             ) from None
+        except CrucibleError:
+            run.discard()
+            raise
         return run
 
     def model_file(self, ref: str) -> Path:
@@ -309,6 +325,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_whole(run: Mapping[str, Any]) -> bool:
+    """Whether a run.json holds what `create` writes."""
+    kinds = {"name": str, "created": str, "spec": dict, "lineage": dict}
+    return "recipe" in run and all(isinstance(run.get(key), kind) for key, kind in kinds.items())
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

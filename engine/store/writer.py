@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from engine import frames
-from engine.errors import CrucibleError
+from engine.errors import StorageError
 from engine.events import Event, Images, Note, Progress, to_message
 from engine.store.metrics import MetricsWriter
 from engine.store.workspace import Run
@@ -48,21 +48,21 @@ class RunWriter:
     def start(self, truncate_after: int | None = None) -> None:
         """Open the record; drop what was written after step `truncate_after` (-1: everything).
 
-        Raises CrucibleError if it cannot be written."""
+        Raises StorageError if it cannot be written."""
         self._restart = truncate_after
         self._thread.start()
         self._ready.wait()
         self.check()
 
     def put(self, event: Event) -> None:
-        """Queue an event. Raises CrucibleError if an earlier one could not be written."""
+        """Queue an event. Raises StorageError if an earlier one could not be written."""
         self.check()
         self._pending.append(event)
         self._put += 1
         self._wake.set()
 
     def flush(self) -> None:
-        """Return when everything put so far is on the disk. Raises CrucibleError."""
+        """Return when everything put so far is on the disk. Raises StorageError."""
         target = self._put
         self._hurry.set()
         self._wake.set()
@@ -70,9 +70,14 @@ class RunWriter:
             self._flushed.wait_for(lambda: self._committed >= target or self._error is not None)
         self.check()
 
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be written; nothing after it is."""
+        return self._error is not None
+
     def check(self) -> None:
         if self._error is not None:
-            raise CrucibleError(
+            raise StorageError(
                 f"the run's record in {self._run.folder} could not be written: "
                 f"{explain(self._error)}. What was shown until then is kept; "
                 "make room and resume the run."
@@ -83,6 +88,8 @@ class RunWriter:
         self._closing = True
         self._hurry.set()
         self._wake.set()
+        if self._thread.ident is None:  # what failed came before the first event
+            self._thread.start()
         self._thread.join()
 
     def _work(self) -> None:

@@ -82,6 +82,7 @@ def _convert_apart(source: Path, target: Path) -> Generator[Event, None, list[st
         stderr=subprocess.PIPE,
         cwd=target.parent,
         env=_environment(),
+        start_new_session=True,  # Ctrl-C is for us, who then end it
     )
     try:
         waited = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shlex
 import time
 from collections.abc import Generator
@@ -16,6 +17,7 @@ from engine.errors import BadInput
 from engine.events import Event, Note, Progress, Saved
 from engine.files import atomic
 from engine.models.card import ModelCard, read_card
+from engine.store import Workspace
 from engine.task import Steps
 from engine.vault.age import encrypting, verifying
 from engine.vault.keys import own_identity, unique
@@ -123,8 +125,18 @@ def _command(target: Path, audience: _Audience) -> str:
 def _target(spec: Export, bench: Bench) -> Path:
     if spec.to:
         return Path(spec.to).expanduser().absolute()
-    name = Path(spec.model).name.removesuffix(".age").removesuffix(".safetensors")
-    return (bench.folder / f"{name or 'model'}.safetensors.age").absolute()
+    return (bench.folder / f"{_name(spec.model, bench)}.safetensors.age").absolute()
+
+
+def _name(model: str, bench: Bench) -> str:
+    """What to call the file: the name of the run, as far as it can be one of a file."""
+    if model.endswith((".age", ".safetensors")):
+        name = Path(model).name.removesuffix(".age").removesuffix(".safetensors")
+    else:
+        name = Workspace(bench.workspace, create=False).find(model).info().name
+    # A file name holds 255 bytes; the rest is for the suffix and other systems' limits.
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.").encode()[:150].decode(errors="ignore")
+    return plain or "model"
 
 
 def _protect(target: Path, source: Path, bench: Bench) -> None:

@@ -1,0 +1,1 @@
+"""Icons, fonts, translations and recipes. Found through `engine.resources.path`."""

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.errors import BadInput
+from engine.models import Normalise, build, weights_sha256
+from engine.models.spec import CNN, MLP, RNN, ResNet18, Transformer
+
+SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 17, 23), (2, 9, 5)]
+
+SPECS = [
+    MLP(width=16),
+    MLP(width=16, depth=0),
+    MLP(width=16, depth=4, norm="batch", residual=True, dropout=0.5, activation="gelu"),
+    MLP(width=16, norm="layer", activation="tanh"),
+    CNN(width=4),
+    CNN(width=6, depth=3, norm="group", residual=True, dropout=0.5, activation="silu"),
+    CNN(width=5, depth=1, norm="none", residual=True, activation="leaky_relu"),
+    CNN(width=3, norm="group", activation="elu"),
+    ResNet18(),
+    ResNet18(stem="imagenet"),
+    RNN(width=8),
+    RNN(width=8, cell="gru", depth=2, dropout=0.5),
+    Transformer(patch=1, width=8, depth=1, heads=2),
+    Transformer(patch=4, width=8, depth=2, heads=2, dropout=0.5),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.kind}-{SPECS.index(s)}")
+def test_images_to_logits(spec, shape):
+    if isinstance(spec, Transformer) and (shape[1] % spec.patch or shape[2] % spec.patch):
+        with pytest.raises(BadInput, match="patches of 4 do not divide images of"):
+            build(spec, shape, 7)
+        return
+    model = build(spec, shape, 7)
+    images = torch.rand(3, *shape, requires_grad=True)
+    logits = model(images)
+    assert logits.shape == (3, 7)
+    assert logits.isfinite().all()
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    assert gradient.abs().sum() > 0
+    unused = (
+        [
+            name
+            for name, p in model.named_parameters()
+            if torch.autograd.grad(model(images).square().sum(), p, allow_unused=True)[0] is None
+        ]
+        if shape == (1, 8, 8)
+        else []
+    )
+    assert unused == []
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.kind}-{SPECS.index(s)}")
+def test_an_image_is_judged_alone_in_eval_mode(spec):
+    model = build(spec, (1, 8, 8), 5).eval()
+    images = torch.rand(6, 1, 8, 8)
+    with torch.no_grad():
+        alone = torch.cat([model(image[None]) for image in images])
+        torch.testing.assert_close(model(images), alone, rtol=1e-4, atol=1e-5)
+        assert torch.equal(model(images), model(images))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.kind}-{SPECS.index(s)}")
+def test_the_weights_depend_on_the_seed_alone(spec):
+    def digest(seed: int) -> str:
+        model = build(spec, (1, 8, 8), 5, generator_seed=seed)
+        return weights_sha256(model.state_dict())
+
+    first = digest(3)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert digest(3) == first
+    assert digest(4) != first
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.random.get_state()[1].tolist() == states[2]
+
+
+def test_random_state_is_put_back_after_a_failure():
+    state = torch.get_rng_state()
+    with pytest.raises(BadInput):
+        build(Transformer(patch=3), (1, 8, 8), 5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_normalisation_comes_first():
+    model = build(MLP(width=4), (3, 4, 4), 2, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    first = next(iter(model.children()))
+    assert isinstance(first, Normalise)
+    images = torch.rand(2, 3, 4, 4)
+    expected = torch.stack(
+        [(images[:, c] - m) / s for c, (m, s) in enumerate([(0.1, 0.5), (0.2, 0.25), (0.3, 1.0)])],
+        1,
+    )
+    torch.testing.assert_close(first(images), expected)
+    assert {"normalise.mean", "normalise.std"} <= model.state_dict().keys()
+    assert not any(name.startswith("normalise") for name, _ in model.named_parameters())
+
+
+def test_without_statistics_images_pass_as_they_are():
+    model = build(MLP(width=4), (3, 4, 4), 2)
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(model.normalise(images), images)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"mean": (0.5,)}, "mean has 1 values for images of 3 channels"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be above 0"),
+    ],
+)
+def test_statistics_that_do_not_fit(options, text):
+    with pytest.raises(BadInput, match=text):
+        build(MLP(), (3, 4, 4), 2, **options)
+
+
+def test_what_does_not_fit():
+    with pytest.raises(BadInput, match="at most 4"):
+        build(CNN(width=1, depth=8), (1, 8, 8), 10)
+    assert build(CNN(width=1, depth=4), (1, 8, 8), 10)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(BadInput, match="expected a patch of 1, 2, 4"):
+        build(Transformer(patch=3), (1, 8, 12), 10)
+    with pytest.raises(BadInput, match="multiple of the heads"):
+        build(Transformer(width=10, heads=4), (1, 8, 8), 10)
+    with pytest.raises(BadInput, match="at least two classes"):
+        build(MLP(), (1, 8, 8), 1)
+    with pytest.raises(BadInput, match="does not fit into memory"):
+        build(MLP(width=65536, depth=1000), (1, 8, 8), 10)
+
+
+def test_the_pooling_is_adaptive_pooling_to_2_x_2():
+    for side in (1, 2, 3, 7, 8, 17):
+        model = build(CNN(width=2, depth=1), (1, side, side), 3).body
+        (pool,) = (layer for layer in model if isinstance(layer, nn.AvgPool2d))
+        maps = torch.rand(2, 4, side, side)
+        adaptive = nn.functional.adaptive_avg_pool2d(maps, min(side, 2))
+        torch.testing.assert_close(pool(maps), adaptive)
+
+
+def test_attention_is_that_of_torch():
+    from engine.models.zoo import Attention
+
+    ours = Attention(12, 3, 0.0)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.joint.weight,
+            "in_proj_bias": ours.joint.bias,
+            "out_proj.weight": ours.out.weight,
+            "out_proj.bias": ours.out.bias,
+        }
+    )
+    tokens = torch.rand(2, 5, 12)
+    torch.testing.assert_close(ours(tokens), theirs(tokens, tokens, tokens)[0])
+
+
+@pytest.mark.parametrize("spec", [CNN(width=2), RNN(width=4), Transformer(width=8, depth=1)])
+def test_gradients_can_be_differentiated_again(spec):
+    model = build(spec, (1, 8, 8), 3).eval()
+    images = torch.rand(2, 1, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(images).logsumexp(1).sum(), images, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), images)
+    assert second.isfinite().all()
+
+
+def test_the_resnet_is_torchvisions():
+    from torchvision.models import resnet18
+
+    theirs = resnet18(num_classes=10)
+    model = build(ResNet18(stem="imagenet"), (3, 64, 64), 10).eval()
+    model.body.load_state_dict(theirs.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(model(images), theirs.eval()(images))

@@ -1,0 +1,357 @@
+"""The shell without an engine: places, keys, looks, languages, other windows and other processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QEvent, Qt
+from PySide6.QtGui import QKeyEvent
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QComboBox,
+    QDialog,
+    QLineEdit,
+    QPlainTextEdit,
+)
+
+from engine.events import Images, Note, Progress, Scalars, Table
+from engine.store import Run
+from engine.store.metrics import MetricsWriter
+from tests.workbench.stored import TRAIN, attacked, make_run, trained
+from tests.workbench.windows import Open, open_window
+from workbench import i18n, theme
+from workbench.window import COMPARE, DETAILS, LIVE, Window
+
+__all__ = ["open_window"]
+
+
+def press(qtbot, window: Window, key: Qt.Key, control: bool = True, shift: bool = False) -> None:
+    modifiers = Qt.KeyboardModifier.NoModifier
+    if control:
+        modifiers |= Qt.KeyboardModifier.ControlModifier
+    if shift:
+        modifiers |= Qt.KeyboardModifier.ShiftModifier
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow)
+    qtbot.keyClick(window, key, modifiers)
+
+
+# --- starting
+
+
+def test_first_paint_needs_neither_torch_nor_specs(tmp_path: Path) -> None:
+    code = (
+        "import sys, workbench.app as a; a.run(['--workspace', sys.argv[1], "
+        "'--exit-after-first-paint']); "
+        "print(*[m for m in ('torch', 'pydantic', 'numpy', 'pyqtgraph') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "w")], capture_output=True, text=True, check=True
+    )
+    times, modules = done.stdout.splitlines()
+    assert modules == ""
+    assert json.loads(times)["cpu"] > 0
+    assert not (tmp_path / "w").exists(), "nothing is made before the window is there"
+
+
+def test_workbench_never_imports_torch() -> None:
+    code = (
+        "import pkgutil, importlib, sys, workbench\n"
+        "for m in pkgutil.walk_packages(workbench.__path__, 'workbench.'):\n"
+        "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
+        "import engine.task; engine.task.discover()\n"
+        "print([m for m in ('torch', 'torchvision', 'sklearn', 'flwr', 'opacus') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_empty_workspace_shows_the_start_page(open_window: Open) -> None:
+    window = open_window(engine=False)
+    assert window.pages.currentWidget() is window.start_page
+    assert window.start_page.run_demo.isEnabled()
+    assert window.rail.places[:2] == ["start", "train"]
+    assert set(window.rail.places) >= {"train", "attack", "compare", "import", "export"}
+
+
+def test_newest_run_is_shown_first(open_window: Open, tmp_path: Path) -> None:
+    trained(tmp_path / "w")
+    newest = trained(tmp_path / "w", "newest")
+    window = open_window(tmp_path / "w", engine=False)
+    assert window.shown == newest.id
+    assert window.tab == LIVE
+    assert window.status.state.text() == "done"
+    assert "97.5" in window.status.steps.text()
+
+
+def test_a_place_that_cannot_be_used_is_said(open_window: Open, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    (tmp_path / "file").write_text("")
+    window = open_window(tmp_path / "file" / "w", engine=False)
+    assert "cannot be used as a workspace" in window.banner.text
+    assert window.session.workspace.root.is_relative_to(tmp_path / "data")
+
+
+# --- places
+
+
+def test_runs_tabs_and_places(qtbot, open_window: Open, tmp_path: Path) -> None:
+    plain = trained(tmp_path / "w")
+    broken = attacked(tmp_path / "w", plain)
+    window = open_window(tmp_path / "w", engine=False)
+    assert window.shown == broken.id
+    view = window.views["attack"]
+    assert [value for _, value, _ in view.accuracies.view.bars] == [0.975, 0.25]
+    assert view.comparison.magnifier.replay.slider.maximum() == 2
+    window.go("train")
+    assert window.shown == plain.id
+    assert window.pages.currentWidget() is window.views["train"]
+    assert len(window.views["train"].curves["loss"].plot.curves["train/loss"].raw) == 40
+    window.turn(DETAILS)
+    assert "cnn" in window.details.spec.toPlainText()
+    window.turn(COMPARE)
+    assert window.session.book.compared == [plain.id]
+    window.go("import")
+    assert window.shown is None
+    assert window.inspector.kind == "import"
+    window.go("start")
+    assert window.pages.currentWidget() is window.start_page
+
+
+def test_new_attack_offers_the_newest_model(open_window: Open, tmp_path: Path) -> None:
+    plain = trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    window.show_new("attack")
+    assert window.inspector.form.values()["model"] == plain.id
+
+
+def test_form_shows_what_a_run_was_started_with_but_keeps_a_draft(
+    open_window: Open, tmp_path: Path
+) -> None:
+    one, two = (make_run(tmp_path / "w", n, {**TRAIN, "epochs": e}) for n, e in (("a", 7), ("b", 9)))
+    window = open_window(tmp_path / "w", engine=False)
+    form = window.inspector.form
+    assert form.values()["epochs"] == 9
+    window.choose_run(one.id)
+    assert form.values()["epochs"] == 7
+    form.set_values({**form.values(), "epochs": 33})
+    window.choose_run(two.id)
+    assert form.values()["epochs"] == 33
+    window.do.restore_form(two.id)
+    assert form.values()["epochs"] == 9
+    window.undo(True)
+    assert form.values()["epochs"] == 33
+
+
+def test_a_kind_without_a_view_of_its_own_is_drawn_too(qtbot) -> None:
+    import numpy as np
+
+    from workbench.panels.live import LiveView
+    from workbench.runs.record import Record
+
+    view = LiveView()
+    qtbot.addWidget(view)
+    record = Record(
+        scalars={"privacy/epsilon": ([1, 2], [0.1, 0.2]), "test/accuracy": ([1], [0.5])},
+        images={"samples": Images("samples", np.zeros((4, 8, 8, 1), np.uint8))},
+        tables={"clients": Table("clients", ("name",), (("a",),))},
+    )
+    run = make_run_info()
+    view.show_run(run, record, "series:0")
+    assert set(view.curves) == {"epsilon", "accuracy"}
+    assert view.curves["accuracy"].plot.frame.percent
+    assert view.mosaics["samples"].view.pixels.shape[0] == 4
+    assert view.tables["clients"].model.rows == (("a",),)
+    view.show_nothing()
+    assert not view.tables["clients"].model.rows
+
+
+def make_run_info():
+    from engine.store import RunInfo
+
+    return RunInfo("x", "x", "other", "done", "", {"kind": "other"})
+
+
+# --- other processes and windows
+
+
+def test_runs_of_other_processes_appear_and_grow(qtbot, open_window: Open, tmp_path: Path) -> None:
+    window = open_window(tmp_path / "w", engine=False)
+    from engine.store import Workspace
+
+    run = Workspace(tmp_path / "w").create(TRAIN, name="beside")
+    run.set_state(status="running")
+    qtbot.waitUntil(lambda: window.session.book.info(run.id) is not None)
+    window.choose_run(run.id)
+    assert window.session.book.info(run.id).status == "running"
+    writer = MetricsWriter(run.database)
+    writer.commit([Scalars(step, {"train/loss": 1.0}) for step in range(5)])
+    writer.commit([Progress(5, 10, "steps"), Note("warning", "careful")])
+    view = window.views["train"]
+    qtbot.waitUntil(lambda: "train/loss" in view.curves["loss"].plot.curves)
+    qtbot.waitUntil(lambda: window.status.bar.value() == 500)
+    assert "5 / 10" in window.status.steps.text()
+    writer.close()
+    run.set_state(status="done", summary={"clean_accuracy": 0.5})
+    run.lock.release()
+    qtbot.waitUntil(lambda: window.status.state.text() == "done")
+
+
+def test_second_window_only_looks(qtbot, open_window: Open, tmp_path: Path) -> None:
+    run = trained(tmp_path / "w")
+    first = open_window(tmp_path / "w", engine=False)
+    second = open_window(tmp_path / "w", engine=False)
+    assert not first.session.read_only
+    assert second.session.read_only
+    assert f"process {__import__('os').getpid()}" in second.banner.text
+    assert not second.top.starts.isEnabled()
+    assert not second.start_page.run_demo.isEnabled()
+    second.do.start()
+    second.do.delete([run.id])
+    assert second.session.book.info(run.id) is not None
+    first.close()
+
+
+def test_rename_and_note_are_kept(qtbot, open_window: Open, tmp_path: Path) -> None:
+    run = trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    window.session.rename(run.id, "better name")
+    window.show_details(run.id)
+    qtbot.keyClicks(window.details.note, "tuned by hand")
+    info = Run(run.folder).info()
+    assert (info.name, info.note) == ("better name", "tuned by hand")
+    assert window.run_list.model.index(0).data() == "better name"
+
+
+def test_a_damaged_run_is_listed_and_hurts_nobody(open_window: Open, tmp_path: Path) -> None:
+    run = trained(tmp_path / "w")
+    (run.folder / "run.json").write_text("{")
+    good = trained(tmp_path / "w", "good")
+    (good.folder / "metrics.db").write_bytes(b"not a database, not at all")
+    window = open_window(tmp_path / "w", engine=False)
+    window.choose_run(run.id)
+    window.choose_run(good.id)
+    assert window.session.book.info(run.id).status == "damaged"
+    assert "cannot be read" in window.log.plain()
+
+
+# --- hands
+
+
+def test_keys(qtbot, open_window: Open, tmp_path: Path) -> None:
+    plain = trained(tmp_path / "w")
+    attacked(tmp_path / "w", plain)
+    window = open_window(tmp_path / "w", engine=False)
+    press(qtbot, window, Qt.Key.Key_K)
+    assert window.palette_view.isVisible()
+    qtbot.keyClicks(window.palette_view.field, "plain")
+    assert window.palette_view.command(0).title == "Go to run: plain"
+    qtbot.keyClick(window.palette_view.field, Qt.Key.Key_Return)
+    assert window.shown == plain.id
+    press(qtbot, window, Qt.Key.Key_I)
+    assert window.tab == DETAILS
+    press(qtbot, window, Qt.Key.Key_C, shift=True)
+    assert window.tab == COMPARE
+    press(qtbot, window, Qt.Key.Key_N)
+    assert window.shown is None
+    press(qtbot, window, Qt.Key.Key_1)
+    assert window.columns.sizes()[0] == 0
+    press(qtbot, window, Qt.Key.Key_1)
+    assert window.columns.sizes()[0] > 200
+    press(qtbot, window, Qt.Key.Key_Equal)
+    assert theme.manager.scale == 1.1
+    press(qtbot, window, Qt.Key.Key_0)
+    assert theme.manager.scale == 1.0
+    press(qtbot, window, Qt.Key.Key_F, control=True)
+    assert window.run_list.search.hasFocus()
+    press(qtbot, window, Qt.Key.Key_F1, control=False)
+    dialog = window.findChild(QDialog)
+    assert dialog.isVisible()
+    dialog.close()
+    press(qtbot, window, Qt.Key.Key_E, shift=True)
+    assert window.do.export_dialog is not None
+    window.do.export_dialog.reject()
+    assert window.do.export_dialog is None
+
+
+def test_a_card_is_presented_and_comes_back(qtbot, open_window: Open, tmp_path: Path) -> None:
+    trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    card = window.views["train"].curves["loss"]
+    window.present()
+    presenter = window._presenter
+    shown = presenter._card
+    assert shown.window() is presenter
+    assert theme.manager.scale > 1.2
+    QApplication.sendEvent(
+        presenter, QKeyEvent(QEvent.Type.KeyPress, Qt.Key.Key_Escape, Qt.KeyboardModifier.NoModifier)
+    )
+    assert shown.window() is window
+    assert card.isVisible()
+    assert theme.manager.scale == 1.0
+    assert window._presenter is None
+
+
+def test_language_changes_everything(open_window: Open, tmp_path: Path) -> None:
+    trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    window.set_language("zh")
+    assert window.settings.language == "zh"
+    assert window.top.starts.text() == "开始运行"
+    assert window.status.state.text() == i18n.tr("done") != "done"
+    window.set_language("en")
+    assert window.top.starts.text() == "Start run"
+    assert window.tabs._options == ("Live", "Compare", "Details")
+
+
+def test_theme_is_changed_and_remembered(open_window: Open) -> None:
+    window = open_window(engine=False)
+    window.top.themes.click()
+    assert theme.manager.theme.dark
+    assert theme.DARK.surface in window.styleSheet()
+    window.close()
+    assert json.loads(window.settings.path.read_text())["theme"] == "dark"
+
+
+def test_sizes_are_remembered(open_window: Open) -> None:
+    window = open_window(engine=False)
+    window.resize(1300, 850)
+    window.fold("log")
+    window.close()
+    stored = json.loads(window.settings.path.read_text())
+    assert stored["sizes"]["log"] == 0
+    assert (stored["width"], stored["height"]) == (1300, 850)
+
+
+@pytest.mark.parametrize("place", ["start", "train", "attack", "compare", "import", "export"])
+def test_every_control_has_a_name(open_window: Open, tmp_path: Path, place: str) -> None:
+    plain = trained(tmp_path / "w")
+    attacked(tmp_path / "w", plain)
+    window = open_window(tmp_path / "w", engine=False)
+    window.go(place)
+    nameless = [
+        f"{type(control).__name__} in {control.parentWidget()}"
+        for control_type in (QAbstractButton, QLineEdit, QComboBox, QPlainTextEdit)
+        for control in window.findChildren(control_type)
+        if control.isVisible()
+        and not control.accessibleName()
+        and not (isinstance(control, QAbstractButton) and control.text())
+        and not isinstance(control.parentWidget(), QComboBox)
+        and not control.objectName().startswith("qt_")
+    ]
+    assert nameless == []
+
+
+def test_fits_a_small_screen(open_window: Open, tmp_path: Path) -> None:
+    plain = trained(tmp_path / "w")
+    attacked(tmp_path / "w", plain)
+    window = open_window(tmp_path / "w", engine=False)
+    window.resize(1024, 700)
+    assert (window.width(), window.height()) == (1024, 700)
+    window.resize(1440, 900)
+    assert (window.width(), window.height()) == (1440, 900)

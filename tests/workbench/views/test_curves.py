@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import csv
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QImage, QWheelEvent
+from pytestqt.qtbot import QtBot
+
+from workbench import i18n, theme
+from workbench.views.curves import IDLE_TICKS, CurveCard
+
+
+@pytest.fixture
+def card(qtbot: QtBot) -> CurveCard:
+    made = CurveCard("Training loss", empty="Start a run to see its loss.")
+    qtbot.addWidget(made)
+    made.resize(480, 240)
+    made.show()
+    return made
+
+
+def drawn(card: CurveCard) -> QImage:
+    card.repaint()
+    return card.plot.grab().toImage()
+
+
+def wheel(card: CurveCard, at: QPointF, turn: int) -> None:
+    where = card.plot.mapToGlobal(at.toPoint())
+    event = QWheelEvent(
+        at,
+        QPointF(where),
+        QPoint(),
+        QPoint(0, turn),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    card.plot.wheelEvent(event)
+
+
+def test_an_empty_card_says_how_to_fill_it(card: CurveCard) -> None:
+    assert not card.plot.isVisible()
+    assert card._empty_label().text() == "Start a run to see its loss."
+    card.append("train", [0, 1], [1.0, 0.5])
+    card.draw()
+    assert card.plot.isVisible()
+    assert not card._empty_label().isVisible()
+    card.clear()
+    assert not card.plot.isVisible()
+
+
+def test_the_title_shows_the_last_value_and_its_change(card: CurveCard) -> None:
+    card.set_series("train", "train", "accent")
+    card.append("train", list(range(11)), [1 - 0.05 * i for i in range(11)])
+    card.draw()
+    assert card.value.text() == "0.500"
+    assert card.delta.text() == "−0.050"
+
+
+def test_percent_is_for_the_eye_only(qtbot: QtBot, tmp_path: Path) -> None:
+    card = CurveCard("Accuracy", percent=True)
+    qtbot.addWidget(card)
+    card.replace("a", [1, 2], [0.9, 0.978])
+    assert card.value.text() == "97.8\u202f%"
+    card.export(tmp_path / "values.csv")
+    rows = list(csv.reader((tmp_path / "values.csv").open()))
+    assert rows == [["step", "a"], ["1", "0.9"], ["2", "0.978"]]
+
+
+def test_one_curve_a_tick_and_none_while_hidden(card: CurveCard) -> None:
+    for key in "abc":
+        card.append(key, [0, 1, 2], [1.0, 2.0, 3.0])
+    taken = []
+    for _ in range(3):
+        card.draw()
+        taken.append([key for key in "abc" if len(card.plot.curves[key].raw)])
+    assert taken == [["a"], ["a", "b"], ["a", "b", "c"]]
+    card.hide()
+    card.append("a", [3], [9.0])
+    card.draw()
+    assert len(card.plot.curves["a"].raw) == 3
+    card.show()
+    card.draw()
+    assert len(card.plot.curves["a"].raw) == 4
+
+
+def test_live_axes_move_seldom(card: CurveCard) -> None:
+    rng = np.random.default_rng(0)
+    moves, before = 0, None
+    for step in range(0, 2000, 5):
+        card.append("a", range(step, step + 5), rng.random(5).tolist())
+        card.draw()
+        card.plot.repaint()
+        moves += before != card.plot.frame.x
+        before = card.plot.frame.x
+        assert card.plot.frame.x[1] >= step + 4
+    assert moves < 40
+    assert card.plot.live
+
+
+def test_comes_to_rest_by_itself(card: CurveCard) -> None:
+    card.append("a", range(100), np.linspace(0, 1, 100).tolist())
+    card.draw()
+    assert card.plot.live
+    for _ in range(IDLE_TICKS):
+        card.draw()
+    assert not card.plot.live
+
+
+def test_a_resumed_run_overwrites_what_it_repeats(card: CurveCard) -> None:
+    card.append("a", [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0])
+    card.append("a", [3, 4, 5], [30.0, 40.0, 50.0])
+    card.rest()
+    assert card.plot.curves["a"].raw.x.tolist() == [1, 2, 3, 4, 5]
+    assert card.plot.curves["a"].raw.y.tolist() == [1, 2, 30, 40, 50]
+
+
+def test_hovering_reads_out_every_series(card: CurveCard, qtbot: QtBot) -> None:
+    card.set_series("a", "plain", "series:0")
+    card.set_series("b", "hardened", "series:1")
+    card.replace("a", [0, 10, 20], [1.0, 0.5, 0.25])
+    card.replace("b", [0, 10, 20], [3.0, 2.0, 1.0])
+    before = drawn(card)
+    frame = card.plot.frame
+    x = frame.area.left() + frame.area.width() * (11 - frame.x[0]) / (frame.x[1] - frame.x[0])
+    qtbot.mouseMove(card.plot, QPoint(int(x), int(frame.area.center().y())))
+    step, rows = card.plot.readout(card.plot.cursor_step or 0)
+    assert step == 10
+    assert rows == [("series:0", "plain", "0.500"), ("series:1", "hardened", "2.00")]
+    assert drawn(card) != before
+
+
+def test_keys_walk_zoom_and_fit(card: CurveCard, qtbot: QtBot) -> None:
+    card.replace("a", list(range(101)), [i / 100 for i in range(101)])
+    drawn(card)
+    qtbot.keyClick(card.plot, Qt.Key.Key_Right)
+    assert card.plot.cursor_step is not None
+    assert card.plot.accessibleDescription().startswith("a 0.5")
+    whole = card.plot.frame.x
+    qtbot.keyClick(card.plot, Qt.Key.Key_Plus)
+    assert card.plot.frame.x[1] - card.plot.frame.x[0] < whole[1] - whole[0]
+    qtbot.keyClick(card.plot, Qt.Key.Key_Home)
+    assert card.plot.frame.x == whole
+
+
+def test_wheel_zooms_about_the_pointer_and_double_click_fits(card: CurveCard, qtbot: QtBot) -> None:
+    card.replace("a", list(range(1001)), np.sin(np.arange(1001) / 50).tolist())
+    drawn(card)
+    whole, at = card.plot.frame.x, card.plot.frame.area.center()
+    under = card.plot.frame.step_at(at.x())
+    wheel(card, at, 240)
+    assert card.plot.frame.step_at(at.x()) == pytest.approx(under)
+    assert card.plot.frame.x[1] - card.plot.frame.x[0] == pytest.approx(
+        (whole[1] - whole[0]) * 0.64
+    )
+    card.append("a", [1001], [0.0])
+    card.draw()
+    assert card.plot.frame.x[1] < 1001, "a live value does not undo a person's zoom"
+    qtbot.mouseDClick(card.plot, Qt.MouseButton.LeftButton, pos=at.toPoint())
+    assert card.plot.frame.x[0] <= 0
+    assert card.plot.frame.x[1] >= 1001
+
+
+def test_log_scale_leaves_out_what_has_no_logarithm(card: CurveCard) -> None:
+    card.replace("lr", [0, 1, 2, 3], [1e-4, 0.0, 1e-2, 1.0])
+    card.set_log(True)
+    assert card.plot.frame.y[0] == pytest.approx(-4, abs=0.5)
+    assert card.plot.frame.y[1] == pytest.approx(0, abs=0.5)
+    labels = [label for _, label in card.plot.frame.marks()]
+    drawn(card)
+    assert len(labels) >= 2
+
+
+def test_few_and_hollow_values_can_be_drawn(card: CurveCard) -> None:
+    for values in ([1.0], [float("nan")], [float("nan"), 2.0, float("nan")], [0.0, 0.0], [-5.0]):
+        card.replace("a", list(range(len(values))), values)
+        drawn(card)
+    card.replace("a", [], [])
+    assert not card.plot.isVisible()
+
+
+def test_smoothing_can_be_chosen(card: CurveCard) -> None:
+    noise = np.random.default_rng(0).standard_normal(2000)
+    card.replace("a", list(range(2000)), noise.tolist())
+    curve = card.plot.curves["a"]
+    automatic = float(np.std(curve.smooth.y[200:]))
+    card.set_smoothing(4.0)
+    strong = float(np.std(curve.smooth.y[200:]))
+    card.set_smoothing(0.0)
+    assert strong < automatic < 0.5
+    np.testing.assert_array_equal(curve.smooth.y, noise)
+
+
+def test_a_budget_line_is_part_of_the_range(card: CurveCard) -> None:
+    card.replace("epsilon", [0, 1], [0.0, 2.0])
+    card.set_line("budget", 4.0)
+    assert card.plot.frame.y[1] >= 4.0
+    with_line = drawn(card)
+    card.set_line("budget", None)
+    assert card.plot.frame.y[1] < 4.0
+    assert drawn(card) != with_line
+
+
+def test_exports_are_whole(card: CurveCard, tmp_path: Path) -> None:
+    card.set_series("a", "train <loss> & more", "series:0")
+    card.replace("a", list(range(5000)), np.sin(np.arange(5000) / 300).tolist())
+    card.replace("b", [0, 4999], [0.0, 1.0])
+    for suffix in ("png", "svg", "csv"):
+        card.export(tmp_path / f"picture.{suffix}")
+    image = QImage(str(tmp_path / "picture.png"))
+    assert image.width() == 2 * card.width()
+    colors = {image.pixelColor(x, y).name() for x in range(0, 960, 3) for y in range(0, 480, 3)}
+    assert len(colors) > 10
+    root = ElementTree.parse(tmp_path / "picture.svg").getroot()
+    assert root.tag.endswith("svg")
+    texts = "".join(root.itertext())
+    assert "Training loss" in texts
+    assert "train <loss> & more" in texts
+    assert sum(1 for part in root.iter() if part.tag.endswith("polyline")) >= 2
+    rows = list(csv.reader((tmp_path / "picture.csv").open()))
+    assert rows[0] == ["step", "train <loss> & more", "b"]
+    assert len(rows) == 5001
+    assert rows[2][2] == ""
+
+
+def test_an_export_that_fails_says_so(card: CurveCard, tmp_path: Path) -> None:
+    card.replace("a", [0, 1], [0.0, 1.0])
+    for suffix in ("png", "csv"):
+        with pytest.raises(OSError):
+            card.export(tmp_path / "no such folder" / f"a.{suffix}")
+    with pytest.raises(ValueError, match=r"expected \.png, \.svg or \.csv"):
+        card.export(tmp_path / "a.gif")
+
+
+def test_theme_scale_and_language_are_followed(card: CurveCard) -> None:
+    card.replace("a", [0, 1], [0.0, 1.0])
+    light = drawn(card)
+    theme.manager.set_mode("dark")
+    dark = drawn(card)
+    assert dark.pixelColor(2, dark.height() // 2).lightness() < 60
+    assert light.pixelColor(2, light.height() // 2).lightness() > 200
+    theme.manager.set_scale(1.6)
+    card.repaint()
+    assert card.plot.frame.area.left() > 40
+    i18n.set_language("zh")
+    assert card._fit.text() == i18n.tr("Fit")
+
+
+def test_values_that_are_drawn_live_are_where_they_belong(card: CurveCard) -> None:
+    """The pixel of a value carries the series' colour."""
+    card.set_series("a", "a", "#ff0000")
+    card.append("a", [0, 50, 100], [1.0, 1.0, 1.0])
+    card.draw()
+    image = drawn(card)
+    xs, ys = card.plot.frame.pixels(np.array([50.0]), np.array([1.0]))
+    near = {image.pixelColor(int(xs[0]), int(ys[0]) + d).name() for d in (-1, 0, 1)}
+    assert "#ff0000" in near

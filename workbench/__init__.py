@@ -1,0 +1,1 @@
+"""The window of Crucible: PySide6, never torch."""

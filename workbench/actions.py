@@ -1,0 +1,410 @@
+"""What a person can do: start, stop, resume, rename, export… Buttons, keys, menus and the palette
+all end here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import QObject, QPoint, Qt, QUrl
+from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtWidgets import QFileDialog, QInputDialog, QMenu, QMessageBox
+
+from workbench import i18n
+from workbench.i18n import tr
+
+if TYPE_CHECKING:
+    from engine.recipe import Entry
+    from workbench.export_dialog import ExportDialog
+    from workbench.session import Session
+    from workbench.window import Window
+
+
+class Actions(QObject):
+    """Asks where that is needed, and has the session do it. Faults are told in the banner."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(window)
+        self.window = window
+        self.export_dialog: ExportDialog | None = None
+        self._exporting: str | None = None
+        self._from_form = False
+        """Whether what was last started came from the form, which then shows what is refused."""
+
+    @property
+    def session(self) -> Session:
+        return self.window.session
+
+    # --- starting -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start what the form says; where no form is open, open it."""
+        window = self.window
+        if not window.ready or self.session.read_only:
+            return
+        if not window.form_is_open:
+            window.new_run()
+            return
+        task = window.inspector.task()
+        if task is None:
+            window.banner.tell(
+                tr("Not started: the form has a fault, marked on the right."), "warning"
+            )
+            return
+        if getattr(task, "passphrase", False) is True:
+            # A passphrase is asked for by the dialog, and never written into a form.
+            self.export(getattr(task, "model", None))
+            return
+        values = task.to_dict()
+        name = window.inspector.name.text().strip() or default_name(values, window.names())
+        window.settings.forms[task.kind] = values
+        window.inspector.started()
+        self._start([{"name": name, **values}], from_form=True)
+
+    def run_demo(self) -> None:
+        """The first minute: train, attack, harden, attack again, export."""
+        from engine import resources
+
+        self.run_recipe(resources.path("recipes", "first_minute.toml"))
+
+    def choose_recipe(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(
+            self.window, tr("Open a recipe"), "", tr("Recipes (*.toml)")
+        )
+        if path:
+            self.open_recipe(Path(path))
+
+    def open_recipe(self, path: Path) -> None:
+        """Show what a recipe would do, and do it after a yes."""
+        entries = self._entries(path)
+        if entries is None:
+            return
+        box = QMessageBox(self.window)
+        box.setWindowTitle(path.name)
+        box.setText(tr("Run these {count} task(s)?", count=len(entries)))
+        box.setInformativeText(
+            "\n".join(
+                f"{number}. {entry.name} ({i18n.name_of(entry.task.kind)})"
+                for number, entry in enumerate(entries, start=1)
+            )
+        )
+        run = box.addButton(tr("Run"), QMessageBox.ButtonRole.AcceptRole)
+        box.addButton(tr("Cancel"), QMessageBox.ButtonRole.RejectRole)
+        box.exec()
+        if box.clickedButton() is run:
+            self.run_recipe(path)
+
+    def run_recipe(self, path: Path) -> bool:
+        """Start every task of a recipe file; False if it is none, and the banner says why."""
+        if not self.is_recipe(path):
+            return False
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))["task"]
+        self._start(tables, folder=path.absolute().parent)
+        return True
+
+    def is_recipe(self, path: Path) -> bool:
+        """Whether the file is a recipe without faults; if not, the banner says why."""
+        return self._entries(path) is not None
+
+    def _entries(self, path: Path) -> list[Entry] | None:
+        from engine.errors import BadInput
+        from engine.recipe import read_recipe
+
+        try:
+            return read_recipe(path)
+        except BadInput as error:
+            self.window.banner.tell(str(error), "error")
+            return None
+
+    def _start(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        *,
+        folder: Path | None = None,
+        from_form: bool = False,
+    ) -> None:
+        self._from_form = from_form
+        self.window.follow()
+        self._try(lambda: self.session.start(tasks, folder=folder, then=self.window.expect))
+
+    def refused(self, text: str, problems: Sequence[tuple[tuple[str, ...], str]]) -> None:
+        """The engine will not do what was asked: say why, at the fields where that is known."""
+        window = self.window
+        if self._exporting == "" and self.export_dialog is not None:
+            self._exporting = None
+            self.export_dialog.show_failure(text)
+            return
+        form = window.inspector.form
+        if form is not None and problems and self._from_form:
+            # The path begins with the task's name.
+            form.show_problems([(path[1:], words) for path, words in problems])
+        window.banner.tell(tr("Not started: {error}", error=text), "error")
+
+    def choose_data(self) -> None:
+        """A menu of data sets; the chosen one goes into the form of a new training."""
+        if "train" not in self.window.panels:
+            return
+        from engine.data.spec import DataSpec
+        from engine.task import kinds
+
+        menu = QMenu(self.window)
+        for kind in kinds(DataSpec):
+            menu.addAction(i18n.name_of(kind), partial(self.use_data, kind))
+        tile = self.window.start_page.choose_data
+        menu.exec(tile.mapToGlobal(QPoint(0, tile.height() + 4)))
+
+    def use_data(self, kind: str) -> None:
+        """Set up a training on a data set."""
+        data: dict[str, Any] = {"kind": kind}
+        if kind == "folder":
+            title = tr("A folder with one folder of images a class")
+            path = QFileDialog.getExistingDirectory(self.window, title)
+            if not path:
+                return
+            data["path"] = path
+        self.window.show_new("train")
+        form = self.window.inspector.form
+        if form is not None:
+            form.set_values({**form.values(), "data": data})
+
+    # --- while it runs --------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        self.session.cancel()
+
+    def pause(self, on: bool) -> None:
+        self.session.pause(on)
+
+    def toggle_pause(self) -> None:
+        if self.window.session is not None and self.session.current is not None:
+            self.session.pause(not self.session.paused)
+
+    def single_step(self) -> None:
+        if self.session.current is not None:
+            self.session.step()
+
+    def resume(self, run_id: str) -> None:
+        """Go on with a run that did not come to its end, with a new engine if there is none."""
+        if not self.session.alive:
+            self.session.restart_engine()
+        self._from_form = False
+        self.window.follow()
+        self._try(lambda: self.session.resume(run_id))
+
+    def _try(self, call: Callable[[], None]) -> None:
+        from engine.errors import BadInput
+
+        try:
+            call()
+        except BadInput as error:
+            self.window.banner.tell(str(error), "error")
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def rename(self, run_id: str) -> None:
+        info = self.session.book.info(run_id)
+        if info is None or self.session.read_only:
+            return
+        name, ok = QInputDialog.getText(self.window, tr("Rename run"), tr("Name"), text=info.name)
+        if ok and name.strip():
+            self.session.rename(run_id, name.strip())
+
+    def write_note(self, run_id: str) -> None:
+        self.window.show_details(run_id)
+        self.window.details.note.setFocus()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Take waiting runs from the queue; ask, then move the others to the system's trash."""
+        if self.session.read_only:
+            return
+        waiting = [run_id for run_id in ids if run_id in self.session.book.queue]
+        for run_id in waiting:
+            self.session.cancel(run_id)
+        others = [run_id for run_id in ids if run_id not in waiting]
+        if others and self._confirm_delete(others):
+            self.trash(others)
+
+    def _confirm_delete(self, ids: Sequence[str]) -> bool:
+        names = [self.session.book.name(run_id) for run_id in ids]
+        shown = ", ".join(names[:4]) + ("…" if len(names) > 4 else "")
+        box = QMessageBox(self.window)
+        box.setText(tr("Move {runs} to the trash?", runs=shown))
+        box.setInformativeText(tr("The run's folder can be put back from there."))
+        yes = box.addButton(tr("Move to trash"), QMessageBox.ButtonRole.DestructiveRole)
+        box.addButton(tr("Keep"), QMessageBox.ButtonRole.RejectRole)
+        box.exec()
+        return box.clickedButton() is yes
+
+    def trash(self, ids: Sequence[str]) -> None:
+        """Move runs to the system's trash; those that cannot be moved are named."""
+        for run_id in ids:
+            if self.session.trash(run_id):
+                if run_id == self.window.shown:
+                    self.window.new_run()
+                continue
+            self.window.banner.tell(
+                tr(
+                    "{run} could not be moved to the trash: it is running, or this system has none "
+                    "for that place. Delete its folder yourself: {folder}",
+                    run=self.session.book.name(run_id),
+                    folder=self.session.run(run_id).folder,
+                ),
+                "warning",
+            )
+
+    def restore_form(self, run_id: str) -> None:
+        """Fill the form with what a run was started with."""
+        info = self.session.book.info(run_id)
+        if info is None or info.kind not in self.window.panels:
+            return
+        form = self.window.inspector.show_kind(self.window.panels[info.kind])
+        form.set_values({name: value for name, value in info.spec.items() if name != "kind"})
+
+    def copy_recipe(self, run_id: str) -> None:
+        """The run's spec as a recipe, on the clipboard."""
+        from workbench.recipes import recipe_text
+
+        info = self.session.book.info(run_id)
+        if info is not None:
+            text = recipe_text([{"name": info.name, **info.spec}], self.window.names())
+            QGuiApplication.clipboard().setText(text)
+
+    def save_lineage(self, run_id: str) -> None:
+        """Write the run and all it came from as a recipe."""
+        info = self.session.book.info(run_id)
+        if info is None:
+            return
+        path, _ = QFileDialog.getSaveFileName(
+            self.window, tr("Save as recipe"), f"{info.name}.toml", tr("Recipes (*.toml)")
+        )
+        if path:
+            self.write_lineage(run_id, Path(path))
+
+    def write_lineage(self, run_id: str, path: Path) -> None:
+        from engine.errors import CrucibleError
+        from workbench.recipes import recipe_of, save_recipe
+
+        info = self.session.book.info(run_id)
+        try:
+            if info is not None:
+                save_recipe(path, recipe_of(info, self.session.book.info))
+        except CrucibleError as error:
+            self.window.banner.tell(str(error), "error")
+
+    def open_folder(self, run_id: str) -> None:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.session.run(run_id).folder)))
+
+    # --- exporting ------------------------------------------------------------------------------
+
+    def export(self, run_id: str | None = None) -> None:
+        """Open the export dialog for a run's model: the given one, or what "export" means now."""
+        from engine.errors import BadInput
+        from workbench.export_dialog import ExportDialog
+
+        if self.session.read_only:
+            return
+        try:
+            chosen = self.session.workspace.find(run_id).id if run_id else self.exportable()
+        except BadInput as error:
+            self.window.banner.tell(str(error), "error")
+            return
+        info = self.session.book.info(chosen) if chosen else None
+        if info is None:
+            self.window.banner.tell(
+                tr("There is no model to export yet: train or import one first."), "info"
+            )
+            return
+        dialog = ExportDialog(info, self.session.workspace, self.window)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.requested.connect(self._export_requested)
+        dialog.finished.connect(self._export_closed)
+        self.export_dialog = dialog
+        dialog.open()
+
+    def exportable(self) -> str | None:
+        """The model that "export" means now: that of the shown run, of what the run came from, or
+        the newest there is."""
+        book = self.session.book
+        shown = book.info(self.window.shown) if self.window.shown else None
+        candidates = [shown.id, *shown.lineage.values()] if shown else []
+        candidates += [info.id for info in book.infos()]
+        for run_id in candidates:
+            info = book.info(run_id)
+            if info is not None and info.kind in ("train", "import") and info.status == "done":
+                return run_id
+        return None
+
+    def _export_requested(self, task: dict[str, Any], secrets: dict[str, str]) -> None:
+        self._exporting = ""
+        self._try(lambda: self.session.start([task], secrets=secrets, then=self._export_queued))
+
+    def _export_queued(self, ids: list[str]) -> None:
+        self._exporting = ids[0]
+
+    def _export_closed(self) -> None:
+        self.export_dialog, self._exporting = None, None
+
+    def progressed(self, run_id: str) -> None:
+        """A run went on: tell the export dialog if it is its own."""
+        rate = self.session.book.rate(run_id)
+        if run_id == self._exporting and self.export_dialog is not None and rate is not None:
+            self.export_dialog.show_progress(rate.done, rate.total)
+
+    def ended(self, run_id: str, status: str) -> None:
+        """A run came to its end: tell the export dialog if it is its own."""
+        info = self.session.book.info(run_id)
+        if run_id != self._exporting or self.export_dialog is None or info is None:
+            return
+        self._exporting = None
+        if status == "done":
+            self.export_dialog.show_result(info.summary)
+        else:
+            self.export_dialog.show_failure(info.error or tr("The export did not finish."))
+
+    @property
+    def is_exporting(self) -> bool:
+        """Whether the export dialog waits for a run: the view then stays where it is."""
+        return self._exporting is not None
+
+    # --- workspaces -----------------------------------------------------------------------------
+
+    def choose_workspace(self) -> None:
+        """Open another folder of runs, in a window of its own."""
+        start = str(self.session.workspace.root.parent)
+        path = QFileDialog.getExistingDirectory(self.window, tr("Open a workspace"), start)
+        if path:
+            self.open_workspace(Path(path))
+
+    def open_workspace(self, path: Path) -> None:
+        command = [sys.executable, "-m", "workbench", "--workspace", str(path)]
+        subprocess.Popen(command, start_new_session=True)
+
+
+def default_name(values: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    """A name for a run that was given none: what it is, and a number where that is taken.
+
+    `known` are the names of runs by id.
+    """
+    model, data, attack = (values.get(field) for field in ("model", "data", "attack"))
+    kind = str(values.get("kind", "run"))
+    if isinstance(attack, Mapping):
+        target = known.get(str(model), str(model))
+        parts = [str(attack["kind"]), Path(target).name]
+    elif values.get("init"):
+        init = str(values["init"])
+        parts = [Path(known.get(init, init)).name, kind]
+    elif isinstance(model, Mapping):
+        parts = [str(model["kind"]), str(data["kind"]) if isinstance(data, Mapping) else ""]
+    else:
+        parts = [kind]
+    base = "-".join(part for part in parts if part)
+    taken = set(known.values())
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    return name

@@ -1,0 +1,136 @@
+"""Every command of the window, with its key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from PySide6.QtGui import QAction, QKeySequence
+
+from workbench import i18n
+from workbench.commands import Command
+from workbench.i18n import mark, tr
+
+if TYPE_CHECKING:
+    from workbench.window import Window
+
+OTHER_KEYS = {"Ctrl+Enter": ("Ctrl+Return",), "Ctrl++": ("Ctrl+=",)}
+BY_HAND = ("Space",)
+"""Keys that a button or a field with the focus needs first: the window hears them last."""
+
+
+def commands_of(window: Window) -> list[Command]:
+    """The commands that there always are."""
+    do = window.do
+
+    def shown(call: Callable[[str], object]) -> Callable[[], object]:
+        return lambda: call(window.shown) if window.shown is not None else None
+
+    def any_shown() -> bool:
+        return window.shown is not None
+
+    def running() -> bool:
+        return window.session is not None and window.session.current is not None
+
+    def resumable() -> bool:
+        info = window.info(window.shown)
+        return info is not None and window.session.can_resume(info)
+
+    c = Command
+    return [
+        c("start", mark("Start run"), do.start, "play", "Ctrl+Enter"),
+        c("pause", mark("Pause or continue"), do.toggle_pause, "pause", "Space", enabled=running),
+        c("step", mark("One step"), do.single_step, "step", "F10", enabled=running),
+        c("stop", mark("Stop the run"), do.stop, "stop", "Ctrl+.", enabled=running),
+        c("resume", mark("Resume the run"), shown(do.resume), "play", enabled=resumable),
+        c("new", mark("New run"), window.new_run, "plus", "Ctrl+N"),
+        c("demo", mark("Run the demo"), do.run_demo, "play"),
+        c("recipe", mark("Open a recipe…"), do.choose_recipe, "folder", "Ctrl+O"),
+        c("export", mark("Export encrypted…"), do.export, "lock", "Ctrl+Shift+E"),
+        c("search", mark("Search or run a command"), window.open_palette, "search", "Ctrl+K"),
+        c("find", mark("Search runs…"), window.find_run, "search", "Ctrl+F"),
+        c("home", mark("Start page"), partial(window.go, "start"), "crucible"),
+        c("compare", mark("Compare runs"), partial(window.go, "compare"), "compare",
+          "Ctrl+Shift+C"),
+        c("details", mark("Details of the run"), shown(window.show_details), "table", "Ctrl+I",
+          enabled=any_shown),
+        c("restore", mark("Restore the run's settings into the form"), shown(do.restore_form),
+          "refresh", enabled=any_shown),
+        c("copy", mark("Copy as recipe"), shown(do.copy_recipe), "copy", enabled=any_shown),
+        c("lineage", mark("Save with lineage as recipe…"), shown(do.save_lineage), "download",
+          enabled=any_shown),
+        c("rename", mark("Rename run…"), shown(do.rename), "edit", "F2", enabled=any_shown),
+        c("note", mark("Write a note"), shown(do.write_note), "note", enabled=any_shown),
+        c("folder", mark("Open the run's folder"), shown(do.open_folder), "folder",
+          enabled=any_shown),
+        c("workspace", mark("Open another workspace…"), do.choose_workspace, "folder"),
+        c("light", mark("Theme: light"), partial(window.set_theme, "light"), "sun"),
+        c("dark", mark("Theme: dark"), partial(window.set_theme, "dark"), "moon"),
+        c("system", mark("Theme: as the system"), partial(window.set_theme, "system"), "gear"),
+        c("english", mark("Language: English"), partial(window.set_language, "en"), "language"),
+        c("chinese", mark("Language: Chinese"), partial(window.set_language, "zh"), "language",
+          words="中文 zhongwen"),
+        c("larger", mark("Larger interface"), partial(window.zoom, 1), "plus", "Ctrl++"),
+        c("smaller", mark("Smaller interface"), partial(window.zoom, -1), "minus", "Ctrl+-"),
+        c("normal", mark("Normal size"), partial(window.zoom, 0), "search", "Ctrl+0"),
+        c("present", mark("Present a card full screen"), window.present, "present", "F11"),
+        c("runs", mark("Fold the runs away"), partial(window.fold, "runs"), "sidebar", "Ctrl+1"),
+        c("form", mark("Fold the form away"), partial(window.fold, "inspector"), "sidebar",
+          "Ctrl+2"),
+        c("log", mark("Fold the log away"), partial(window.fold, "log"), "log", "Ctrl+3"),
+        c("undo", mark("Undo a change of the form"), partial(window.undo, True), "undo", "Ctrl+Z"),
+        c("redo", mark("Redo a change of the form"), partial(window.undo, False), "redo",
+          "Ctrl+Shift+Z"),
+        c("keys", mark("Keyboard"), window.show_keys, "keyboard", "F1"),
+        c("close", mark("Close the window"), window.close, "cross", "Ctrl+Q"),
+    ]  # fmt: skip
+
+
+def more_commands(window: Window) -> list[Command]:
+    """A command for every kind of task, and one for every run."""
+    found = [
+        Command(
+            f"new.{kind}",
+            tr("New: {kind}", kind=tr(panel.title)),
+            partial(window.show_new, kind),
+            panel.icon,
+            own=True,
+        )
+        for kind, panel in window.panels.items()
+    ]
+    for info in window.session.book.infos() if window.session is not None else ():
+        found.append(
+            Command(
+                f"run.{info.id}",
+                tr("Go to run: {name}", name=info.name),
+                partial(window.choose_run, info.id),
+                window.panels[info.kind].icon if info.kind in window.panels else "bolt",
+                note=i18n.name_of(info.kind),
+                own=True,
+                words=f"{info.name} {info.id} {info.note}",
+            )
+        )
+    return found
+
+
+def bind_keys(window: Window, commands: list[Command]) -> None:
+    """Give every command its key, and Alt with a number to every place of the rail."""
+    for command in commands:
+        if command.keys and command.keys not in BY_HAND:
+            keys = [command.keys, *OTHER_KEYS.get(command.keys, ())]
+            _bind(window, keys, partial(_call, command))
+    for number in range(1, 10):
+        _bind(window, [f"Alt+{number}"], partial(window.go_number, number))
+
+
+def _bind(window: Window, keys: list[str], call: Callable[[], object]) -> None:
+    action = QAction(window)
+    action.setShortcuts([QKeySequence(key) for key in keys])
+    action.triggered.connect(lambda _=False: call())
+    window.addAction(action)
+
+
+def _call(command: Command) -> None:
+    if command.enabled():
+        command.call()

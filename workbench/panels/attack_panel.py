@@ -1,0 +1,41 @@
+"""Attacking: clean, adversarial and perturbation side by side while the attack runs, and what it
+did to the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from workbench.i18n import name_of, tr
+
+if TYPE_CHECKING:
+    from PySide6.QtWidgets import QWidget
+
+    from workbench.panels.live import LiveView
+
+ICON = "bolt"
+ORDER = 20
+
+
+def detail(spec: Mapping[str, Any]) -> str:
+    """As in "PGD-40 · L∞ ε 0.3 · on plain"."""
+    return f"{short_attack(spec['attack'])} · {tr('on {name}', name=_short(str(spec['model'])))}"
+
+
+def short_attack(attack: Mapping[str, Any]) -> str:
+    """As in "PGD-40 · L∞ ε 0.3"."""
+    if "kind" not in attack:
+        return tr("attack")
+    steps = f"-{attack['steps']}" if "steps" in attack else ""
+    shown = f"{name_of(attack['kind'])}{steps}"
+    return f"{shown} · {name_of(attack['norm'])} ε {attack['eps']:g}" if "eps" in attack else shown
+
+
+def _short(ref: str) -> str:
+    return ref.rsplit("/", 1)[-1]
+
+
+def make_view(parent: QWidget) -> LiveView:
+    from workbench.panels.attack_view import AttackView
+
+    return AttackView(parent)

@@ -1,0 +1,109 @@
+"""How an attack is drawn (see `attack_panel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
+
+from engine.events import Images, Table
+from engine.store import RunInfo
+from workbench import theme
+from workbench.i18n import mark, tr
+from workbench.panels.live import Curve, LiveView
+from workbench.runs.record import Record
+from workbench.views.bars import BarsCard
+from workbench.views.comparison import Comparison
+
+PICTURES = ("clean", "adversarial", "perturbation")
+FAREWELL = 4.0
+"""Seconds that the replay of a finished attack is shown before the view goes on."""
+
+
+class AttackView(LiveView):
+    """The comparison above; success and loss over the iterations, and the accuracies, below."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        self.comparison = Comparison()
+        self.accuracies = BarsCard(
+            mark("Accuracy"), empty=mark("Clean and under attack, when the attack is over.")
+        )
+        super().__init__(
+            parent,
+            curves=(
+                Curve("success_rate", mark("Success rate"), percent=True),
+                Curve("loss", mark("Loss")),
+            ),
+            hidden=("mean_norm", "robust_accuracy"),
+            empty=mark(
+                "Drawn while an attack runs. Choose a model in the form and press Start run."
+            ),
+        )
+
+    def show_run(self, info: RunInfo, record: Record, color: str) -> None:
+        self.show_nothing()
+        attack = info.spec.get("attack", {})
+        self.comparison.set_norm(str(attack.get("norm", "linf")))
+        super().show_run(info, record, color)
+        if all(record.frames.get(name) for name in PICTURES[1:]):
+            self.comparison.set_frames(record.frames["adversarial"], record.frames["perturbation"])
+        self._show_accuracies(info)
+
+    def show_nothing(self) -> None:
+        super().show_nothing()
+        self.comparison.clear()
+        self.accuracies.set_bars([])
+
+    def show_images(self, images: Images, frames: Sequence[Images]) -> None:
+        if images.name in PICTURES:
+            self.comparison.show_images(images)
+        else:
+            super().show_images(images, frames)
+
+    def show_table(self, table: Table) -> None:
+        if table.name == "classes":
+            self.comparison.set_classes([str(row[-1]) for row in table.rows])
+        else:
+            super().show_table(table)
+
+    def update_info(self, info: RunInfo) -> None:
+        super().update_info(info)
+        self._show_accuracies(info)
+
+    def retranslate(self) -> None:
+        super().retranslate()
+        if self.info is not None:
+            self._show_accuracies(self.info)
+
+    def farewell(self) -> float:
+        """Play the iterations once."""
+        self.comparison.magnifier.replay.toggle()
+        return FAREWELL
+
+    def _show_accuracies(self, info: RunInfo) -> None:
+        bars = [
+            (words, float(info.summary[name]), color)
+            for name, words, color in (
+                ("clean_accuracy", tr("Clean"), "faint"),
+                ("robust_accuracy", tr("Under attack"), self._color),
+            )
+            if isinstance(info.summary.get(name), int | float)
+        ]
+        self.accuracies.set_bars(bars)
+
+    def _make_grid(self) -> QGridLayout:
+        column = QVBoxLayout(self)
+        column.setContentsMargins(12, 0, 12, 12)
+        column.setSpacing(10)
+        column.addWidget(self.comparison, 5)
+        lower = QWidget(self)
+        lower.setMinimumHeight(theme.px(150))
+        row = QHBoxLayout(lower)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(10)
+        grid = QGridLayout()
+        grid.setSpacing(10)
+        row.addLayout(grid, 2)
+        row.addWidget(self.accuracies, 1)
+        column.addWidget(lower, 2)
+        return grid

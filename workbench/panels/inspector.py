@@ -1,0 +1,262 @@
+"""The form beside the cards: what the next run will be, and what can be changed while one goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from engine.store import RunInfo
+from engine.task import Spec, Task, extra_of
+from workbench import i18n, theme
+from workbench.forms import SpecForm
+from workbench.i18n import tr
+from workbench.panels import Panel
+from workbench.views.widgets import Elided
+
+SETTLE_MS = 300
+"""How long a form must be left alone before questions about it are asked."""
+
+
+class LiveControl(QWidget):
+    """One value that can be changed while a run goes: a field, half, double."""
+
+    changed = Signal(str, float)
+
+    def __init__(self, name: str, title: str, value: float, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.name, self._title = name, title
+        self._label = QLabel(self)
+        self.field = QLineEdit(f"{value:g}", self)
+        self.field.setMaximumWidth(theme.px(96))
+        self.field.editingFinished.connect(self._entered)
+        self.half, self.double = QPushButton("÷ 2", self), QPushButton("× 2", self)
+        self.half.clicked.connect(lambda: self._scale(0.5))
+        self.double.clicked.connect(lambda: self._scale(2.0))
+        self._value = value
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        row.addWidget(self._label, 1)
+        for part in (self.half, self.double):
+            part.setProperty("look", "chip")
+            row.addWidget(part)
+        row.addWidget(self.field)
+        i18n.signals.changed.connect(self.refresh)
+        self.refresh()
+
+    def refresh(self) -> None:
+        name = tr(self._title)
+        self._label.setText(name)
+        self.field.setAccessibleName(name)
+        self.half.setAccessibleName(tr("Halve {name}", name=name))
+        self.double.setAccessibleName(tr("Double {name}", name=name))
+
+    def _scale(self, factor: float) -> None:
+        self.field.setText(f"{self._value * factor:.6g}")
+        self._entered()
+
+    def _entered(self) -> None:
+        try:
+            value = float(self.field.text().replace(",", "."))
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value < 1e6:
+            self.field.setText(f"{self._value:g}")
+        elif value != self._value:
+            self._value = value
+            self.changed.emit(self.name, value)
+
+
+class Inspector(QWidget):
+    """Heading, name, form, and the live values of the run that goes."""
+
+    edited = Signal()
+    """The form has been left alone for a moment after a change."""
+    export = Signal()
+    control = Signal(str, float)
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setObjectName("inspector")
+        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self.forms: dict[str, SpecForm] = {}
+        self.kind = ""
+        self._runs: tuple[tuple[str, str, str], ...] = ()
+        self._heading = QLabel(self)
+        self._heading.setProperty("tone", "title")
+        self._what = QLabel(self)
+        self._what.setProperty("tone", "chip-accent")
+        self.name = QLineEdit(self)
+        self.name.setClearButtonEnabled(True)
+        self.live = QFrame(self)
+        self._live_title = Elided("", self.live)
+        self._live_title.setProperty("tone", "heading")
+        self._live_rows = QVBoxLayout()
+        self._live_id = ""
+        inside = QVBoxLayout(self.live)
+        inside.setContentsMargins(12, 0, 12, 4)
+        inside.setSpacing(6)
+        inside.addWidget(self._live_title)
+        inside.addLayout(self._live_rows)
+        self.live.hide()
+        self._stack = QStackedWidget(self)
+        self._waiting = QLabel(self)
+        self._waiting.setProperty("tone", "small")
+        self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._stack.addWidget(self._waiting)
+        self.exporter = QPushButton(self)
+        self.exporter.clicked.connect(self.export)
+        theme.set_icon(self.exporter, "lock", "muted", 15)
+        head = QHBoxLayout()
+        head.setContentsMargins(14, 0, 12, 0)
+        head.addWidget(self._heading)
+        head.addStretch()
+        head.addWidget(self._what)
+        named = QHBoxLayout()
+        named.setContentsMargins(12, 0, 12, 0)
+        named.addWidget(self.name)
+        foot = QHBoxLayout()
+        foot.setContentsMargins(12, 0, 12, 10)
+        foot.addWidget(self.exporter)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 8, 0, 0)
+        column.setSpacing(8)
+        column.addLayout(head)
+        column.addLayout(named)
+        column.addWidget(self.live)
+        column.addWidget(self._stack, 1)
+        column.addLayout(foot)
+        self._settle = QTimer(self, singleShot=True, interval=SETTLE_MS)
+        self._settle.timeout.connect(self.edited)
+        i18n.signals.changed.connect(self.refresh)
+        self.refresh()
+
+    @property
+    def form(self) -> SpecForm | None:
+        return self.forms.get(self.kind)
+
+    def show_kind(self, panel: Panel) -> SpecForm:
+        """The form of a task kind, made when it is first shown."""
+        self.kind = panel.kind
+        self._title = panel.title
+        if panel.kind not in self.forms:
+            form = SpecForm(panel.spec, self)
+            form.set_runs(self._runs)
+            form.changed.connect(self._settle.start)
+            self.forms[panel.kind] = form
+            self._stack.addWidget(form)
+        self._stack.setCurrentWidget(self.forms[panel.kind])
+        self.refresh()
+        self._settle.start()
+        return self.forms[panel.kind]
+
+    def show_new(self, panel: Panel, values: Mapping[str, Any]) -> SpecForm:
+        """The form of a run to come, filled with `values` and defaults for the rest, unless a
+        person has changed it and not started it yet."""
+        form = self.show_kind(panel)
+        if not form.undo_stack.canUndo():
+            form.set_values({name: value for name, value in values.items() if name != "kind"})
+            form.undo_stack.clear()
+        return form
+
+    def show_run(self, panel: Panel, spec: Mapping[str, Any]) -> None:
+        """The form of a run, filled with what it was started with, unless a person has changed
+        the form and not started it yet."""
+        self.show_new(panel, spec)
+
+    def started(self) -> None:
+        """What the form says has been started: it is nobody's draft any more."""
+        self.name.clear()
+        if self.form is not None:
+            self.form.undo_stack.clear()
+
+    def set_runs(self, runs: Sequence[tuple[str, str, str]]) -> None:
+        """(id, name, kind) of the runs that reference fields may name."""
+        if tuple(runs) != self._runs:
+            self._runs = tuple(runs)
+            for form in self.forms.values():
+                form.set_runs(self._runs)
+
+    def task(self) -> Task | None:
+        """What is filled in, or None after its problems have been shown."""
+        form = self.form
+        if form is None:
+            return None
+        task = form.spec()
+        if task is None:
+            form.focus_problem()
+        return task
+
+    def show_live(self, info: RunInfo | None) -> None:
+        """Offer the values of the run under way that may be changed; nothing for None."""
+        run_id = info.id if info else ""
+        if run_id == self._live_id:
+            return
+        self._live_id = run_id
+        while item := self._live_rows.takeAt(0):
+            if widget := item.widget():
+                widget.deleteLater()
+        found = live_fields(info) if info else []
+        for name, title, value in found:
+            row = LiveControl(name, title, value, self.live)
+            row.changed.connect(self.control)
+            self._live_rows.addWidget(row)
+        self._live_title.setText(tr("While {run} runs", run=info.name) if info else "")
+        self.live.setVisible(bool(found))
+
+    def live_controls(self) -> list[LiveControl]:
+        """The values that can be changed now."""
+        items = [self._live_rows.itemAt(index) for index in range(self._live_rows.count())]
+        return [w for item in items if isinstance(w := item.widget(), LiveControl)]
+
+    _title = ""
+
+    def refresh(self) -> None:
+        self._heading.setText(tr("Configuration"))
+        self._what.setText(tr(self._title))
+        self._what.setVisible(bool(self._title))
+        self.name.setPlaceholderText(tr("Name of the run"))
+        self.name.setAccessibleName(tr("Name of the run"))
+        self._waiting.setText(tr("Forms are being loaded…"))
+        self.exporter.setText(tr("Export encrypted…"))
+        self.exporter.setAccessibleName(tr("Export encrypted…"))
+        self.exporter.setToolTip(f"{tr('Export encrypted…')} (Ctrl+Shift+E)")
+
+
+def live_fields(info: RunInfo) -> list[tuple[str, str, float]]:
+    """(name, English title, value) of the fields of a run's spec that may be changed while it
+    works. `name` is what the engine calls the control."""
+    from engine.task import kinds, task_kinds
+
+    known = task_kinds().get(info.kind)
+    return _live_of(known, info.spec, kinds) if known else []
+
+
+def _live_of(
+    spec: type[Spec], values: Mapping[str, Any], kinds: Any
+) -> list[tuple[str, str, float]]:
+    from engine.task import family_of
+
+    found: list[tuple[str, str, float]] = []
+    for name, field in spec.model_fields.items():
+        value = values.get(name)
+        if extra_of(field).get("live") and isinstance(value, int | float):
+            found.append((name, field.title or name, float(value)))
+        family = family_of(field)
+        if family is not None and isinstance(value, Mapping):
+            member = kinds(family).get(value.get("kind"))
+            if member is not None:
+                found += _live_of(member, value, kinds)
+    return found

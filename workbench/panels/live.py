@@ -1,0 +1,242 @@
+"""The standard live view: one card of curves a quantity, mosaics and tables, from events alone.
+
+Series that end in the same name (`train/loss`, `validation/loss`) have the same unit and share a
+card. A view is told what to draw by `show_run` and `news`; the window calls `draw` at most 30
+times a second while the view can be seen, and `rest` when nothing moves any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+
+from engine.events import Images, Table
+from engine.store import RunInfo
+from workbench import i18n, theme
+from workbench.i18n import mark, name_of
+from workbench.mailbox import News
+from workbench.runs.record import Record
+from workbench.views.curves import CurveCard
+from workbench.views.mosaic import Mosaic
+from workbench.views.table import TableCard
+
+Ask: TypeAlias = Callable[[Mapping[str, Any], Callable[[dict[str, Any], bytes], None]], None]
+"""Puts a question to the engine; the second argument gets the answer and its bytes."""
+FRACTIONS = ("accuracy", "rate", "share", "fraction")
+"""Ends of names of quantities that are fractions in files and percent on screen."""
+PREVIEW_ROW, TABLES_ROW = 50, 60
+"""Rows of the grid below all curves and pictures. (Two widgets that take turns must not share a
+cell: Qt then forgets the spacing.)"""
+OWN_GROUPS = ("train/", "attack/")
+"""Beginnings of names of the series that a run is about."""
+EMPTY = mark("Drawn while a run works. Fill in the form on the right and press Start run.")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A card of curves: the last part of the series' names, and its English title."""
+
+    quantity: str
+    title: str
+    percent: bool = False
+    unit: str = ""
+
+
+class LiveView(QWidget):
+    """Draws one run. Cards that are named stand in their place from the start; others are added
+    when something for them is said."""
+
+    first_row = 0
+    """Rows of the grid above it belong to a custom view."""
+
+    def __init__(
+        self,
+        parent: QWidget | None = None,
+        *,
+        curves: Sequence[Curve] = (),
+        tables: Mapping[str, str] | None = None,
+        hidden: Sequence[str] = (),
+        empty: str = EMPTY,
+    ) -> None:
+        super().__init__(parent)
+        self.info: RunInfo | None = None
+        self._color = "series:0"
+        self._hidden, self._empty = tuple(hidden), empty
+        self._titles = dict(tables or {})
+        self.curves: dict[str, CurveCard] = {}
+        self.tables: dict[str, TableCard] = {}
+        self.mosaics: dict[str, Mosaic] = {}
+        self._known: set[str] = set()
+        self._cells: list[tuple[QWidget, bool]] = []
+        self.grid = self._make_grid()
+        for curve in curves:
+            self._add_curve(curve)
+        for name in self._titles:
+            self._table(name)
+        i18n.signals.changed.connect(self.retranslate)
+        self.show_nothing()
+
+    # --- what the window calls
+
+    def show_run(self, info: RunInfo, record: Record, color: str) -> None:
+        """Draw `record` from the start, in the run's colour (a token, as "series:2")."""
+        self.show_nothing()
+        self.info, self._color = info, color
+        for name, (steps, values) in record.scalars.items():
+            self._append(name, steps, values, replace=True)
+        for table in record.tables.values():
+            self.show_table(table)
+        for name, images in record.images.items():
+            self.show_images(images, record.frames.get(name, []))
+        if info.status != "running":
+            self.rest()
+
+    def show_nothing(self) -> None:
+        """No run: the cards say what will appear in them."""
+        self.info = None
+        self._known.clear()
+        for card in self.curves.values():
+            card.clear()
+        for table in self.tables.values():
+            table.clear()
+        for mosaic in self.mosaics.values():
+            mosaic.hide()
+        self.retranslate()
+
+    def news(self, news: News) -> None:
+        """More of the run that is shown. Drawn by the next `draw`s."""
+        for name, (steps, values) in news.scalars.items():
+            self._append(name, steps, values)
+        for table in news.tables.values():
+            self.show_table(table)
+        for images in news.images.values():
+            self.show_images(images, [])
+
+    def draw(self) -> None:
+        """Called on every tick while this can be seen: every card takes in one series."""
+        for card in self.curves.values():
+            card.draw()
+
+    def rest(self) -> None:
+        """The run has ended: draw as for print."""
+        for card in self.curves.values():
+            card.rest()
+
+    def preview(self, values: Mapping[str, Any], ask: Ask) -> None:
+        """No run is shown and the form says `values`: show what can be known before starting.
+        `ask` puts a question to the engine."""
+
+    def farewell(self) -> float:
+        """The run that is followed has ended well: seconds that a person should have to see it
+        before the view goes on to the next."""
+        return 0.0
+
+    def update_info(self, info: RunInfo) -> None:
+        """Status or summary of the shown run changed."""
+        self.info = info
+
+    def retranslate(self) -> None:
+        """Set texts again, after the language changed."""
+        for name in self._known:
+            self._declare(name)
+
+    # --- parts, which custom views build on
+
+    def show_table(self, table: Table) -> None:
+        self._table(table.name).set_table(table.columns, table.rows)
+
+    def show_images(self, images: Images, frames: Sequence[Images]) -> None:
+        mosaic = self.mosaics.get(images.name)
+        if mosaic is None:
+            mosaic = self.mosaics[images.name] = Mosaic(name_of(images.name), self)
+            mosaic.setMinimumHeight(theme.px(240))
+            self._place(mosaic)
+        mosaic.set_images(images.pixels, images.captions, images.scale)
+        mosaic.show()
+
+    def _append(
+        self, name: str, steps: Sequence[int], values: Sequence[float], replace: bool = False
+    ) -> None:
+        what = quantity(name)
+        if what in self._hidden:
+            return
+        if what not in self.curves:
+            self._add_curve(Curve(what, title_of(what), percent=what.endswith(FRACTIONS)))
+        card = self.curves[what]
+        if name not in self._known:
+            self._known.add(name)
+            self._declare(name)
+        if replace:
+            card.replace(name, steps, values)
+        else:
+            card.append(name, steps, values)
+
+    def _declare(self, name: str) -> None:
+        """Name a series in its card. All have the run's colour; what is not trained on is
+        dashed."""
+        own = name.startswith(OWN_GROUPS)
+        self.curves[quantity(name)].set_series(name, label_of(name), self._color, dashed=not own)
+
+    def _table(self, name: str) -> TableCard:
+        if name not in self.tables:
+            card = TableCard(self._titles.get(name, name_of(name)), parent=self)
+            card.setMinimumHeight(theme.px(200))
+            self.tables[name] = card
+            self._place(card, wide=True)
+        return self.tables[name]
+
+    def _add_curve(self, curve: Curve) -> None:
+        card = CurveCard(
+            curve.title, unit=curve.unit, percent=curve.percent, empty=self._empty, parent=self
+        )
+        card.setMinimumHeight(theme.px(150))
+        self.curves[curve.quantity] = card
+        self._place(card)
+
+    def _make_grid(self) -> QGridLayout:
+        """Two columns that scroll when they are higher than the window."""
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        area = QScrollArea(self)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        inside = QWidget()
+        area.setWidget(inside)
+        column.addWidget(area)
+        grid = QGridLayout(inside)
+        grid.setContentsMargins(12, 0, 12, 12)
+        grid.setSpacing(10)
+        grid.setColumnStretch(0, 1)
+        grid.setColumnStretch(1, 1)
+        return grid
+
+    def _place(self, card: QWidget, wide: bool = False) -> None:
+        """Put a card into the grid: curves and pictures two in a row, tables below them."""
+        card.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self._cells.append((card, wide))
+        narrow = [cell for cell, is_wide in self._cells if not is_wide]
+        rest = [cell for cell, is_wide in self._cells if is_wide]
+        for place, cell in enumerate(narrow):
+            self.grid.addWidget(cell, self.first_row + place // 2, place % 2)
+        for place, cell in enumerate(rest):
+            self.grid.addWidget(cell, TABLES_ROW + place, 0, 1, 2)
+
+
+def quantity(name: str) -> str:
+    """The last part of a series' name."""
+    return name.rpartition("/")[2]
+
+
+def title_of(what: str) -> str:
+    return re.sub(r"[_-]+", " ", what).capitalize()
+
+
+def label_of(name: str) -> str:
+    """What a series is called in its card: its group, in words."""
+    return name_of(name.partition("/")[0])

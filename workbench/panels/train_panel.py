@@ -1,0 +1,36 @@
+"""Training: loss, accuracy, gradient norm and learning rate, and the model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from workbench.i18n import name_of, tr
+
+if TYPE_CHECKING:
+    from PySide6.QtWidgets import QWidget
+
+    from workbench.panels.live import LiveView
+
+ICON = "flask"
+ORDER = 10
+
+
+def detail(spec: Mapping[str, Any]) -> str:
+    """As in "CNN · Digits · AdamW", or "from plain · against PGD"."""
+    parts = []
+    if spec.get("init"):
+        parts.append(tr("from {name}", name=spec["init"]))
+    for field in ("model", "data", "optimizer"):
+        value = spec.get(field)
+        if value and not (field == "optimizer" and spec.get("init")):
+            parts.append(name_of(value["kind"]))
+    if spec.get("adversarial"):
+        parts.append(tr("against {attack}", attack=name_of(spec["adversarial"]["attack"]["kind"])))
+    return " · ".join(parts) or name_of("train")
+
+
+def make_view(parent: QWidget) -> LiveView:
+    from workbench.panels.train_view import TrainView
+
+    return TrainView(parent)

@@ -1,0 +1,147 @@
+"""How a training is drawn (see `train_panel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from PySide6.QtWidgets import QWidget
+
+from engine.events import Table
+from engine.store import RunInfo
+from workbench.i18n import mark, name_of, tr
+from workbench.panels.live import PREVIEW_ROW, Ask, Curve, LiveView
+from workbench.runs.record import Record
+from workbench.views.mosaic import Mosaic
+from workbench.views.table import TableCard
+
+WHILE_RUNNING = ("gradient_norm", "lr")
+"""Curves that give way to the preview while there is no run."""
+SPLITS = ("train", "validation", "test")
+LOCAL = ("digits", "folder")
+"""Data sets that can be looked at without downloading anything."""
+
+
+class TrainView(LiveView):
+    """Four curves and the layers; before a run, what its data and model are."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        self.pictures = Mosaic(mark("Data"), empty=mark("The first images of the data set."))
+        self.facts = TableCard(
+            mark("Before you start"), empty=mark("What the form says is being looked at.")
+        )
+        super().__init__(
+            parent,
+            curves=(
+                Curve("loss", mark("Loss")),
+                Curve("accuracy", mark("Accuracy"), percent=True),
+                Curve("gradient_norm", mark("Gradient norm")),
+                Curve("lr", mark("Learning rate")),
+            ),
+            tables={"parameters": mark("Parameters")},
+            hidden=("images_per_second",),
+            empty=mark("Drawn while a model trains. Set it up in the form and press Start run."),
+        )
+        self.grid.addWidget(self.pictures, PREVIEW_ROW, 0)
+        self.grid.addWidget(self.facts, PREVIEW_ROW, 1)
+        self._data: Mapping[str, Any] = {}
+        self._model: Mapping[str, Any] = {}
+        self._values: Mapping[str, Any] = {}
+        self._preview(True)
+
+    def show_run(self, info: RunInfo, record: Record, color: str) -> None:
+        super().show_run(info, record, color)
+        self._preview(False)
+
+    def show_nothing(self) -> None:
+        super().show_nothing()
+        self._preview(True)
+
+    def _preview(self, on: bool) -> None:
+        for card in (self.pictures, self.facts):
+            card.setVisible(on)
+        for name in WHILE_RUNNING:
+            if name in self.curves:
+                self.curves[name].setVisible(not on)
+
+    # --- before a run
+
+    def preview(self, values: Mapping[str, Any], ask: Ask) -> None:
+        """Ask for the first images, the layers and the sizes of what the form says."""
+        self._values = values
+        data = values.get("data")
+        if values.get("init"):
+            self._say(tr("Data and model are those of the run it starts from."))
+            return
+        if data and (data.get("kind") not in LOCAL or data.get("path") == ""):
+            self._say(tr("The data set is read, and downloaded if need be, when the run starts."))
+            return
+        ask({"kind": "preview_data", "data": data}, self._data_told)
+        ask(
+            {"kind": "describe_model", "data": data, "model": values.get("model")}, self._model_told
+        )
+
+    def _say(self, text: str) -> None:
+        self._data, self._model = {}, {}
+        self.pictures.clear()
+        self.facts.clear()
+        self.facts.set_empty(text)
+        self.show_table(Table("parameters", (), ()))
+
+    def _data_told(self, answer: dict[str, Any], payload: bytes) -> None:
+        if self.info is not None:
+            return
+        if "error" in answer:
+            self._say(answer["error"])
+            return
+        import numpy as np
+
+        self._data = answer
+        pixels = np.frombuffer(payload, np.uint8).reshape(answer["pixels"])
+        self.pictures.set_classes(answer["classes"])
+        self.pictures.set_images(pixels, [{"label": label} for label in answer["labels"]])
+        self._show_facts()
+
+    def _model_told(self, answer: dict[str, Any], payload: bytes) -> None:
+        if self.info is not None or "error" in answer:
+            return
+        self._model = answer
+        columns = ("layer", "type", "output", "parameters", "flops")
+        self.show_table(
+            Table(
+                "parameters",
+                columns,
+                tuple(
+                    (x["name"], x["type"], tuple(x["output"]), x["parameters"], x["flops"])
+                    for x in answer["layers"]
+                ),
+            )
+        )
+        self._show_facts()
+
+    def retranslate(self) -> None:
+        super().retranslate()
+        if self.info is None and hasattr(self, "_data"):
+            self._show_facts()
+
+    def _show_facts(self) -> None:
+        if not self._data:
+            return
+        counts, shape = self._data["counts"], self._data["shape"]
+        batch = int(self._values.get("batch_size") or 1)
+        epochs = int(self._values.get("epochs") or 0)
+        steps = counts["train"] // batch * epochs or epochs
+        rows: list[tuple[str, Any]] = [
+            (tr("Images, {split}", split=name_of(split)), counts[split]) for split in SPLITS
+        ]
+        rows += [
+            (tr("Size of an image"), tuple(shape)),
+            (tr("Classes"), len(self._data["classes"])),
+            (tr("Steps, about"), steps),
+        ]
+        if self._model:
+            rows += [
+                (tr("Parameters"), self._model["parameters"]),
+                (tr("FLOPs of one image"), self._model["flops"]),
+            ]
+        self.facts.set_table((tr("Property"), tr("Value")), rows)

@@ -1,0 +1,88 @@
+"""Runs and forms written down as recipes that `engine run` and the window read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from engine.files import atomic
+from engine.store import RunInfo
+from engine.task import extra_of, task_kinds
+
+Find = Callable[[str], RunInfo | None]
+"""The run of an id, or None if it is no longer there."""
+
+
+def recipe_text(tasks: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> str:
+    """TOML with one [[task]] for each of `tasks` (values with `name` and `kind`), in their order.
+
+    `names` says what the runs are called that reference fields name by id.
+    """
+    tables = []
+    for task in tasks:
+        known = names or {}
+        given = {
+            name: known.get(value, value) if name in _reference_fields(task["kind"]) else value
+            for name, value in task.items()
+            if value is not None
+        }
+        first = {name: given.pop(name) for name in ("name", "kind") if name in given}
+        tables.append(first | given)
+    return tomli_w.dumps({"task": tables}, multiline_strings=False)
+
+
+def recipe_of(run: RunInfo, find: Find) -> str:
+    """The recipe that makes `run` again: its whole lineage, parents first, then itself.
+
+    Names are those of the runs, told apart where two share one. A parent that is no longer there
+    stays named by its id, so that reading the recipe says what is missing.
+    """
+    ordered: dict[str, RunInfo] = {}
+
+    def visit(info: RunInfo) -> None:
+        if info.id in ordered:
+            return
+        for parent in info.lineage.values():
+            found = find(parent)
+            if found is not None:
+                visit(found)
+        ordered[info.id] = info
+
+    visit(run)
+    names = _names(ordered)
+    tasks = [
+        {"name": names[info.id], **info.spec, **dict(info.lineage)} for info in ordered.values()
+    ]
+    return recipe_text(tasks, names)
+
+
+def save_recipe(path: Path, text: str) -> None:
+    """Write a recipe; a file that was there is replaced as a whole or not at all.
+
+    Raises CrucibleError where that is not possible.
+    """
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+def _names(runs: Mapping[str, RunInfo]) -> dict[str, str]:
+    """A name for each run by its id, none of them twice."""
+    names: dict[str, str] = {}
+    for run, info in runs.items():
+        name, number = info.name, 1
+        while name in names.values():
+            number += 1
+            name = f"{info.name} {number}"
+        names[run] = name
+    return names
+
+
+def _reference_fields(kind: str) -> frozenset[str]:
+    spec = task_kinds().get(kind)
+    if spec is None:
+        return frozenset()
+    fields = spec.model_fields
+    return frozenset(name for name, field in fields.items() if extra_of(field).get("reference"))

@@ -1,0 +1,219 @@
+"""The book of runs: what the window knows of every run of its workspace.
+
+It is filled from the store and kept up to date by whoever hears of a change. Views read it and
+listen to its signals; nobody else holds a list of runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Signal
+
+from engine.events import Progress
+from engine.store import Run, RunInfo
+from workbench.i18n import mark, tr
+
+SERIES = 8
+"""Colours there are for runs."""
+
+GLYPHS = {
+    "queued": "…",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✕",
+    "cancelled": "■",
+    "interrupted": "⏸",
+    "skipped": "–",
+    "damaged": "?",
+}
+WORDS = {
+    "queued": mark("queued"),
+    "running": mark("running"),
+    "done": mark("done"),
+    "failed": mark("failed"),
+    "cancelled": mark("cancelled"),
+    "interrupted": mark("interrupted"),
+    "skipped": mark("skipped"),
+    "damaged": mark("damaged"),
+}
+ENDED = ("done", "failed", "cancelled", "interrupted", "skipped", "damaged")
+
+
+def word_of(status: str) -> str:
+    """A status in the person's language."""
+    return tr(WORDS.get(status, status))
+
+
+@dataclass
+class Rate:
+    """How fast a run goes, smoothed over its last seconds."""
+
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    per_second: float = 0.0
+    _since: float = 0.0
+    _from: int = 0
+
+    def update(self, progress: Progress, now: float) -> None:
+        if progress.unit != self.unit or progress.done < self.done or not self._since:
+            self.per_second, self._since, self._from = 0.0, now, progress.done
+        self.done, self.total, self.unit = progress.done, progress.total, progress.unit
+        elapsed = now - self._since
+        if elapsed >= 0.5:
+            measured = (progress.done - self._from) / elapsed
+            weight = 0.4 if self.per_second else 1.0
+            self.per_second += weight * (measured - self.per_second)
+            self._since, self._from = now, progress.done
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self.total or not self.per_second:
+            return None
+        return max(0, self.total - self.done) / self.per_second
+
+
+class Book(QObject):
+    """Every run by its id, in memory."""
+
+    listed = Signal()
+    """Runs came or went, or their order changed."""
+    changed = Signal(str)
+    """One run's status, name, note or progress changed."""
+    drawn = Signal()
+    """Which runs are compared, or the colour of one, changed."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._infos: dict[str, RunInfo] = {}
+        self._rates: dict[str, Rate] = {}
+        self._colors: dict[str, int] = {}
+        self.queue: list[str] = []
+        """Ids of the runs that wait in this window's engine, the next one first."""
+        self.compared: list[str] = []
+        """Ids of the runs that are drawn together."""
+
+    # --- reading
+
+    def infos(self) -> list[RunInfo]:
+        """The newest first; what waits and what runs stands above what has ended."""
+        waiting = [self._infos[i] for i in reversed(self.queue) if i in self._infos]
+        rest = sorted(
+            (info for run_id, info in self._infos.items() if run_id not in self.queue),
+            key=lambda info: (info.status == "running", info.id),
+            reverse=True,
+        )
+        return waiting + rest
+
+    def info(self, run_id: str) -> RunInfo | None:
+        return self._infos.get(run_id)
+
+    def rate(self, run_id: str) -> Rate | None:
+        return self._rates.get(run_id)
+
+    def name(self, run_id: str) -> str:
+        """What a person calls the run; the id where it is unknown."""
+        info = self._infos.get(run_id)
+        return info.name if info else run_id
+
+    def named(self, info: RunInfo) -> RunInfo:
+        """`info` with names in the place of ids where its spec refers to other runs."""
+        known = {field: self.name(run_id) for field, run_id in info.lineage.items()}
+        return replace(info, spec={**info.spec, **known}) if known else info
+
+    def newest(self, kind: str) -> RunInfo | None:
+        found = [info for info in self._infos.values() if info.kind == kind]
+        return max(found, key=lambda info: info.id, default=None)
+
+    def running(self) -> RunInfo | None:
+        return next((i for i in self._infos.values() if i.status == "running"), None)
+
+    # --- writing
+
+    def fill(self, infos: list[RunInfo]) -> None:
+        """What the store says now. Emits only what is different."""
+        before = self._infos
+        self._infos = {info.id: info for info in infos}
+        self.compared = [run_id for run_id in self.compared if run_id in self._infos]
+        if before.keys() != self._infos.keys():
+            self.listed.emit()
+        else:
+            for run_id, info in self._infos.items():
+                if info != before[run_id]:
+                    self._changed(before[run_id], info)
+
+    def put(self, info: RunInfo) -> None:
+        """A run as it is now."""
+        before = self._infos.get(info.id)
+        if before == info:
+            return
+        self._infos[info.id] = info
+        if before is None:
+            self.listed.emit()
+        else:
+            self._changed(before, info)
+
+    def set_status(self, run_id: str, status: str) -> None:
+        info = self._infos.get(run_id)
+        if info and info.status != status:
+            self.put(replace(info, status=status))  # type: ignore[arg-type]
+
+    def _changed(self, before: RunInfo, info: RunInfo) -> None:
+        if info.status in ENDED:
+            self._rates.pop(info.id, None)
+        if before.status != info.status:
+            self.listed.emit()
+        self.changed.emit(info.id)
+
+    def remove(self, run_id: str) -> None:
+        if self._infos.pop(run_id, None):
+            self.compared = [other for other in self.compared if other != run_id]
+            self.listed.emit()
+
+    def set_queue(self, ids: list[str]) -> None:
+        if ids != self.queue:
+            self.queue = list(ids)
+            self.listed.emit()
+
+    def set_progress(self, run_id: str, progress: Progress) -> None:
+        info = self._infos.get(run_id)
+        if info is not None and info.status not in ENDED:
+            self._rates.setdefault(run_id, Rate()).update(progress, time.monotonic())
+            self.changed.emit(run_id)
+
+    # --- what is drawn, and in which colour
+
+    def color_index(self, run_id: str) -> int:
+        """The run's place among the series colours: the least used one when first asked, then
+        always the same."""
+        if run_id not in self._colors:
+            used = Counter(self._colors.get(other) for other in (*self.compared, *self._colors))
+            self._colors[run_id] = min(range(SERIES), key=lambda index: (used[index], index))
+        return self._colors[run_id]
+
+    def compare(self, run_id: str, on: bool) -> None:
+        if on and run_id not in self.compared:
+            self.compared.append(run_id)
+        elif not on and run_id in self.compared:
+            self.compared.remove(run_id)
+        else:
+            return
+        self.drawn.emit()
+
+    def compare_only(self, ids: list[str]) -> None:
+        if ids != self.compared:
+            self.compared = list(ids)
+            self.drawn.emit()
+
+
+def read(folder: Path) -> RunInfo:
+    """One run as the store has it."""
+    return Run(folder).info()

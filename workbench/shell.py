@@ -1,0 +1,213 @@
+"""The frame of the window: bars, panes and the centre, their sizes and their looks. Knows nothing
+of runs; needs only Qt, so that it is on the screen at once."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QSize, Qt, QTimer, Signal
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QSplitter,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from workbench import i18n, shell_style, theme
+from workbench.bars import Banner, Rail, StatusBar, TopBar
+from workbench.i18n import mark, tr
+from workbench.panels.start import StartPage
+from workbench.settings import Settings
+from workbench.views.widgets import Segmented
+
+TABS = (mark("Live"), mark("Compare"), mark("Details"))
+SIZES = {"runs": 248, "inspector": 284, "log": 128}
+"""Widths and height of the panes at scale 1, until a person has moved them."""
+RAIL, BARS = 48, 74
+
+
+class Shell(QWidget):
+    """Top bar, banner, rail, run list, centre, form, log, status bar."""
+
+    painted = Signal()
+    """The window has been painted for the first time."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.setObjectName("window")
+        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self.settings = settings
+        self._was_painted = False
+        self.top = TopBar(self)
+        self.rail = Rail(self)
+        self.banner = Banner(self)
+        self.status = StatusBar(self)
+        self.runs_place = self._pane("runlist")
+        self.inspector_place = self._pane("inspector")
+        self.log_place = self._pane("logpane")
+        self.start_page = StartPage(self)
+        self.pages = QStackedWidget(self)
+        self.pages.addWidget(self.start_page)
+        self.tabs = Segmented([], parent=self)
+        self.header, self._legend = self._make_header()
+        self.columns, self.rows = self._arrange()
+        self.resize(settings.width, settings.height)
+        self._restore_sizes()
+        theme.manager.changed.connect(self.restyle)
+        i18n.signals.changed.connect(self.rename_tabs)
+        self.restyle()
+        self.rename_tabs()
+
+    # --- arrangement
+
+    def _pane(self, name: str) -> QFrame:
+        pane = QFrame(self)
+        pane.setObjectName(name)
+        column = QVBoxLayout(pane)
+        column.setContentsMargins(0, 0, 0, 0)
+        return pane
+
+    def _make_header(self) -> tuple[QWidget, QHBoxLayout]:
+        """Tabs on the left; dots and names of what is drawn on the right."""
+        header = QWidget(self)
+        legend = QHBoxLayout()
+        legend.setSpacing(6)
+        row = QHBoxLayout(header)
+        row.setContentsMargins(12, 8, 16, 8)
+        row.addWidget(self.tabs)
+        row.addStretch(1)
+        row.addLayout(legend)
+        header.hide()
+        return header, legend
+
+    def _arrange(self) -> tuple[QSplitter, QSplitter]:
+        centre = QFrame(self)
+        centre.setObjectName("centre")
+        middle = QVBoxLayout(centre)
+        middle.setContentsMargins(0, 0, 0, 0)
+        middle.setSpacing(0)
+        middle.addWidget(self.header)
+        middle.addWidget(self.pages, 1)
+        columns = QSplitter(Qt.Orientation.Horizontal, self)
+        columns.setObjectName("columns")
+        columns.setHandleWidth(1)
+        for pane in (self.runs_place, centre, self.inspector_place):
+            columns.addWidget(pane)
+        columns.setStretchFactor(1, 1)
+        columns.setCollapsible(1, False)
+        upper = QWidget(self)
+        row = QHBoxLayout(upper)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(0)
+        row.addWidget(self.rail)
+        row.addWidget(columns, 1)
+        rows = QSplitter(Qt.Orientation.Vertical, self)
+        rows.setObjectName("rows")
+        rows.setHandleWidth(1)
+        rows.addWidget(upper)
+        rows.addWidget(self.log_place)
+        rows.setStretchFactor(0, 1)
+        rows.setCollapsible(0, False)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(self.top)
+        column.addWidget(self.banner)
+        column.addWidget(rows, 1)
+        column.addWidget(self.status)
+        return columns, rows
+
+    def fill(self, place: QFrame, widget: QWidget) -> None:
+        """Put a widget into its pane, when it has been loaded."""
+        layout = place.layout()
+        assert layout is not None
+        layout.addWidget(widget)
+
+    # --- sizes
+
+    def _restore_sizes(self) -> None:
+        sizes = {**SIZES, **self.settings.sizes}
+        runs, inspector, log = (theme.px(sizes[name]) if sizes[name] else 0 for name in SIZES)
+        middle = max(self.width() - theme.px(RAIL) - runs - inspector - 2, 200)
+        self.columns.setSizes([runs, middle, inspector])
+        self.rows.setSizes([max(self.height() - theme.px(BARS) - log - 1, 200), log])
+
+    def keep_sizes(self) -> None:
+        """Remember where a person has put the panes."""
+        scale = theme.manager.scale
+        runs, _, inspector = self.columns.sizes()
+        log = self.rows.sizes()[1]
+        sizes = {"runs": runs, "inspector": inspector, "log": log}
+        self.settings.sizes = {name: round(size / scale) for name, size in sizes.items()}
+        if not self.isMaximized() and not self.isFullScreen():
+            self.settings.width, self.settings.height = self.width(), self.height()
+        self.settings.maximized = self.isMaximized()
+
+    def fold(self, pane: str) -> None:
+        """Fold "runs", "inspector" or "log" away, or unfold it."""
+        splitter, index, middle = {
+            "runs": (self.columns, 0, 1),
+            "inspector": (self.columns, 2, 1),
+            "log": (self.rows, 1, 0),
+        }[pane]
+        sizes = splitter.sizes()
+        wanted = 0 if sizes[index] else theme.px(SIZES[pane])
+        sizes[middle] += sizes[index] - wanted
+        sizes[index] = wanted
+        splitter.setSizes(sizes)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(900, 560)
+
+    # --- looks
+
+    def restyle(self) -> None:
+        """Style sheet of the edges, after theme or scale changed."""
+        self.setStyleSheet(shell_style.sheet(theme.manager.theme, theme.manager.scale))
+        self.settings.scale = theme.manager.scale
+
+    def rename_tabs(self) -> None:
+        self.tabs.set_options([tr(tab) for tab in TABS])
+        self.tabs.setAccessibleName(tr("Views of the run"))
+
+    def set_legend(self, entries: list[tuple[str, str]]) -> None:
+        """Name and colour (#rrggbb) of each run that is drawn."""
+        while item := self._legend.takeAt(0):
+            if widget := item.widget():
+                widget.deleteLater()
+        for name, color in entries:
+            dot, words = QLabel(self.header), QLabel(name, self.header)
+            dot.setText(f'<span style="color:{color}">●</span>')
+            words.setProperty("tone", "small")
+            self._legend.addWidget(dot)
+            self._legend.addWidget(words)
+            self._legend.addSpacing(6)
+
+    def set_theme(self, mode: str) -> None:
+        """Follow the system, or force light or dark; remembered."""
+        self.settings.theme = mode
+        theme.manager.set_mode(mode)  # type: ignore[arg-type]
+
+    def toggle_theme(self) -> None:
+        self.set_theme("light" if theme.manager.theme.dark else "dark")
+
+    def set_language(self, language: str) -> None:
+        """Speak "en" or "zh" from now on; remembered."""
+        self.settings.language = language
+        i18n.set_language(language)  # type: ignore[arg-type]
+
+    def toggle_language(self) -> None:
+        self.set_language("en" if i18n.language == "zh" else "zh")
+
+    def zoom(self, direction: int) -> None:
+        """Larger (1), smaller (-1) or as it was (0)."""
+        if direction:
+            theme.manager.step_scale(direction)
+        else:
+            theme.manager.set_scale(1.0)
+
+    def paintEvent(self, event: object) -> None:
+        if not self._was_painted:
+            self._was_painted = True
+            QTimer.singleShot(0, self, self.painted.emit)

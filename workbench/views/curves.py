@@ -1,0 +1,653 @@
+"""A card with curves that grow while a run works."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PySide6.QtCore import QMarginsF, QPointF, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import (
+    QAction,
+    QActionGroup,
+    QFontMetricsF,
+    QGuiApplication,
+    QImage,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QPixmap,
+    QWheelEvent,
+)
+from PySide6.QtSvg import QSvgGenerator
+from PySide6.QtWidgets import QFileDialog, QMessageBox, QSizePolicy, QWidget
+
+from workbench import theme
+from workbench.i18n import mark, tr
+from workbench.views import axis, plot
+from workbench.views.card import Card
+from workbench.views.plot import Curve, Frame, Range, Shape
+from workbench.views.text import number, signed
+
+SMOOTHING: tuple[tuple[str, float], ...] = (
+    (mark("No smoothing"), 0.0),
+    (mark("Light smoothing"), 0.25),
+    (mark("Automatic smoothing"), 1.0),
+    (mark("Strong smoothing"), 4.0),
+)
+IDLE_TICKS = 15
+"""Ticks without news after which a live plot is drawn smoothly and fitted."""
+
+
+class CurveCard(Card):
+    """Named series over steps. `percent` shows fractions as percent; `empty` (English) says what
+    will appear here and how to start it.
+
+    Values are appended as they come and cost nothing then; `draw()` is called on every tick of
+    the window and takes in one series at a time, and none while the card is hidden. `rest()`
+    draws everything at its best, when the run has ended.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        unit: str = "",
+        percent: bool = False,
+        empty: str = mark("Curves appear here while a run works."),
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(title, parent)
+        self.plot = Plot(Frame(unit=unit, percent=percent))
+        self.body.addWidget(self.plot, 1)
+        self._explain = empty
+        self._turn = 0
+        self._idle = 0
+        self._primary: str | None = None
+        self._fill_menu()
+        self._show_emptiness()
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+
+    # --- what is shown ---
+
+    def set_series(self, key: str, label: str, color: str = "", dashed: bool = False) -> None:
+        """Declare a series, or change how it looks. `color` is a token or #rrggbb; without it the
+        next of the theme's series colours is taken."""
+        color = color or f"series:{len(self.plot.curves)}"
+        curve = self.plot.curves.get(key)
+        if curve is None:
+            self.plot.curves[key] = Curve(label, color, dashed)
+        else:
+            curve.label, curve.color, curve.dashed = label, color, dashed
+        self.plot.forget()
+
+    def set_primary(self, key: str) -> None:
+        """The series whose last value stands in the title; else it is the first one."""
+        self._primary = key
+        self._show_value()
+
+    def append(self, key: str, steps: Sequence[float], values: Sequence[float]) -> None:
+        """Add values at the end of a series; they are drawn by a later `draw()`."""
+        if key not in self.plot.curves:
+            self.set_series(key, key)
+        if len(steps):
+            self.plot.curves[key].waiting.append((steps, values))
+
+    def replace(self, key: str, steps: Sequence[float], values: Sequence[float]) -> None:
+        """Give a series other values altogether, and draw it at rest."""
+        old = self.plot.curves.get(key)
+        if old is None:
+            self.set_series(key, key)
+            old = self.plot.curves[key]
+        self.plot.curves[key] = Curve(old.label, old.color, old.dashed, waiting=[(steps, values)])
+        self.rest()
+
+    def remove(self, key: str) -> None:
+        self.plot.curves.pop(key, None)
+        self.rest()
+
+    def clear(self) -> None:
+        """Forget all series and lines."""
+        self.plot.curves.clear()
+        self.plot.frame.lines.clear()
+        self.plot.view = None
+        self.set_value("")
+        self.rest()
+
+    def set_line(self, name: str, value: float | None) -> None:
+        """A dashed line with a name, as for a budget; None takes it away."""
+        if value is None:
+            self.plot.frame.lines.pop(name, None)
+        else:
+            self.plot.frame.lines[name] = value
+        self.plot.fit(live=self.plot.live)
+
+    def set_log(self, log: bool) -> None:
+        self._log.setChecked(log)
+
+    def set_smoothing(self, strength: float) -> None:
+        """0 is none, 1 what the length of the series suggests, more is more."""
+        self.plot.strength = strength
+        for curve in self.plot.curves.values():
+            curve.resmooth(strength)
+        self.plot.fit(live=self.plot.live)
+        self._show_value()
+
+    # --- ticks ---
+
+    def draw(self) -> None:
+        """Take in one series that has news, and show it. Does nothing while hidden."""
+        if not self.isVisible():
+            return
+        keys = list(self.plot.curves)
+        for offset in range(len(keys)):
+            index = (self._turn + offset) % len(keys)
+            curve = self.plot.curves[keys[index]]
+            if curve.waiting:
+                self._turn = index + 1
+                self._idle = 0
+                curve.absorb(self.plot.strength)
+                self.plot.grow(keys[index])
+                self._show_emptiness()
+                self._show_value()
+                return
+        if self.plot.live:
+            self._idle += 1
+            if self._idle >= IDLE_TICKS:
+                self.rest()
+
+    def rest(self) -> None:
+        """Take in everything, fit the axes, draw smoothly."""
+        for curve in self.plot.curves.values():
+            curve.absorb(self.plot.strength)
+        self._idle = 0
+        self._show_emptiness()
+        self.plot.fit(live=False)
+        self._show_value()
+
+    def _show_value(self) -> None:
+        curves = self.plot.curves
+        curve = curves.get(self._primary or "") or next(iter(curves.values()), None)
+        if curve is None or not len(curve.smooth):
+            self.set_value("")
+            return
+        values = curve.smooth.y
+        last = float(values[-1])
+        before = float(values[max(0, len(values) - 1 - max(1, len(values) // 10))])
+        change = ""
+        if len(values) > 1 and math.isfinite(last) and math.isfinite(before):
+            shift = last - before
+            places = _places(self.plot.frame.text(last))
+            if self.plot.frame.percent:
+                change = signed(number_fixed(shift * 100, 1))
+            elif places is not None:
+                change = signed(number_fixed(shift, places))
+            else:
+                change = signed(number(shift))
+        if not change.strip("+−0."):
+            change = ""  # nothing that could be seen has changed
+        self.set_value(self.plot.frame.text(last), change)
+        self.delta.setToolTip(tr("Change over the last tenth of the run"))
+
+    def _show_emptiness(self) -> None:
+        empty = not any(len(c.raw) or c.waiting for c in self.plot.curves.values())
+        self.set_empty(tr(self._explain) if empty else "")
+        self.plot.setVisible(not empty)
+
+    # --- menu ---
+
+    def _fill_menu(self) -> None:
+        self._log = QAction(self)
+        self._log.setCheckable(True)
+        self._log.toggled.connect(self.plot.set_log)
+        self.menu.addAction(self._log)
+        self._smoothing = QActionGroup(self)
+        self._smoothing_menu = self.menu.addMenu("")
+        for _, strength in SMOOTHING:
+            action = QAction(self)
+            action.setCheckable(True)
+            action.setChecked(strength == 1.0)
+            action.setData(strength)
+            self._smoothing.addAction(action)
+            self._smoothing_menu.addAction(action)
+        self._smoothing.triggered.connect(self._choose_smoothing)
+        self._fit = self.menu.addAction("")
+        self._fit.triggered.connect(self.plot.reset)
+        self.menu.addSeparator()
+        self._copy = self.menu.addAction("")
+        self._copy.triggered.connect(self.copy)
+        self._picture = self.menu.addAction("")
+        self._picture.triggered.connect(self._ask_picture)
+        self._data = self.menu.addAction("")
+        self._data.triggered.connect(self._ask_data)
+        self.show_menu_button()
+        self.retranslate()
+
+    def retranslate(self) -> None:
+        super().retranslate()
+        self._log.setText(tr("Logarithmic scale"))
+        self._smoothing_menu.setTitle(tr("Smoothing"))
+        for action, (english, _) in zip(self._smoothing.actions(), SMOOTHING):
+            action.setText(tr(english))
+        self._fit.setText(tr("Fit"))
+        self._copy.setText(tr("Copy as picture"))
+        self._picture.setText(tr("Export picture…"))
+        self._data.setText(tr("Export values…"))
+        self.plot.setAccessibleName(tr("Curves of {card}", card=self.title.text()))
+        self._show_emptiness()
+        self._show_value()
+
+    def _choose_smoothing(self, action: QAction) -> None:
+        self.set_smoothing(float(action.data()))
+
+    def _ask_picture(self) -> None:
+        self._ask(tr("Export picture"), "png", "PNG (*.png);;SVG (*.svg)")
+
+    def _ask_data(self) -> None:
+        self._ask(tr("Export values"), "csv", "CSV (*.csv)")
+
+    def _ask(self, caption: str, suffix: str, filters: str) -> None:
+        name = self.title.text().lower().replace(" ", "-").replace("/", "-")
+        chosen, kind = QFileDialog.getSaveFileName(self, caption, f"{name}.{suffix}", filters)
+        if not chosen:
+            return
+        target = Path(chosen)
+        if not target.suffix:
+            target = target.with_suffix(".svg" if "svg" in kind else f".{suffix}")
+        try:
+            self.export(target)
+        except OSError as error:
+            QMessageBox.warning(
+                self,
+                caption,
+                tr("{file} could not be written: {cause}", file=target, cause=error.strerror),
+            )
+
+    # --- exports ---
+
+    def copy(self) -> None:
+        """The card as a picture, on the clipboard."""
+        QGuiApplication.clipboard().setImage(self.picture())
+
+    def export(self, target: Path) -> None:
+        """Write a .png (twice the size), a .svg or a .csv. Raises OSError if it cannot be written,
+        ValueError for another suffix."""
+        self.rest()
+        match target.suffix.lower():
+            case ".png":
+                if not self.picture().save(str(target)):
+                    raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
+            case ".svg":
+                self._write_svg(target)
+            case ".csv":
+                self._write_csv(target)
+            case other:
+                raise ValueError(f"cannot export {other!r}; expected .png, .svg or .csv")
+
+    def picture(self) -> QImage:
+        size = self._export_size()
+        image = QImage(size * 2, QImage.Format.Format_RGB32)
+        image.setDevicePixelRatio(2)
+        image.fill(theme.color("card"))
+        painter = QPainter(image)
+        self._paint_export(painter, size)
+        painter.end()
+        return image
+
+    def _write_svg(self, target: Path) -> None:
+        size = self._export_size()
+        generator = QSvgGenerator()
+        generator.setFileName(str(target))
+        generator.setSize(size)
+        generator.setViewBox(QRect(0, 0, size.width(), size.height()))
+        generator.setTitle(self.title.text())
+        painter = QPainter()
+        if not painter.begin(generator):
+            raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
+        painter.fillRect(QRect(0, 0, size.width(), size.height()), theme.color("card"))
+        self._paint_export(painter, size)
+        painter.end()
+
+    def _write_csv(self, target: Path) -> None:
+        curves = self.plot.curves
+        rows: dict[float, dict[str, float]] = {}
+        for key, curve in curves.items():
+            for step, value in zip(curve.raw.x.tolist(), curve.raw.y.tolist()):
+                rows.setdefault(step, {})[key] = value
+        with target.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", *(c.label for c in curves.values())])
+            for step in sorted(rows):
+                shown = f"{step:.15g}"
+                writer.writerow(
+                    [shown, *(repr(rows[step][k]) if k in rows[step] else "" for k in curves)]
+                )
+
+    def _export_size(self) -> QSize:
+        return QSize(max(self.width(), 480), max(self.height(), 260))
+
+    def _paint_export(self, painter: QPainter, size: QSize) -> None:
+        px = theme.px
+        painter.setFont(theme.font(13, 600))
+        painter.setPen(theme.color("muted"))
+        head = QRectF(px(14), px(8), size.width() - px(28), px(24))
+        painter.drawText(head, Qt.AlignmentFlag.AlignVCenter, self.title.text())
+        painter.setFont(theme.font(18, 500))
+        painter.setPen(theme.color("text"))
+        painter.drawText(
+            head, Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight, self.value.text()
+        )
+        inner = QRectF(0, 0, size.width(), size.height())
+        self.plot.paint_into(
+            painter, inner.marginsRemoved(QMarginsF(px(10), px(36), px(12), px(8)))
+        )
+
+
+class Plot(QWidget):
+    """The curves themselves: paints, zooms, and reads out under the pointer or a keyboard cursor.
+
+    Wheel and + - zoom about the pointer (Shift: the value axis), dragging moves, a double click or
+    Home fits, Left and Right step through the values, Escape ends that.
+    """
+
+    def __init__(self, frame: Frame, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.frame = frame
+        self.curves: dict[str, Curve] = {}
+        self.strength = 1.0
+        self.live = False
+        self.view: tuple[Range, Range] | None = None
+        self.cursor_step: float | None = None
+        self._shapes: dict[str, Shape] = {}
+        self._base: QPixmap | None = None
+        self._drag: QPointF | None = None
+        self.setMouseTracking(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        theme.manager.changed.connect(self.forget)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(theme.px(120), theme.px(80))
+
+    def sizeHint(self) -> QSize:
+        return QSize(theme.px(360), theme.px(160))
+
+    # --- ranges ---
+
+    @property
+    def legend(self) -> bool:
+        return len(self.curves) > 1
+
+    def fit(self, live: bool) -> None:
+        """Let the axes fit the values (unless a person has zoomed), and draw anew."""
+        self.live = live
+        if self.view is None:
+            xs = [c.raw.x for c in self.curves.values() if len(c.raw)]
+            left = min((float(x[0]) for x in xs), default=0.0)
+            right = max((float(x[-1]) for x in xs), default=1.0)
+            left = _from_zero(left, right)
+            if right <= left:
+                left, right = left - 0.5, right + 0.5
+            room = (right - left) * 0.02
+            self.frame.x = (left - room, right + room)
+            self.frame.y = axis.padded(*plot.value_range(list(self.curves.values()), self.frame))
+        self.forget()
+
+    def grow(self, key: str) -> None:
+        """Series `key` has grown: draw it, and move the axes only if it has left them."""
+        self.live = True
+        curve, frame = self.curves[key], self.frame
+        if self.view is None and len(curve.raw):
+            first, last = float(curve.raw.x[0]), float(curve.raw.x[-1])
+            first = _from_zero(first, last)
+            lone = not self._shapes
+            x = (first, max(last, first + 1)) if lone else frame.x
+            if last > x[1] or lone:
+                x = (x[0], first + (last - first or 1) * axis.GROWTH)
+            x = (min(x[0], first), x[1])
+            low, high = plot.value_range([curve], frame)
+            y = axis.grown(None if lone else frame.y, low, high) if low <= high else frame.y
+            if (x, y) != (frame.x, frame.y) or lone:
+                frame.x, frame.y = x, y
+                self.forget()
+                return
+        self._base = None
+        if not frame.area.isEmpty():
+            self._shapes[key] = plot.shape(curve, frame)
+        self.update()
+
+    def set_log(self, log: bool) -> None:
+        self.frame.log = log
+        self.view = None
+        self.fit(self.live)
+
+    def reset(self) -> None:
+        """Undo all zooming."""
+        self.view = None
+        self.fit(self.live)
+
+    def zoom(self, factor: float, center: QPointF, values: bool = False) -> None:
+        """Show `factor` times as much of the x axis (or of the `values`), `center` staying put."""
+        self.view = (self.frame.x, self.frame.y)
+        if values:
+            middle = self.frame.y_at(center.y())
+            self.frame.y = _scaled(self.frame.y, middle, factor)
+        else:
+            middle = self.frame.step_at(center.x())
+            self.frame.x = _scaled(self.frame.x, middle, factor)
+            low, high = plot.value_range(list(self.curves.values()), self.frame, self.frame.x)
+            if low <= high:
+                self.frame.y = axis.padded(low, high)
+        self.forget()
+
+    def forget(self) -> None:
+        """Everything must be drawn anew."""
+        self._shapes.clear()
+        self._base = None
+        self.update()
+
+    # --- read-out ---
+
+    def readout(self, step: float) -> tuple[float, list[tuple[str, str, str]]]:
+        """The recorded step nearest to `step`, and (colour, label, value) of every series there."""
+        nearest = step
+        best = math.inf
+        for curve in self.curves.values():
+            if len(curve.raw):
+                index = int(min(max(curve.raw.x.searchsorted(step), 1), len(curve.raw) - 1))
+                for x in curve.raw.x[max(index - 1, 0) : index + 1]:
+                    if abs(x - step) < best:
+                        nearest, best = float(x), abs(float(x) - step)
+        rows = []
+        for curve in self.curves.values():
+            value = curve.at(nearest)
+            if value is not None:
+                rows.append((curve.color, curve.label, self.frame.text(value)))
+        return nearest, rows
+
+    # --- painting ---
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        if self._base is None:
+            self._base = self._draw_base()
+        painter = QPainter(self)
+        painter.drawPixmap(0, 0, self._base)
+        if self.cursor_step is not None and self.curves:
+            self._paint_readout(painter, self.cursor_step)
+        if self.hasFocus():
+            painter.setPen(QPen(theme.color("accent"), 1))
+            painter.drawRoundedRect(QRectF(self.rect()).adjusted(0.5, 0.5, -0.5, -0.5), 4, 4)
+        painter.end()
+
+    def _draw_base(self) -> QPixmap:
+        ratio = self.devicePixelRatioF()
+        base = QPixmap(self.size() * ratio)
+        base.setDevicePixelRatio(ratio)
+        base.fill(theme.color("card"))
+        area = plot.plot_area(QRectF(self.rect()), self.frame, self.legend)
+        if area != self.frame.area:
+            self.frame.area = area
+            self._shapes.clear()
+        for key, curve in self.curves.items():
+            if key not in self._shapes:
+                self._shapes[key] = plot.shape(curve, self.frame)
+        painter = QPainter(base)
+        plot.paint(
+            painter, self.curves, self._shapes, self.frame, smooth=not self.live, legend=self.legend
+        )
+        painter.end()
+        return base
+
+    def paint_into(self, painter: QPainter, whole: QRectF) -> None:
+        """The curves as in `whole`, smooth; for exports."""
+        kept = self.frame.area
+        self.frame.area = plot.plot_area(whole, self.frame, self.legend)
+        shapes = {key: plot.shape(curve, self.frame) for key, curve in self.curves.items()}
+        plot.paint(painter, self.curves, shapes, self.frame, smooth=True, legend=self.legend)
+        self.frame.area = kept
+
+    def _paint_readout(self, painter: QPainter, wanted: float) -> None:
+        px, frame = theme.px, self.frame
+        step, rows = self.readout(wanted)
+        x = frame.area.left() + (step - frame.x[0]) * frame.area.width() / (frame.x[1] - frame.x[0])
+        if not rows or not frame.area.left() - 1 <= x <= frame.area.right() + 1:
+            return
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
+        painter.setPen(QPen(theme.color("faint", 0.7), 1))
+        painter.drawLine(QPointF(x, frame.area.top()), QPointF(x, frame.area.bottom()))
+        font, strong = theme.font(11), theme.font(11, 600)
+        metrics, bold = QFontMetricsF(font), QFontMetricsF(strong)
+        head = tr("step {step}", step=f"{step:,.0f}".replace(",", "\u202f"))
+        labels = [metrics.elidedText(row[1], Qt.TextElideMode.ElideRight, px(140)) for row in rows]
+        names = max(metrics.horizontalAdvance(label) for label in labels)
+        values = max(bold.horizontalAdvance(row[2]) for row in rows)
+        line = px(17)
+        width = max(names + values + px(42), metrics.horizontalAdvance(head) + px(20))
+        height = line * (len(rows) + 1) + px(8)
+        left = x + px(10) if x + px(10) + width < self.width() else x - px(10) - width
+        left = min(max(left, 2.0), max(self.width() - width - 2, 2.0))
+        box = QRectF(
+            left, min(frame.area.top() + 2, max(self.height() - height - 2, 0)), width, height
+        )
+        painter.setPen(QPen(theme.color("border"), 1))
+        painter.setBrush(theme.color("card", 0.96))
+        painter.drawRoundedRect(box, px(6), px(6))
+        painter.setFont(font)
+        painter.setPen(theme.color("faint"))
+        y = box.top() + px(4)
+        middle = Qt.AlignmentFlag.AlignVCenter
+        painter.drawText(QRectF(box.left() + px(10), y, width, line), middle, head)
+        for label, (color, _, value) in zip(labels, rows):
+            y += line
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(theme.color(color))
+            painter.drawEllipse(QPointF(box.left() + px(14), y + line / 2), px(3.5), px(3.5))
+            painter.setPen(theme.color("muted"))
+            painter.setFont(font)
+            painter.drawText(QRectF(box.left() + px(24), y, names + 4, line), middle, label)
+            painter.setPen(theme.color("text"))
+            painter.setFont(strong)
+            painter.drawText(
+                QRectF(box.left(), y, width - px(10), line),
+                middle | Qt.AlignmentFlag.AlignRight,
+                value,
+            )
+
+    # --- hands ---
+
+    def resizeEvent(self, event: object) -> None:
+        self.forget()
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        turn = event.angleDelta().y() or event.angleDelta().x()
+        if turn:
+            shift = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
+            self.zoom(0.8 ** (turn / 120), event.position(), shift)
+        event.accept()
+
+    def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
+        self.reset()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        if event.button() == Qt.MouseButton.LeftButton:
+            self._drag = event.position()
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        self._drag = None
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        if self._drag is not None:
+            moved = event.position() - self._drag
+            if abs(moved.x()) + abs(moved.y()) > 2:
+                self._drag = event.position()
+                self._pan(moved)
+        self.cursor_step = self.frame.step_at(event.position().x())
+        self.update()
+
+    def _pan(self, moved: QPointF) -> None:
+        area, frame = self.frame.area, self.frame
+        x = moved.x() / max(area.width(), 1) * (frame.x[1] - frame.x[0])
+        y = moved.y() / max(area.height(), 1) * (frame.y[1] - frame.y[0])
+        frame.x = (frame.x[0] - x, frame.x[1] - x)
+        frame.y = (frame.y[0] + y, frame.y[1] + y)
+        self.view = (frame.x, frame.y)
+        self.forget()
+
+    def leaveEvent(self, event: object) -> None:
+        self.cursor_step = None
+        self.update()
+
+    def focusInEvent(self, event: object) -> None:
+        self.update()
+
+    def focusOutEvent(self, event: object) -> None:
+        self.cursor_step = None
+        self.update()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        match event.key():
+            case Qt.Key.Key_Left | Qt.Key.Key_Right:
+                self._walk(1 if event.key() == Qt.Key.Key_Right else -1)
+            case Qt.Key.Key_Plus | Qt.Key.Key_Equal:
+                self.zoom(0.8, self.frame.area.center())
+            case Qt.Key.Key_Minus:
+                self.zoom(1.25, self.frame.area.center())
+            case Qt.Key.Key_Home:
+                self.reset()
+            case Qt.Key.Key_Escape if self.cursor_step is not None:
+                self.cursor_step = None
+                self.update()
+            case _:
+                event.ignore()
+
+    def _walk(self, direction: int) -> None:
+        """Move the read-out by a fiftieth of what is shown, or by one value where they are few."""
+        left, right = self.frame.x
+        start = self.cursor_step if self.cursor_step is not None else (left + right) / 2
+        now, rows = self.readout(start + direction * (right - left) / 50)
+        self.cursor_step = min(max(now, left), right)
+        self.setAccessibleDescription(", ".join(f"{label} {value}" for _, label, value in rows))
+        self.update()
+
+
+def _from_zero(first: float, last: float) -> float:
+    """Where an axis begins: at zero, if what is shown begins near it."""
+    return 0.0 if 0 < first <= 0.1 * last else first
+
+
+def _scaled(now: Range, middle: float, factor: float) -> Range:
+    return middle + (now[0] - middle) * factor, middle + (now[1] - middle) * factor
+
+
+def _places(text: str) -> int | None:
+    """How many decimals a number was shown with; None if in powers of ten."""
+    digits = text.split("\u202f")[0] if "." in text else text
+    if "e" in digits:
+        return None
+    return len(digits.split(".")[1]) if "." in digits else 0
+
+
+def number_fixed(value: float, places: int) -> str:
+    return f"{value:.{places}f}".replace("-", "−")

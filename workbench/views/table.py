@@ -1,0 +1,234 @@
+"""A card with a table that sorts, copies and exports."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import (
+    QAbstractTableModel,
+    QModelIndex,
+    QPersistentModelIndex,
+    QSortFilterProxyModel,
+    Qt,
+)
+from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QMessageBox,
+    QTableView,
+    QWidget,
+)
+
+from workbench import theme
+from workbench.i18n import mark, name_of, tr
+from workbench.views.card import Card
+from workbench.views.text import NARROW, number
+
+Row = Sequence[Any]
+_Index = QModelIndex | QPersistentModelIndex
+
+
+HEADINGS = {
+    "layer": mark("Layer"),
+    "type": mark("Type"),
+    "output": mark("Output"),
+    "parameters": mark("Parameters"),
+    "flops": mark("FLOPs"),
+}
+"""Columns whose names mean something else in a form."""
+
+
+def heading(column: str) -> str:
+    """What a column is called."""
+    return tr(HEADINGS[column]) if column in HEADINGS else name_of(column)
+
+
+def cell(value: Any) -> str:
+    """A value as a person reads it: grouped figures, "8 × 16 × 16" for a shape."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return tr("yes") if value else tr("no")
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", NARROW).replace("-", "−")
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list | tuple):
+        return " × ".join(cell(part) for part in value)
+    return str(value)
+
+
+class TableModel(QAbstractTableModel):
+    """Rows of plain values; sorts by the value, shows its text."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.columns: tuple[str, ...] = ()
+        self.rows: tuple[Row, ...] = ()
+
+    def set_table(self, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        self.beginResetModel()
+        self.columns, self.rows = tuple(columns), tuple(rows)
+        self.endResetModel()
+
+    def rowCount(self, parent: _Index = QModelIndex()) -> int:  # noqa: B008
+        return 0 if parent.isValid() else len(self.rows)
+
+    def columnCount(self, parent: _Index = QModelIndex()) -> int:  # noqa: B008
+        return 0 if parent.isValid() else len(self.columns)
+
+    def numeric(self, column: int) -> bool:
+        return any(
+            isinstance(row[column], int | float) and not isinstance(row[column], bool)
+            for row in self.rows[:50]
+        )
+
+    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        value = self.rows[index.row()][index.column()]
+        if role == Qt.ItemDataRole.DisplayRole:
+            return cell(value)
+        if role == Qt.ItemDataRole.UserRole:
+            return value if isinstance(value, int | float) else cell(value)
+        if role == Qt.ItemDataRole.TextAlignmentRole and self.numeric(index.column()):
+            return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        return None
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        if orientation == Qt.Orientation.Horizontal:
+            if role == Qt.ItemDataRole.DisplayRole:
+                return heading(self.columns[section])
+            if role == Qt.ItemDataRole.TextAlignmentRole:
+                side = (
+                    Qt.AlignmentFlag.AlignRight
+                    if self.numeric(section)
+                    else Qt.AlignmentFlag.AlignLeft
+                )
+                return int(side | Qt.AlignmentFlag.AlignVCenter)
+        return None
+
+
+class _Table(QTableView):
+    """Copies the selected rows on Ctrl+C, and lets Tab leave it."""
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.matches(QKeySequence.StandardKey.Copy):
+            rows = sorted({index.row() for index in self.selectedIndexes()})
+            QGuiApplication.clipboard().setText(self._text(rows))
+        else:
+            super().keyPressEvent(event)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.spread()
+
+    def spread(self) -> None:
+        """Every column as wide as its contents, and what is left shared among them."""
+        header, count = self.horizontalHeader(), self.model().columnCount()
+        if not count:
+            return
+        wanted = [
+            max(self.sizeHintForColumn(c), header.sectionSizeHint(c)) + theme.px(8)
+            for c in range(count)
+        ]
+        spare = max(self.viewport().width() - sum(wanted), 0)
+        for column, width in enumerate(wanted):
+            header.resizeSection(column, width + spare // count)
+
+    def _text(self, rows: Sequence[int]) -> str:
+        model = self.model()
+        columns = range(model.columnCount())
+        lines = ["\t".join(str(model.index(row, c).data()) for c in columns) for row in rows]
+        return "\n".join(lines)
+
+
+class TableCard(Card):
+    """A table. `empty` (English) says what will appear here and how to start it."""
+
+    def __init__(
+        self,
+        title: str,
+        empty: str = mark("The table appears here when the run has started."),
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(title, parent)
+        self._explain = empty
+        self.model = TableModel(self)
+        self._proxy = QSortFilterProxyModel(self)
+        self._proxy.setSourceModel(self.model)
+        self._proxy.setSortRole(Qt.ItemDataRole.UserRole)
+        self.table = _Table()
+        self.table.setModel(self._proxy)
+        self.table.setSortingEnabled(True)
+        self.table.setShowGrid(False)
+        self.table.setTabKeyNavigation(False)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.table.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.table.verticalHeader().hide()
+        self.table.horizontalHeader().setHighlightSections(False)
+        self.table.horizontalHeader().setSortIndicatorClearable(True)
+        self.table.sortByColumn(-1, Qt.SortOrder.AscendingOrder)
+        self.body.addWidget(self.table, 1)
+        self._export = self.menu.addAction("")
+        self._export.triggered.connect(self._ask)
+        self.show_menu_button()
+        theme.manager.changed.connect(self._heights)
+        self._heights()
+        self.retranslate()
+
+    def set_table(self, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Replace everything. Column names are identifiers, shown as words."""
+        self.model.set_table(columns, rows)
+        self._show_emptiness()
+        self.table.spread()
+
+    def clear(self) -> None:
+        self.set_table((), ())
+
+    def retranslate(self) -> None:
+        super().retranslate()
+        self._export.setText(tr("Export values…"))
+        self.table.setAccessibleName(tr("Table: {card}", card=self.title.text()))
+        if self.model.columns:
+            last = len(self.model.columns) - 1
+            self.model.headerDataChanged.emit(Qt.Orientation.Horizontal, 0, last)
+        self._show_emptiness()
+
+    def export(self, target: Path) -> None:
+        """Write all rows as .csv, in their own order. Raises OSError if it cannot be written."""
+        with target.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.model.columns)
+            for row in self.model.rows:
+                writer.writerow(
+                    "x".join(map(str, v)) if isinstance(v, list | tuple) else v for v in row
+                )
+
+    def _ask(self) -> None:
+        caption = tr("Export values")
+        name = self.title.text().lower().replace(" ", "-")
+        chosen, _ = QFileDialog.getSaveFileName(self, caption, f"{name}.csv", "CSV (*.csv)")
+        if not chosen:
+            return
+        try:
+            self.export(Path(chosen))
+        except OSError as error:
+            QMessageBox.warning(
+                self,
+                caption,
+                tr("{file} could not be written: {cause}", file=chosen, cause=error.strerror),
+            )
+
+    def _show_emptiness(self) -> None:
+        empty = not self.model.rows
+        self.set_empty(tr(self._explain) if empty else "")
+        self.table.setVisible(not empty)
+
+    def _heights(self) -> None:
+        self.table.verticalHeader().setDefaultSectionSize(theme.px(26))

@@ -1,0 +1,730 @@
+"""The window: which run is shown where, and what is drawn of what the session says.
+
+At first only the shell is there, so that the window is on the screen at once; what can wait
+(specs, forms, views, the engine process) comes in stages after the first paint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QPoint, Qt, QTimer, Signal
+from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent, QKeyEvent
+from PySide6.QtWidgets import QMessageBox, QWidget
+
+from workbench import i18n, theme
+from workbench.actions import Actions
+from workbench.bars import Heartbeat
+from workbench.command_table import bind_keys, commands_of, more_commands
+from workbench.commands import Palette, keyboard_list
+from workbench.i18n import mark, tr
+from workbench.settings import Settings, default_workspace
+from workbench.shell import Shell
+
+if TYPE_CHECKING:
+    from engine.store import RunInfo
+    from workbench.mailbox import News
+    from workbench.panels import Panel
+    from workbench.panels.details import DetailsView
+    from workbench.panels.inspector import Inspector
+    from workbench.panels.live import LiveView
+    from workbench.panels.log import LogPane
+    from workbench.runs.compare import CompareView
+    from workbench.runs.run_list import RunList
+    from workbench.session import Session
+
+TICK_MS, IDLE_MS = 33, 150
+LIVE, COMPARE, DETAILS = range(3)
+START, COMPARISON = "start", "compare"
+LEAVE_MS = 6000
+"""How long closing waits for a cancel to take effect."""
+
+
+class Window(Shell):
+    """Everything a person sees. `begin` is called after the first paint."""
+
+    loaded = Signal()
+    """Every stage after the first paint is over."""
+    settled = Signal()
+    """What was started together has come to its end, and the view has followed it there."""
+
+    session: Session
+    inspector: Inspector
+    log: LogPane
+    run_list: RunList
+    compare: CompareView
+    details: DetailsView
+
+    def __init__(
+        self,
+        workspace: Path,
+        settings: Settings,
+        *,
+        data_root: Path | None = None,
+        recipe: Path | None = None,
+    ) -> None:
+        super().__init__(settings)
+        self.setAcceptDrops(True)
+        self._root, self._data_root = workspace, data_root
+        self.recipe = recipe
+        """A recipe to run as soon as everything is loaded."""
+        self.session = None  # type: ignore[assignment]  # made by the first stage
+        self.ready = False
+        """Whether everything is loaded."""
+        self.panels: dict[str, Panel] = {}
+        self.views: dict[str, LiveView] = {}
+        self.place, self.tab = START, LIVE
+        """Where we are: "start", "compare" or a task kind; and which view of the run."""
+        self.shown: str | None = None
+        """Id of the run in the centre."""
+        self.following = True
+        """Whether the view goes along with the run under way."""
+        self._batch: list[str] = []
+        self.last_batch: list[str] = []
+        """Ids of the runs that were last started together."""
+        self._stay_until = 0.0
+        self._last_running: str | None = None
+        self._leaving = False
+        self._presenter: QWidget | None = None
+        self._ticks = 0
+        self._moved = True
+        self.do = Actions(self)
+        self.heart = Heartbeat(self)
+        self.palette_view = Palette(self)
+        self._timer = QTimer(self, interval=IDLE_MS)
+        self._timer.timeout.connect(self._tick)
+        self._commands = commands_of(self)
+        bind_keys(self, self._commands)
+        self.rail.add(START, "crucible", mark("Start page"), "Alt+1")
+        self.rail.choose(START)
+        self._wire()
+        self._entitle()
+        self.setFocus()
+
+    def _wire(self) -> None:
+        self.top.home.connect(partial(self.go, START))
+        self.top.search.connect(self.open_palette)
+        self.top.start.connect(self.do.start)
+        self.top.stop.connect(self.do.stop)
+        self.top.pause.connect(self.do.pause)
+        self.top.step.connect(self.do.single_step)
+        self.top.toggle_theme.connect(self.toggle_theme)
+        self.top.workspace.connect(self.do.choose_workspace)
+        self.rail.chosen.connect(self.go)
+        self.rail.settings.connect(self.open_settings)
+        self.status.language.connect(self.toggle_language)
+        self.tabs.changed.connect(self.turn)
+        self.start_page.demo.connect(self.do.run_demo)
+        self.start_page.recipe.connect(self.do.choose_recipe)
+        self.start_page.task.connect(self.new_run)
+        self.start_page.data.connect(self.do.choose_data)
+        theme.manager.changed.connect(self._show_legend)
+        i18n.signals.changed.connect(self._entitle)
+
+    def _entitle(self) -> None:
+        self.setWindowTitle(f"{self._root.name} – Crucible")
+        self._show_state()
+
+    # --- stages after the first paint -----------------------------------------------------------
+
+    def begin(self) -> None:
+        """Load what the first paint could do without, a piece at a time."""
+        self._run_stage(
+            [
+                self._open_workspace,
+                self._add_log,
+                self._add_runs,
+                self._add_panels,
+                self._add_inspector,
+                self._add_comparison,
+                self._all_there,
+            ]
+        )
+
+    def _run_stage(self, stages: list[Callable[[], None]]) -> None:
+        stages.pop(0)()
+        if stages:
+            QTimer.singleShot(0, self, partial(self._run_stage, stages))
+
+    def _open_workspace(self) -> None:
+        from engine.errors import BadInput
+        from workbench.session import Session
+
+        try:
+            session = Session(self._root, self._data_root, self)
+        except BadInput as error:
+            self.banner.tell(str(error), "error")
+            self._root = default_workspace()
+            session = Session(self._root, self._data_root, self)
+        self.session = session
+        session.open()
+        session.start_engine()  # it imports torch while we load the rest
+        self.settings.workspace = str(session.workspace.root)
+        session.ready.connect(self._engine_ready)
+        session.lost.connect(self._engine_lost)
+        session.began.connect(self._began)
+        session.ended.connect(self._ended)
+        session.refused.connect(self.do.refused)
+        session.news.connect(self._news)
+        session.reloaded.connect(self._reloaded)
+        session.health.connect(self.status.set_memory)
+        session.changed.connect(self._show_state)
+        session.stuck.connect(self._stuck)
+        session.book.listed.connect(self._runs_changed)
+        session.book.changed.connect(self._run_changed)
+        session.book.drawn.connect(self._show_legend)
+        if session.read_only:
+            self._tell_read_only()
+        self._timer.start()
+        self._entitle()
+
+    def _tell_read_only(self) -> None:
+        self.banner.tell(
+            tr(
+                "This workspace is open elsewhere ({holder}): you can look at everything, but not "
+                "start or change runs. Close the other window, or open another workspace.",
+                holder=self.session.holder,
+            ),
+            "warning",
+            ((tr("Open another workspace…"), self.do.choose_workspace),),
+        )
+
+    def _add_log(self) -> None:
+        from workbench.panels.log import LogPane
+
+        self.log = LogPane(self)
+        self.log.fold.clicked.connect(partial(self.fold, "log"))
+        self.session.line.connect(self.log.add)
+        self.log.add(
+            time.time(),
+            "info",
+            "window",
+            tr("opened {folder}", folder=self.session.workspace.root),
+        )
+        self.fill(self.log_place, self.log)
+
+    def _add_runs(self) -> None:
+        from workbench.runs.run_list import RunList
+
+        self.run_list = RunList(self)
+        self.run_list.set_book(self.session.book)
+        self.run_list.selected.connect(self.choose_run)
+        self.run_list.asked_new.connect(self.new_run)
+        self.run_list.asked_menu.connect(self._run_menu)
+        self.run_list.asked_rename.connect(self.do.rename)
+        self.run_list.asked_delete.connect(self.do.delete)
+        self.run_list.asked_order.connect(self.session.order)
+        self.fill(self.runs_place, self.run_list)
+
+    def _add_panels(self) -> None:
+        from workbench.panels import all_panels
+
+        self.panels = all_panels()
+        places = [(p.order, p.kind, p.icon, p.title) for p in self.panels.values()]
+        places.append((40, COMPARISON, "compare", mark("Compare")))
+        for number, (_, *place) in enumerate(sorted(places), start=2):
+            self.rail.add(*place, f"Alt+{number}" if number < 10 else "")
+        self.rail.choose(self.place)
+
+    def _add_inspector(self) -> None:
+        from workbench.panels.inspector import Inspector
+
+        self.inspector = Inspector(self)
+        self.inspector.export.connect(self.do.export)
+        self.inspector.control.connect(self.session.control)
+        self.inspector.edited.connect(self._form_edited)
+        self.fill(self.inspector_place, self.inspector)
+        self._show_form(next(iter(self.panels)))
+
+    def _add_comparison(self) -> None:
+        from workbench.panels.details import DetailsView
+        from workbench.runs.compare import CompareView
+
+        self.compare = CompareView(self)
+        self.compare.set_book(self.session.book, self.session.stored)
+        self.compare.export.connect(self.do.export)
+        self.details = DetailsView(self)
+        self.details.noted.connect(self.session.set_note)
+        for page in (self.compare, self.details):
+            self.pages.addWidget(page)
+
+    def _all_there(self) -> None:
+        self.ready = True
+        self._runs_changed()
+        newest = next(iter(self.session.book.infos()), None)
+        if newest is not None and self.place == START:
+            self.show_run((self.session.book.running() or newest).id)
+        self._show_state()
+        self.loaded.emit()
+        if self.recipe is not None and not self.do.run_recipe(self.recipe):
+            self.settled.emit()
+
+    # --- where we are ---------------------------------------------------------------------------
+
+    def go(self, place: str) -> None:
+        """Open a place of the rail: the start page, the comparison, or a task kind."""
+        self.following = False
+        if place == START:
+            self.place = START
+            self.pages.setCurrentWidget(self.start_page)
+            self.header.hide()
+        elif place == COMPARISON and self.ready:
+            self.turn(COMPARE)
+        elif place in self.panels and self.ready:
+            self._go_to_kind(place)
+        self.rail.choose(self.place)
+        self._show_state()
+
+    def _go_to_kind(self, kind: str) -> None:
+        """The run of this kind that was shown, else the newest, else an empty view."""
+        self.tab = LIVE
+        info, newest = self.info(self.shown), self.session.book.newest(kind)
+        if info is not None and info.kind == kind:
+            self.show_run(info.id)
+        elif newest is not None:
+            self.show_run(newest.id)
+        else:
+            self.show_new(kind)
+
+    def go_number(self, number: int) -> None:
+        """The place at `number` of the rail, from 1."""
+        places = self.rail.places
+        if number <= len(places):
+            self.go(places[number - 1])
+
+    def turn(self, tab: int) -> None:
+        """Show another view of the run: live, compared with others, or its details."""
+        info = self.info(self.shown)
+        self.tab = tab
+        self.tabs.blockSignals(True)
+        self.tabs.set_current(tab)
+        self.tabs.blockSignals(False)
+        self.header.show()
+        if tab == COMPARE:
+            self.place = COMPARISON
+            if not self.session.book.compared and info is not None:
+                self.session.book.compare(info.id, True)
+            self.pages.setCurrentWidget(self.compare)
+        else:
+            self.place = info.kind if info else self.inspector.kind
+            if tab == DETAILS:
+                self.details.show_run(info, self.names())
+            self.pages.setCurrentWidget(self.details if tab == DETAILS else self.view(self.place))
+        self.rail.choose(self.place)
+        self._show_legend()
+        self._show_state()
+
+    def choose_run(self, run_id: str) -> None:
+        """A person wants to see this run; the view no longer follows, unless it is under way."""
+        self.following = run_id == self.session.current
+        if self.tab == COMPARE:
+            self.tab = LIVE
+        self.show_run(run_id)
+
+    def show_run(self, run_id: str) -> None:
+        """Put a run into the centre."""
+        info = self.info(run_id)
+        if info is None or not self.ready:
+            return
+        self.shown = run_id
+        if info.kind in self.panels:
+            self.inspector.show_run(self.panels[info.kind], info.spec)
+        self._draw_shown(info)
+        self.run_list.select(run_id)
+        self.turn(DETAILS if self.tab == DETAILS else LIVE)
+
+    def show_details(self, run_id: str) -> None:
+        self.tab = DETAILS
+        self.show_run(run_id)
+
+    def show_new(self, kind: str) -> None:
+        """An empty view of a kind, to set up a run in the form."""
+        self.following = False
+        self._show_form(kind)
+        self.shown = None
+        self.view(kind).show_nothing()
+        self.log.show_metrics(None)
+        self.run_list.select(None)
+        self.turn(LIVE)
+        self._form_edited()
+
+    def new_run(self) -> None:
+        """Set up a run of the kind whose form is open."""
+        if self.ready:
+            self.show_new(self.inspector.kind)
+
+    def _draw_shown(self, info: RunInfo) -> None:
+        """Draw the shown run from its record."""
+        record = self.session.record(info.id)
+        color = f"series:{self.session.book.color_index(info.id)}"
+        self.view(info.kind).show_run(self.session.book.named(info), record, color)
+        self.log.show_metrics(record)
+        if self.tab == DETAILS:
+            self.details.show_run(info, self.names())
+
+    def view(self, kind: str) -> LiveView:
+        """The view of a kind, made when it is first shown."""
+        if kind not in self.views:
+            from workbench.panels.live import LiveView
+
+            panel = self.panels.get(kind)
+            view = panel.make_view(self) if panel else LiveView(self)
+            self.views[kind] = view
+            self.pages.addWidget(view)
+        return self.views[kind]
+
+    def info(self, run_id: str | None) -> RunInfo | None:
+        return self.session.book.info(run_id) if run_id and self.session else None
+
+    def names(self) -> dict[str, str]:
+        """What runs are called, by id."""
+        return {info.id: info.name for info in self.session.book.infos()}
+
+    @property
+    def form_is_open(self) -> bool:
+        """Whether the form belongs to what is in the centre."""
+        return self.place not in (START, COMPARISON)
+
+    def _show_form(self, kind: str) -> None:
+        """The form of a kind; one that needs a model has the one that is shown, or the newest."""
+        values, model = dict(self.settings.forms.get(kind, {})), self.do.exportable()
+        field = self.panels[kind].spec.model_fields.get("model")
+        if field is not None and field.is_required() and model:
+            values["model"] = model
+        self.inspector.show_new(self.panels[kind], values)
+
+    def _show_legend(self) -> None:
+        if self.session is None:
+            return
+        book = self.session.book
+        ids = book.compared if self.tab == COMPARE else [self.shown]
+        self.set_legend(
+            [
+                (info.name, theme.series_color(book.color_index(info.id)))
+                for info in map(self.info, ids[:6])
+                if info is not None
+            ]
+        )
+
+    # --- following what runs --------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """From now on the view goes along with the run under way."""
+        self.following = True
+
+    def expect(self, ids: list[str]) -> None:
+        """These runs were started together: follow them, and end on their comparison."""
+        self._batch = self.last_batch = ids
+
+    def _began(self, run_id: str) -> None:
+        self._last_running = run_id
+        if self.following and not self.do.is_exporting:
+            self._later(partial(self._follow_to, run_id))
+        self._show_state()
+
+    def _later(self, call: Callable[[], None]) -> None:
+        """Now, or when what is shown has been seen long enough."""
+        wait = max(0.0, self._stay_until - time.monotonic())
+        QTimer.singleShot(round(1000 * wait), self, call)
+
+    def _follow_to(self, run_id: str) -> None:
+        info = self.info(run_id)
+        # A run that is over before its turn came is seen only if nothing came after it.
+        if info is None or not self.following or (info.status != "running" and self._batch):
+            return
+        self.tab = LIVE
+        self.show_run(run_id)
+        self.following = True
+
+    def _ended(self, run_id: str, status: str) -> None:
+        info = self.info(run_id)
+        self.do.ended(run_id, status)
+        if info is not None and status == "failed":
+            first = (info.error.splitlines() or [""])[0]
+            self.banner.tell(
+                tr("{run} failed: {error}", run=info.name, error=first),
+                "error",
+                ((tr("Details"), partial(self.show_details, run_id)),),
+            )
+        view = self.views.get(info.kind) if info is not None else None
+        if view is not None and run_id == self.shown and self.following and status == "done":
+            self._stay_until = time.monotonic() + view.farewell()
+        if run_id in self._batch and self._is_over(self._batch):
+            self._later(partial(self._batch_ended, self._batch))
+        self._show_state()
+
+    def _is_over(self, ids: list[str]) -> bool:
+        return all(
+            info is None or info.status not in ("queued", "running") for info in map(self.info, ids)
+        )
+
+    def _batch_ended(self, ids: list[str]) -> None:
+        """All that was started together is over: put its results side by side."""
+        if ids != self._batch:
+            return
+        self._batch = []
+        infos = [info for info in map(self.info, ids) if info is not None]
+        accurate = [info.id for info in infos if "clean_accuracy" in info.summary]
+        if len(accurate) > 1 and self.following:
+            self.session.book.compare_only(accurate)
+            self.turn(COMPARE)
+        self.settled.emit()
+
+    # --- what the session says ------------------------------------------------------------------
+
+    def _engine_ready(self, device: str) -> None:
+        self.top.set_device(device)
+        self.log.add(time.time(), "info", "engine", tr("ready on {device}", device=device))
+        self._form_edited()
+
+    def _engine_lost(self, cause: str) -> None:
+        actions: list[tuple[str, object]] = [
+            (tr("Start the engine again"), self.session.restart_engine)
+        ]
+        info = self.info(self._last_running)
+        if info is not None and info.status == "interrupted":
+            actions.insert(0, (tr("Resume {run}", run=info.name), partial(self.do.resume, info.id)))
+        self.banner.tell(
+            tr("{cause} The window and everything that was recorded are safe.", cause=cause),
+            "error",
+            tuple(actions),
+        )
+        self.log.add(time.time(), "error", "engine", cause)
+        self.top.set_device(tr("no engine"))
+
+    def _stuck(self, run_id: str) -> None:
+        self.banner.tell(
+            tr(
+                "{run} has not stopped yet: it is inside a long step. Stop now ends the engine; "
+                "what was recorded stays, and the run can be resumed.",
+                run=self.session.book.name(run_id),
+            ),
+            "warning",
+            ((tr("Stop now"), self.session.stop_now),),
+        )
+
+    def _news(self, run_id: str, news: News) -> None:
+        info = self.info(run_id)
+        if run_id == self.shown and info is not None:
+            self.view(info.kind).news(news)
+
+    def _reloaded(self, run_id: str) -> None:
+        info = self.info(run_id)
+        if run_id == self.shown and info is not None:
+            self._draw_shown(info)
+
+    def _runs_changed(self) -> None:
+        if self.ready:
+            infos = self.session.book.infos()
+            self.inspector.set_runs([(info.id, info.name, info.kind) for info in infos])
+        self._show_state()
+
+    def _run_changed(self, run_id: str) -> None:
+        info = self.info(run_id)
+        if run_id == self.shown and info is not None:
+            if info.kind in self.views:
+                self.views[info.kind].update_info(self.session.book.named(info))
+            if self.tab == DETAILS:
+                self.details.show_run(info, self.names())
+        self.do.progressed(run_id)
+        self._moved = True
+
+    def _form_edited(self) -> None:
+        """Show what the form would give, while no run is shown."""
+        if self.ready and self.shown is None and self.form_is_open and self.inspector.form:
+            view = self.view(self.inspector.kind)
+            view.preview(self.inspector.form.values(), self.session.ask)
+
+    # --- ticks ----------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Thirty times a second while something moves: take the news, draw what can be seen."""
+        self.session.drain()
+        self._ticks += 1
+        moving = self.session.book.running() is not None
+        page = self.pages.currentWidget()
+        if not self.isMinimized():
+            for view in self.views.values():
+                if view is page:
+                    view.draw()
+        self._timer.setInterval(TICK_MS if moving else IDLE_MS)
+        self.heart.run(moving)
+        if self._moved and (not moving or self._ticks % 6 == 0):
+            self._moved = False
+            self._show_run_status()
+        if moving and self._ticks % 30 == 0:
+            self.status.set_p99(self.heart.p99())
+            self.log.show_metrics(self.session.known_record(self.shown))
+
+    def _show_state(self) -> None:
+        """Buttons, breadcrumbs and status bar, after anything changed."""
+        session = self.session
+        if session is None:
+            return
+        root = session.workspace.root
+        info = self.info(self.shown) if self.form_is_open else None
+        self.top.set_place(root.name, info.name if info else "", str(root))
+        self.top.set_state(
+            can_start=self.ready and not session.read_only,
+            running=session.current is not None,
+            paused=session.paused,
+        )
+        if session.read_only:
+            self.top.set_device(tr("read-only"))
+        why = tr("This workspace is read-only here.") if session.read_only else ""
+        self.start_page.set_ready(bool(session.device), why)
+        self.status.set_engine(session.pid, bool(session.device))
+        if self.ready:
+            self.inspector.show_live(self.info(session.current))
+            can_export = self.do.exportable() is not None and not session.read_only
+            self.inspector.exporter.setEnabled(can_export)
+        self._show_run_status()
+
+    def _show_run_status(self) -> None:
+        from workbench.runs.book import word_of
+
+        session = self.session
+        running = session.book.running()
+        info = running or (self.info(self.shown) if self.form_is_open else None)
+        if info is None:
+            self.status.set_run("idle", tr("idle"), None)
+            return
+        status, words = info.status, word_of(info.status)
+        if running is not None and running.id == session.current:
+            if session.cancelling:
+                status, words = "paused", tr("stopping…")  # type: ignore[assignment]
+            elif session.paused:
+                status, words = "paused", tr("paused")  # type: ignore[assignment]
+        rate = session.book.rate(info.id)
+        self.status.set_run(status, words, rate, info.spec.get("seed"), outcome(info))
+
+    # --- small windows --------------------------------------------------------------------------
+
+    def open_palette(self) -> None:
+        self.palette_view.open([*self._commands, *more_commands(self)])
+
+    def open_settings(self) -> None:
+        from workbench.settings_menu import settings_menu
+
+        gear, menu = self.rail.gear, settings_menu(self)
+        place = QPoint(gear.width() + 4, gear.height() - menu.sizeHint().height())
+        menu.exec(gear.mapToGlobal(place))
+
+    def show_keys(self) -> None:
+        keyboard_list(self._commands, self).open()
+
+    def find_run(self) -> None:
+        self.run_list.search.setFocus()
+
+    def undo(self, back: bool) -> None:
+        """Take back a change of the form, or (not `back`) make it again."""
+        form = self.inspector.form
+        if form is not None:
+            (form.undo if back else form.redo)()
+
+    def present(self) -> None:
+        """One card full screen; Esc or the same key brings it back."""
+        from workbench.present import Presenter, card_to_present
+
+        page = self.pages.currentWidget()
+        card = card_to_present(page) if page is not None else None
+        if card is not None and self._presenter is None:
+            self._presenter = Presenter(card)
+            self._presenter.closed.connect(self._presented)
+
+    def _presented(self) -> None:
+        self._presenter = None
+
+    def _run_menu(self, ids: list[str], where: QPoint) -> None:
+        from workbench.runs.menu import run_menu
+
+        run_menu(self, ids).exec(where)
+
+    # --- hands ----------------------------------------------------------------------------------
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() == Qt.Key.Key_Space and not event.modifiers():
+            self.do.toggle_pause()
+        elif event.key() == Qt.Key.Key_Escape:
+            self.banner.hide()
+        else:
+            super().keyPressEvent(event)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if any(url.toLocalFile().endswith(".toml") for url in event.mimeData().urls()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        for url in event.mimeData().urls():
+            if url.toLocalFile().endswith(".toml"):
+                path = Path(url.toLocalFile())
+                QTimer.singleShot(0, self, partial(self.do.open_recipe, path))
+                return
+
+    # --- leaving --------------------------------------------------------------------------------
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        if self.session is not None and self.session.busy and not self._leaving:
+            event.ignore()
+            self._ask_to_leave()
+            return
+        self._leave()
+        event.accept()
+
+    def _ask_to_leave(self) -> None:
+        """Cancel and close, or stay; keeping the run going without a window is not offered."""
+        session = self.session
+        box = QMessageBox(self)
+        box.setWindowTitle(tr("Close the window"))
+        name = session.book.name(session.current or session.book.queue[0])
+        box.setText(tr("{run} is not finished.", run=name))
+        box.setInformativeText(
+            tr("Closing cancels it. What has been recorded stays, and it can be resumed later.")
+        )
+        cancel = box.addButton(tr("Cancel run and close"), QMessageBox.ButtonRole.DestructiveRole)
+        stay = box.addButton(tr("Stay"), QMessageBox.ButtonRole.RejectRole)
+        box.setDefaultButton(stay)
+        box.setEscapeButton(stay)
+        cancel.clicked.connect(self.cancel_and_close)
+        box.open()
+
+    def cancel_and_close(self) -> None:
+        """Cancel everything; close as soon as that has taken effect, or after a few seconds."""
+        self._leaving = True
+        if self.session is None or not self.session.busy:
+            QTimer.singleShot(0, self, self.close)
+            return
+        self.session.changed.connect(self._close_when_idle)
+        self.session.cancel_all()
+        QTimer.singleShot(LEAVE_MS, self, self.close)
+
+    def _close_when_idle(self) -> None:
+        if not self.session.busy:
+            QTimer.singleShot(0, self, self.close)
+
+    def _leave(self) -> None:
+        """Remember sizes, end the engine, give the workspace free."""
+        self._timer.stop()
+        self.heart.run(False)
+        if self._presenter is not None:
+            self._presenter.close()
+        self.keep_sizes()
+        self.settings.save()
+        if self.session is not None:
+            self.session.close()
+
+
+def outcome(info: RunInfo) -> str:
+    """The accuracies a run came to, in a few words."""
+    from workbench.views.text import percent
+
+    parts = [
+        f"{i18n.name_of(key)} {percent(float(info.summary[key]))}"
+        for key in ("clean_accuracy", "robust_accuracy")
+        if isinstance(info.summary.get(key), int | float)
+    ]
+    return " · ".join(parts)
