@@ -94,6 +94,7 @@ def _parser() -> ArgumentParser:
     export = commands.add_parser(
         "export", parents=[place, keys, as_json], help="write a run's model as an encrypted file"
     )
+    export.set_defaults(data_root=None, trust_code=False)  # it needs neither
     export.add_argument("run")
     export.add_argument("--to", type=Path, required=True, metavar="FILE")
     export.add_argument("--recipient", action="append", default=[], metavar="age1…")

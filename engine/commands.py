@@ -16,7 +16,16 @@ from typing import Any, Protocol, TextIO
 
 from engine.errors import BadInput, CrucibleError, Problem, SpecError
 from engine.events import Event, Failed, Note, Progress, Saved, Scalars, to_message
-from engine.recipe import Entry, change, enqueue, entries, parse_change, read_recipe, rest_of
+from engine.recipe import (
+    Entry,
+    change,
+    code_files,
+    enqueue,
+    entries,
+    parse_change,
+    read_recipe,
+    rest_of,
+)
 from engine.runner import Runner
 from engine.stopping import CODE as CANCELLED
 from engine.stopping import Stop, unwinding
@@ -108,6 +117,12 @@ def show(options: Namespace) -> int:
 def run(options: Namespace) -> int:
     """Run the tasks of a recipe, one after another."""
     recipe = read_recipe(options.recipe, dict(map(parse_change, options.set)))
+    files = code_files(recipe)
+    if files and not options.trust_code:
+        raise BadInput(
+            f"{options.recipe} runs Python code with your rights: {', '.join(files)}. "
+            "If you trust it, say so with --trust-code."
+        )
     return _run_all(options, recipe)
 
 
@@ -204,13 +219,17 @@ def _execute(
             view.begin(each.info(), position + 1, len(queue))
             status = runner.run(each, secrets=secrets)
             view.end(each.info())
-            failure = runner.failure
-            known = isinstance(failure, CrucibleError)
-            code = failure.exit_code if known else 1 if failure else _EXIT.get(status, 1)
-            worst = max(worst, code)
+            worst = max(worst, _exit_code(status, runner.failure))
     finally:
         view.close()
     return CANCELLED if stop.asked else worst
+
+
+def _exit_code(status: Status, failure: Exception | None) -> int:
+    """Of one run; what was asked for and cannot be done is told from what failed."""
+    if isinstance(failure, CrucibleError):
+        return failure.exit_code
+    return 1 if failure is not None else _EXIT.get(status, 1)
 
 
 class _View(Protocol):

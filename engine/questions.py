@@ -18,7 +18,7 @@ from engine.data.spec import DataSpec
 from engine.errors import BadInput
 from engine.events import Event
 from engine.models import describe, load_model
-from engine.models.spec import ModelSpec
+from engine.models.spec import Module, ModelSpec
 from engine.store import Workspace
 from engine.task import BenchSpec, kinds, parse
 from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
@@ -40,9 +40,9 @@ def answer(question: Mapping[str, Any], workspace: Workspace, data_root: Path | 
     kind = question.get("kind")
     if kind not in known:
         raise BadInput(f"there is no question {kind!r}; expected one of: {', '.join(known)}")
-    bench = Bench(
-        workspace.root, workspace.root, spec=BenchSpec(device="cpu"), data_root=data_root
-    )
+    # A run may be under way: its number of threads must not change under it.
+    spec = BenchSpec(device="cpu", threads=torch.get_num_threads())
+    bench = Bench(workspace.root, workspace.root, spec=spec, data_root=data_root)
     return known[kind](question, bench)
 
 
@@ -50,7 +50,8 @@ def describe_model(question: Mapping[str, Any], bench: Bench) -> Answer:
     """`model` and `data` (specs, or absent for the defaults): layers, parameters, FLOPs."""
     model = _spec(ModelSpec, question.get("model")) or DEFAULT_MODEL
     data = _load(question, bench)
-    described = describe(model, data.shape, len(data.classes), trust=bench.trust_code)
+    trust = isinstance(model, Module) and model.trust
+    described = describe(model, data.shape, len(data.classes), trust=trust)
     layers = [
         {
             "name": layer.name,

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import BadInput, CrucibleError, Problem, SpecError
+from engine.models.spec import Module
 from engine.store import Run, Workspace
 from engine.task import Task, parse_task, references
 
@@ -138,6 +139,13 @@ def enqueue(
             run.discard()
         raise
     return list(made.values())
+
+
+def code_files(recipe: Sequence[Entry]) -> list[str]:
+    """The Python files that the recipe would run: a recipe's own `trust` is the word of whoever
+    wrote it, so a person is asked before it is run from a file."""
+    found = (getattr(entry.task, "model", None) for entry in recipe)
+    return sorted({model.factory for model in found if isinstance(model, Module)})
 
 
 def rest_of(workspace: Workspace, run: Run) -> list[Run]:

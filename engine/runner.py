@@ -302,7 +302,7 @@ def _failure(error: Exception) -> tuple[Status, Event]:
         return "failed", Failed(str(error))
     if isinstance(error, OSError):
         text = f"{explain(error)} ({error.filename})" if error.filename else explain(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return "interrupted" if full else "failed", Failed(text, traceback.format_exc())
     text = _MEMORY if _is_memory(error) else f"{type(error).__name__}: {error}"
     return "failed", Failed(text, traceback.format_exc())

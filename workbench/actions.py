@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,7 @@ class Actions(QObject):
     ) -> None:
         self._from_form = from_form
         self.window.follow()
-        self._try(lambda: self.session.start(tasks, folder=folder, then=self.window.expect))
+        self.session.start(tasks, folder=folder, then=self.window.expect)
 
     def refused(self, text: str, problems: Sequence[tuple[tuple[str, ...], str]]) -> None:
         """The engine will not do what was asked: say why, at the fields where that is known."""
@@ -194,15 +194,7 @@ class Actions(QObject):
             self.session.restart_engine()
         self._from_form = False
         self.window.follow()
-        self._try(lambda: self.session.resume(run_id))
-
-    def _try(self, call: Callable[[], None]) -> None:
-        from engine.errors import BadInput
-
-        try:
-            call()
-        except BadInput as error:
-            self.window.banner.tell(str(error), "error")
+        self.session.resume(run_id)
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -341,7 +333,7 @@ class Actions(QObject):
 
     def _export_requested(self, task: dict[str, Any], secrets: dict[str, str]) -> None:
         self._exporting = ""
-        self._try(lambda: self.session.start([task], secrets=secrets, then=self._export_queued))
+        self.session.start([task], secrets=secrets, then=self._export_queued)
 
     def _export_queued(self, ids: list[str]) -> None:
         self._exporting = ids[0]

@@ -305,7 +305,7 @@ class StatusBar(Bar):
         self.row.setSpacing(14)
         self._state = ("idle", "")
         self._rate: Rate | None = None
-        self._engine: tuple[int | None, bool] = (None, False)
+        self._engine: tuple[int | None, bool, bool] = (None, False, False)
         self._memory: tuple[int | None, int | None] = (None, None)
         self._p99: float | None = None
         self._seed: int | None = None
@@ -340,8 +340,9 @@ class StatusBar(Bar):
         self._state, self._rate, self._seed, self._outcome = (status, words), rate, seed, outcome
         self._show_run()
 
-    def set_engine(self, pid: int | None, ready: bool) -> None:
-        self._engine = (pid, ready)
+    def set_engine(self, pid: int | None, ready: bool, silent: bool) -> None:
+        """The engine process, whether it can compute, and whether it has stopped to answer."""
+        self._engine = (pid, ready, silent)
         self._show_machine()
 
     def set_memory(self, memory: int | None, gpu: int | None) -> None:
@@ -384,14 +385,19 @@ class StatusBar(Bar):
         self.seed.setText(tr("seed {seed}", seed=self._seed))
 
     def _show_machine(self) -> None:
-        pid, ready = self._engine
-        alive = pid is not None
+        pid, ready, silent = self._engine
+        alive = pid is not None and not silent
         restyle(self.engine, alive=alive)
-        words = (
-            tr("engine pid {pid}", pid=pid) if alive and ready
-            else tr("engine starting, pid {pid}", pid=pid) if alive
-            else tr("no engine")
-        )  # fmt: skip
+        if pid is None:
+            words = tr("no engine")
+        elif silent:
+            words = tr("engine busy, pid {pid}", pid=pid)
+        else:
+            words = (
+                tr("engine pid {pid}", pid=pid)
+                if ready
+                else tr("engine starting, pid {pid}", pid=pid)
+            )
         self.engine.setText(f"{'●' if alive else '○'} {words}")
         p99 = "–" if self._p99 is None else f"{self._p99:.0f} ms"
         self.ui.setText(f"UI p99 {p99}")

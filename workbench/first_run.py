@@ -35,9 +35,7 @@ def without_display(workspace: Path) -> int:
     sys.stdout.flush()
     python, folder = (sys.executable, "-m"), ("--workspace", str(workspace))
     recipe = resources.path("recipes", "first_minute.toml")
-    code = subprocess.call(
-        (*python, "engine", "run", str(recipe), *folder)
-    )
+    code = subprocess.call((*python, "engine", "run", str(recipe), *folder))
     if code:
         return code
     pictures = workspace / "screenshots"

@@ -36,7 +36,9 @@ class Presenter(QWidget):
         card.show()
         theme.manager.set_scale(ENLARGED)
         card.installEventFilter(self)
+        self.setGeometry(card.screen().geometry())  # where no window manager does it
         self.showFullScreen()
+        self.activateWindow()
         card.setFocus()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:

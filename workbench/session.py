@@ -15,7 +15,7 @@ from typing import Any
 
 from PySide6.QtCore import QFile, QObject, QTimer, Signal
 
-from engine.errors import BadInput, CrucibleError
+from engine.errors import CrucibleError
 from engine.store import OPEN, Lock, Run, RunInfo, Workspace
 from workbench.engine_thread import EngineThread
 from workbench.i18n import tr
@@ -71,6 +71,8 @@ class Session(QObject):
         self.current: str | None = None
         """Id of the run that our engine works on."""
         self.paused = False
+        self.silent = False
+        """The engine has not answered for some seconds: it is inside a long step, or stuck."""
         self._lock: Lock = self.workspace.window_lock()
         self._watch = Watch(self.workspace.folder)
         self._thread: EngineThread | None = None
@@ -111,6 +113,7 @@ class Session(QObject):
         self._thread.said.connect(self._heard)
         self._thread.lost.connect(self._engine_lost)
         self._thread.log.connect(self._logged)
+        self._thread.silent.connect(self._silence)
         self._thread.start()
 
     def restart_engine(self) -> None:
@@ -126,7 +129,7 @@ class Session(QObject):
         self._looking.stop()
         self._impatience.stop()
         if self._thread is not None:
-            self._thread.stop()
+            self._thread.stop(PATIENCE_MS / 500 if self.busy else 2.0)
             self._thread = None
         self._lock.release()
 
@@ -377,11 +380,16 @@ class Session(QObject):
 
     def _engine_lost(self, cause: str) -> None:
         self.pid, self.current, self.paused, self._cancelling = None, None, False, None
+        self.silent = False
         self._impatience.stop()
         self.book.set_queue([])
         self.look()
         self.changed.emit()
         self.lost.emit(cause)
+
+    def _silence(self, silent: bool) -> None:
+        self.silent = silent
+        self.changed.emit()
 
     def _patience_ended(self) -> None:
         if self._cancelling is not None:
@@ -396,11 +404,12 @@ class Session(QObject):
         self.line.emit(time.time(), level, source, text)
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._thread is None:
-            raise BadInput(
-                tr("This workspace is open in another window: {holder}.", holder=self.holder or "?")
+        if self._thread is not None:
+            self._thread.send(message)
+        else:
+            self.refused.emit(
+                tr("this workspace is open in another window ({holder})", holder=self.holder), []
             )
-        self._thread.send(message)
 
     def can_resume(self, info: RunInfo) -> bool:
         return (

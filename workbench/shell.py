@@ -8,6 +8,7 @@ from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QSplitter,
     QStackedWidget,
     QVBoxLayout,
@@ -25,6 +26,9 @@ TABS = (mark("Live"), mark("Compare"), mark("Details"))
 SIZES = {"runs": 248, "inspector": 284, "log": 128}
 """Widths and height of the panes at scale 1, until a person has moved them."""
 RAIL, BARS = 48, 74
+MINIMUM = QSize(900, 560)
+LEAST = {"runs_place": 180, "centre": 360, "inspector_place": 264}
+"""Widths at scale 1 below which a pane folds away (and the centre does not shrink)."""
 
 
 class Shell(QWidget):
@@ -39,6 +43,7 @@ class Shell(QWidget):
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
         self.settings = settings
         self._was_painted = False
+        self._scale = theme.manager.scale
         self.top = TopBar(self)
         self.rail = Rail(self)
         self.banner = Banner(self)
@@ -82,9 +87,9 @@ class Shell(QWidget):
         return header, legend
 
     def _arrange(self) -> tuple[QSplitter, QSplitter]:
-        centre = QFrame(self)
-        centre.setObjectName("centre")
-        middle = QVBoxLayout(centre)
+        self.centre = QFrame(self)
+        self.centre.setObjectName("centre")
+        middle = QVBoxLayout(self.centre)
         middle.setContentsMargins(0, 0, 0, 0)
         middle.setSpacing(0)
         middle.addWidget(self.header)
@@ -92,7 +97,7 @@ class Shell(QWidget):
         columns = QSplitter(Qt.Orientation.Horizontal, self)
         columns.setObjectName("columns")
         columns.setHandleWidth(1)
-        for pane in (self.runs_place, centre, self.inspector_place):
+        for pane in (self.runs_place, self.centre, self.inspector_place):
             columns.addWidget(pane)
         columns.setStretchFactor(1, 1)
         columns.setCollapsible(1, False)
@@ -112,6 +117,9 @@ class Shell(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
+        # A larger interface must not push the window off the screen.
+        column.setSizeConstraint(QLayout.SizeConstraint.SetNoConstraint)
+        self.setMinimumSize(MINIMUM)
         column.addWidget(self.top)
         column.addWidget(self.banner)
         column.addWidget(rows, 1)
@@ -157,15 +165,21 @@ class Shell(QWidget):
         sizes[index] = wanted
         splitter.setSizes(sizes)
 
-    def minimumSizeHint(self) -> QSize:
-        return QSize(900, 560)
-
     # --- looks
 
     def restyle(self) -> None:
-        """Style sheet of the edges, after theme or scale changed."""
-        self.setStyleSheet(shell_style.sheet(theme.manager.theme, theme.manager.scale))
-        self.settings.scale = theme.manager.scale
+        """Style sheet and sizes of the edges, after theme or scale changed."""
+        scale = theme.manager.scale
+        self.setStyleSheet(shell_style.sheet(theme.manager.theme, scale))
+        for place, width in LEAST.items():
+            getattr(self, place).setMinimumWidth(theme.px(width))
+        if scale != self._scale:
+            grown = scale / self._scale
+            self._scale = self.settings.scale = scale
+            runs, middle, inspector = self.columns.sizes()
+            whole = runs + middle + inspector
+            runs, inspector = round(runs * grown), round(inspector * grown)
+            self.columns.setSizes([runs, max(whole - runs - inspector, 1), inspector])
 
     def rename_tabs(self) -> None:
         self.tabs.set_options([tr(tab) for tab in TABS])

@@ -577,7 +577,7 @@ class Window(Shell):
             self.top.set_device(tr("read-only"))
         why = tr("This workspace is read-only here.") if session.read_only else ""
         self.start_page.set_ready(bool(session.device), why)
-        self.status.set_engine(session.pid, bool(session.device))
+        self.status.set_engine(session.pid, bool(session.device), session.silent)
         if self.ready:
             self.inspector.show_live(self.info(session.current))
             can_export = self.do.exportable() is not None and not session.read_only
@@ -672,6 +672,7 @@ class Window(Shell):
             event.ignore()
             self._ask_to_leave()
             return
+        self.hide()  # the engine may take a moment to leave
         self._leave()
         event.accept()
 

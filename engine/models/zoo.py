@@ -43,6 +43,10 @@ class Residual(nn.Module):
 # --- mlp ------------------------------------------------------------------------------------------
 
 
+GRID = 4
+"""Places a side that a CNN keeps for its last layer: where something is matters, roughly."""
+
+
 def mlp(spec: MLP, shape: Shape, classes: int) -> nn.Module:
     """Flatten, `depth` hidden layers of `width`, one linear layer."""
     layers: list[nn.Module] = [nn.Flatten()]
@@ -71,7 +75,7 @@ def _mlp_norm(spec: MLP) -> list[nn.Module]:
 
 
 def cnn(spec: CNN, shape: Shape, classes: int) -> nn.Module:
-    """`depth` stages of two 3 x 3 convolutions, averaged to 2 x 2, one linear layer.
+    """`depth` stages of two 3 x 3 convolutions, averaged to 4 x 4, one linear layer.
 
     Each stage but the first begins with a stride of two. Nothing in it is non-deterministic on a
     GPU, as adaptive and max pooling are.
@@ -96,15 +100,18 @@ def cnn(spec: CNN, shape: Shape, classes: int) -> nn.Module:
         else:
             stages.append(stage)
         channels = out
-    # The windows of an adaptive pooling to 2 x 2, which overlap by one where the side is odd.
-    windows = nn.AvgPool2d(
-        (-(-height // 2), -(-width // 2)), (max(height // 2, 1), max(width // 2, 1))
-    )
-    head: list[nn.Module] = [windows, nn.Flatten()]
+    kernels, strides = zip(_window(height), _window(width), strict=True)
+    head: list[nn.Module] = [nn.AvgPool2d(kernels, strides), nn.Flatten()]
     if spec.dropout:
         head.append(nn.Dropout(spec.dropout))
-    features = channels * min(height, 2) * min(width, 2)
+    features = channels * min(height, GRID) * min(width, GRID)
     return nn.Sequential(*stages, *head, nn.Linear(features, classes))
+
+
+def _window(side: int) -> tuple[int, int]:
+    """Kernel and stride of the pooling that leaves GRID places of `side`, or all if it has fewer."""
+    stride = max(side // GRID, 1)
+    return side - (min(side, GRID) - 1) * stride, stride
 
 
 def _convolution(spec: CNN, channels: int, out: int, stride: int) -> list[nn.Module]:

@@ -32,7 +32,7 @@ from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
 from engine.models import ModelCard, build, channel_statistics, load_model, save_model
 from engine.models.describing import describe_module
-from engine.models.spec import ModelSpec
+from engine.models.spec import Module, ModelSpec
 from engine.task import Steps, Summary
 from engine.training.augmentation import augment
 from engine.training.evaluating import Evaluation, evaluate
@@ -137,7 +137,7 @@ def _prepared(
             mean=mean,
             std=std,
             generator_seed=bench.derive("model"),
-            trust=bench.trust_code,
+            trust=bench.trust_code or (isinstance(model_spec, Module) and model_spec.trust),
         )
         if start is not None:
             _take_weights(model, start.module, spec.init or "")

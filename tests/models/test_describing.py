@@ -39,9 +39,9 @@ def test_cnn():
         2 * weights * side * side
         for weights, side in zip(convolutions, (32, 32, 16, 16), strict=True)
     ]
-    assert flops_of(found, "Linear") == [2 * 4 * 32 * 10]
+    assert flops_of(found, "Linear") == [2 * 16 * 32 * 10]
     assert flops_of(found, "BatchNorm2d") == [0] * 4
-    assert found.parameters == sum(convolutions) + 2 * (16 + 16 + 32 + 32) + 4 * 32 * 10 + 10
+    assert found.parameters == sum(convolutions) + 2 * (16 + 16 + 32 + 32) + 16 * 32 * 10 + 10
 
 
 def test_rnn():

@@ -137,13 +137,18 @@ def test_what_does_not_fit():
         build(MLP(width=65536, depth=1000), (1, 8, 8), 10)
 
 
-def test_the_pooling_is_adaptive_pooling_to_2_x_2():
-    for side in (1, 2, 3, 7, 8, 17):
+def test_the_pooling_covers_the_map_with_a_4_x_4_grid():
+    for side in (1, 2, 3, 4, 7, 8, 14, 17, 32, 33):
         model = build(CNN(width=2, depth=1), (1, side, side), 3).body
         (pool,) = (layer for layer in model if isinstance(layer, nn.AvgPool2d))
+        kernel, stride = pool.kernel_size[0], pool.stride[0]
+        grid = min(side, 4)
+        assert (grid - 1) * stride + kernel == side  # nothing is left out
         maps = torch.rand(2, 4, side, side)
-        adaptive = nn.functional.adaptive_avg_pool2d(maps, min(side, 2))
-        torch.testing.assert_close(pool(maps), adaptive)
+        assert pool(maps).shape == (2, 4, grid, grid)
+        if side % grid == 0:
+            adaptive = nn.functional.adaptive_avg_pool2d(maps, grid)
+            torch.testing.assert_close(pool(maps), adaptive)
 
 
 def test_attention_is_that_of_torch():

@@ -54,11 +54,15 @@ def make_run(
 def trained(workspace: Path, name: str = "plain", steps: int = 40) -> Run:
     """A training with curves and a table."""
     curves = [
-        Scalars(step, {"train/loss": 2 / (step + 1), "train/accuracy": step / steps, "train/lr": 0.1})
+        Scalars(
+            step, {"train/loss": 2 / (step + 1), "train/accuracy": step / steps, "train/lr": 0.1}
+        )
         for step in range(steps)
     ]
     ends = [Scalars(steps - 1, {"validation/accuracy": 0.9, "validation/loss": 0.4})]
-    table = Table("parameters", ("layer", "type", "output", "parameters", "flops"), (("a", "b", "c", 1, 2),))
+    table = Table(
+        "parameters", ("layer", "type", "output", "parameters", "flops"), (("a", "b", "c", 1, 2),)
+    )
     return make_run(
         workspace,
         name,
@@ -85,7 +89,9 @@ def attacked(workspace: Path, model: Run, name: str = "broken", robust: float = 
     for step in range(1, 4):
         pictures.append(Images("adversarial", pixels + step, captions, step, keep=True))
         pictures.append(Images("perturbation", pixels, captions, step, 0.3, keep=True))
-    curve = [Scalars(step, {"attack/success_rate": step / 3, "attack/loss": step}) for step in range(4)]
+    curve = [
+        Scalars(step, {"attack/success_rate": step / 3, "attack/loss": step}) for step in range(4)
+    ]
     names = Table("classes", ("index", "name"), tuple((i, str(i)) for i in range(4)))
     return make_run(
         workspace,

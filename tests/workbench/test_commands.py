@@ -19,7 +19,8 @@ def test_beginnings_before_middles_before_scattered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "text"), [("ee", "Export encrypted"), ("nr", "New run"), ("fold log", "Fold the log away")]
+    ("query", "text"),
+    [("ee", "Export encrypted"), ("nr", "New run"), ("fold log", "Fold the log away")],
 )
 def test_letters_in_order_are_found(query: str, text: str) -> None:
     assert score(query, text) > 0

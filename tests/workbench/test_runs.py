@@ -78,7 +78,9 @@ def test_book_tells_only_what_changed(qtbot) -> None:
 
 def test_book_lists_queue_above_running_above_ended() -> None:
     book = Book()
-    book.fill([info("1"), info("2", "running"), info("3", "queued"), info("4", "queued"), info("5")])
+    book.fill(
+        [info("1"), info("2", "running"), info("3", "queued"), info("4", "queued"), info("5")]
+    )
     book.set_queue(["3", "4"])
     assert [i.id for i in book.infos()] == ["4", "3", "2", "5", "1"]
 

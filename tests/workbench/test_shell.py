@@ -1,4 +1,4 @@
-"""The shell without an engine: places, keys, looks, languages, other windows and other processes."""
+"""The window without an engine: places, keys, looks, languages, other windows and processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def test_first_paint_needs_neither_torch_nor_specs(tmp_path: Path) -> None:
         "print(*[m for m in ('torch', 'pydantic', 'numpy', 'pyqtgraph') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "w")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(tmp_path / "w")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     times, modules = done.stdout.splitlines()
     assert modules == ""
@@ -65,7 +68,7 @@ def test_workbench_never_imports_torch() -> None:
         "for m in pkgutil.walk_packages(workbench.__path__, 'workbench.'):\n"
         "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
         "import engine.task; engine.task.discover()\n"
-        "print([m for m in ('torch', 'torchvision', 'sklearn', 'flwr', 'opacus') if m in sys.modules])"
+        "print([m for m in ('torch', 'torchvision', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -89,7 +92,9 @@ def test_newest_run_is_shown_first(open_window: Open, tmp_path: Path) -> None:
     assert "97.5" in window.status.steps.text()
 
 
-def test_a_place_that_cannot_be_used_is_said(open_window: Open, tmp_path: Path, monkeypatch) -> None:
+def test_a_place_that_cannot_be_used_is_said(
+    open_window: Open, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "file").write_text("")
     window = open_window(tmp_path / "file" / "w", engine=False)
@@ -133,7 +138,9 @@ def test_new_attack_offers_the_newest_model(open_window: Open, tmp_path: Path) -
 def test_form_shows_what_a_run_was_started_with_but_keeps_a_draft(
     open_window: Open, tmp_path: Path
 ) -> None:
-    one, two = (make_run(tmp_path / "w", n, {**TRAIN, "epochs": e}) for n, e in (("a", 7), ("b", 9)))
+    one, two = (
+        make_run(tmp_path / "w", n, {**TRAIN, "epochs": e}) for n, e in (("a", 7), ("b", 9))
+    )
     window = open_window(tmp_path / "w", engine=False)
     form = window.inspector.form
     assert form.values()["epochs"] == 9
@@ -289,7 +296,8 @@ def test_a_card_is_presented_and_comes_back(qtbot, open_window: Open, tmp_path: 
     assert shown.window() is presenter
     assert theme.manager.scale > 1.2
     QApplication.sendEvent(
-        presenter, QKeyEvent(QEvent.Type.KeyPress, Qt.Key.Key_Escape, Qt.KeyboardModifier.NoModifier)
+        presenter,
+        QKeyEvent(QEvent.Type.KeyPress, Qt.Key.Key_Escape, Qt.KeyboardModifier.NoModifier),
     )
     assert shown.window() is window
     assert card.isVisible()
@@ -355,3 +363,87 @@ def test_fits_a_small_screen(open_window: Open, tmp_path: Path) -> None:
     assert (window.width(), window.height()) == (1024, 700)
     window.resize(1440, 900)
     assert (window.width(), window.height()) == (1440, 900)
+
+
+# --- what can be done with runs
+
+
+def test_run_is_moved_to_the_trash_after_a_yes(
+    qtbot, open_window: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    moved: list[str] = []
+
+    def move(path: str) -> bool:
+        moved.append(path)
+        Path(path).rename(tmp_path / "trash")
+        return True
+
+    monkeypatch.setattr("workbench.session.QFile.moveToTrash", move)
+    monkeypatch.setattr(window.do, "_confirm_delete", lambda ids: False)
+    window.do.delete([run.id])
+    assert window.session.book.info(run.id) is not None
+    monkeypatch.setattr(window.do, "_confirm_delete", lambda ids: True)
+    window.run_list.select(run.id)
+    qtbot.keyClick(window.run_list.view, Qt.Key.Key_Delete)
+    assert moved == [str(run.folder)]
+    assert window.session.book.infos() == []
+    assert window.shown is None
+
+
+def test_trash_that_fails_says_where_the_folder_is(
+    open_window: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    monkeypatch.setattr("workbench.session.QFile.moveToTrash", lambda path: False)
+    window.do.trash([run.id])
+    assert str(run.folder) in window.banner.text
+    assert window.session.book.info(run.id) is not None
+
+
+def test_recipes_of_runs(qtbot, open_window: Open, tmp_path: Path) -> None:
+    from engine.recipe import read_recipe
+
+    plain = trained(tmp_path / "w")
+    broken = attacked(tmp_path / "w", plain)
+    window = open_window(tmp_path / "w", engine=False)
+    window.do.copy_recipe(broken.id)
+    assert 'model = "plain"' in QApplication.clipboard().text()
+    window.do.write_lineage(broken.id, tmp_path / "both.toml")
+    assert [entry.name for entry in read_recipe(tmp_path / "both.toml")] == ["plain", "broken"]
+    window.do.write_lineage(broken.id, Path("/proc/nowhere.toml"))
+    assert "nowhere" in window.banner.text
+
+
+def test_context_menu_fits_the_run(open_window: Open, tmp_path: Path) -> None:
+    from workbench.runs.menu import run_menu
+
+    plain = trained(tmp_path / "w")
+    cut = make_run(tmp_path / "w", "cut", status="interrupted")
+    window = open_window(tmp_path / "w", engine=False)
+
+    def offered(*ids: str) -> set[str]:
+        menu = run_menu(window, ids)
+        return {a.text().split("\t")[0] for a in menu.actions() if a.isEnabled() and a.text()}
+
+    assert {"Compare", "Export encrypted…", "Rename…", "Move to trash…"} <= offered(plain.id)
+    assert "Resume" not in offered(plain.id)
+    assert "Resume" in offered(cut.id)
+    assert "Export encrypted…" not in offered(cut.id)
+    assert offered(plain.id, cut.id) == {"Compare", "Move to trash…"}
+
+
+def test_dropping_a_waiting_run_changes_the_queue(open_window: Open, tmp_path: Path, qtbot) -> None:
+    runs = [make_run(tmp_path / "w", name, status="queued") for name in ("a", "b", "c")]
+    window = open_window(tmp_path / "w", engine=False)
+    ids = [run.id for run in runs]
+    window.session.book.set_queue(ids)
+    model = window.run_list.model
+    top = model.index(0)
+    assert top.data() == "c", "the last of the queue stands on top"
+    data = model.mimeData([top])
+    with qtbot.waitSignal(window.run_list.asked_order) as told:
+        model.dropMimeData(data, Qt.DropAction.MoveAction, 2, 0, model.index(2))
+    assert told.args == [[ids[2], ids[0], ids[1]]]

@@ -45,9 +45,7 @@ def test_pictures_of_every_view(tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE)
     pictures = tmp_path / "pictures"
-    done = workbench(
-        "--workspace", tmp_path / "w", "--recipe", recipe, "--screenshots", pictures
-    )
+    done = workbench("--workspace", tmp_path / "w", "--recipe", recipe, "--screenshots", pictures)
     assert done.returncode == 0, done.stderr
     names = {path.stem for path in pictures.glob("*.png")}
     views = ("start", "train", "attack", "compare", "export")
@@ -70,7 +68,9 @@ def test_pictures_of_every_view(tmp_path: Path) -> None:
 def test_exit_code_is_the_recipes(tmp_path: Path, recipe: str, code: int, words: str) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(recipe)
-    done = workbench("--workspace", tmp_path / "w", "--recipe", path, "--screenshots", tmp_path / "p")
+    done = workbench(
+        "--workspace", tmp_path / "w", "--recipe", path, "--screenshots", tmp_path / "p"
+    )
     assert done.returncode == code, done.stderr
     assert words in done.stdout
 

@@ -92,7 +92,7 @@ class AttackView(LiveView):
         self.accuracies.set_bars(bars)
 
     def _make_grid(self) -> QGridLayout:
-        column = QVBoxLayout(self)
+        column = QVBoxLayout(self._make_scrolled())
         column.setContentsMargins(12, 0, 12, 12)
         column.setSpacing(10)
         column.addWidget(self.comparison, 5)

@@ -72,6 +72,7 @@ class LiveView(QWidget):
         self.tables: dict[str, TableCard] = {}
         self.mosaics: dict[str, Mosaic] = {}
         self._known: set[str] = set()
+        self._turn = 0
         self._cells: list[tuple[QWidget, bool]] = []
         self.grid = self._make_grid()
         for curve in curves:
@@ -118,8 +119,9 @@ class LiveView(QWidget):
             self.show_images(images, [])
 
     def draw(self) -> None:
-        """Called on every tick while this can be seen: every card takes in one series."""
-        for card in self.curves.values():
+        """Called on every tick while this can be seen: every other card takes in one series."""
+        self._turn = 1 - self._turn
+        for card in list(self.curves.values())[self._turn :: 2]:
             card.draw()
 
     def rest(self) -> None:
@@ -200,21 +202,26 @@ class LiveView(QWidget):
 
     def _make_grid(self) -> QGridLayout:
         """Two columns that scroll when they are higher than the window."""
+        grid = QGridLayout(self._make_scrolled())
+        grid.setContentsMargins(12, 0, 12, 12)
+        grid.setSpacing(10)
+        grid.setColumnStretch(0, 1)
+        grid.setColumnStretch(1, 1)
+        return grid
+
+    def _make_scrolled(self) -> QWidget:
+        """A page that scrolls when it is higher than the window."""
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         area = QScrollArea(self)
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        inside = QWidget()
-        area.setWidget(inside)
+        page = QWidget()
+        page.setMinimumWidth(1)  # cards get narrower rather than leave the window
+        area.setWidget(page)
         column.addWidget(area)
-        grid = QGridLayout(inside)
-        grid.setContentsMargins(12, 0, 12, 12)
-        grid.setSpacing(10)
-        grid.setColumnStretch(0, 1)
-        grid.setColumnStretch(1, 1)
-        return grid
+        return page
 
     def _place(self, card: QWidget, wide: bool = False) -> None:
         """Put a card into the grid: curves and pictures two in a row, tables below them."""

@@ -111,7 +111,6 @@ class CompareView(QWidget):
     def _size(self) -> None:
         for card in (self.bars, self.finding):
             card.setMinimumHeight(theme.px(230))
-        self.table.setMinimumHeight(theme.px(200))
 
     # --- drawing
 
@@ -178,6 +177,9 @@ class CompareView(QWidget):
         self.bars.set_bars(bars)
 
     def _show_table(self, infos: Sequence[RunInfo]) -> None:
+        height = theme.px(96 + 26 * len(infos))
+        self.table.setMinimumHeight(min(height, theme.px(260)))
+        self.table.setMaximumHeight(height)
         keys = [key for key in COLUMNS if any(key in info.summary for info in infos)]
         self.table.set_table(
             (tr("Run"), tr("What"), *(tr("{quantity}, %", quantity=name_of(key)) for key in keys)),

@@ -181,11 +181,11 @@ class RunDelegate(QStyledItemDelegate):
         self._model, self._view = model, parent
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
-        return QSize(200, theme.px(ROW_HEIGHT))
+        return QSize(100, theme.px(ROW_HEIGHT))
 
     def dot(self, row: QRect) -> QRect:
         """Where the dot of a row can be clicked."""
-        return QRect(row.left() + 4, row.top() + 4, 26, 32)
+        return QRect(row.left() + 4, row.top() + 4, theme.px(24), theme.px(30))
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         book, tokens = self._model.book, theme.manager.theme
@@ -219,25 +219,26 @@ class RunDelegate(QStyledItemDelegate):
         self, painter: QPainter, row: QRect, info: RunInfo, filled: bool, compared: bool
     ) -> None:
         tokens = theme.manager.theme
-        center = QPointF(row.left() + 14, row.top() + 17)
+        center = QPointF(row.left() + theme.px(14), row.top() + theme.px(16))
+        size = theme.px(10) / 2
         if filled:
             color = QColor(tokens.series[self._model.book.color_index(info.id)])
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(color)
-            painter.drawEllipse(center, 5, 5)
+            painter.drawEllipse(center, size, size)
             if compared:
                 painter.setPen(QPen(color, 1.2))
                 painter.setBrush(Qt.BrushStyle.NoBrush)
-                painter.drawEllipse(center, 7.5, 7.5)
+                painter.drawEllipse(center, size * 1.5, size * 1.5)
         else:
             painter.setPen(QPen(QColor(tokens.faint), 1.4))
             painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawEllipse(center, 4.5, 4.5)
+            painter.drawEllipse(center, size * 0.9, size * 0.9)
 
     def _paint_words(self, painter: QPainter, row: QRect, info: RunInfo) -> None:
         tokens, book = theme.manager.theme, self._model.book
         font, small = theme.font(13, 500), theme.font(11.5)
-        left, right = row.left() + 28, row.right() - 8
+        left, right = row.left() + theme.px(28), row.right() - 8
         half = row.height() // 2
         top = QRect(left, row.top() + 3, right - left, half - 2)
         bottom = QRect(left, row.top() + half - 1, right - left, half - 6)
@@ -277,13 +278,14 @@ class RunDelegate(QStyledItemDelegate):
 
     def _paint_bar(self, painter: QPainter, row: QRect, fraction: float) -> None:
         tokens = theme.manager.theme
-        track = QRectF(row.left() + 28, row.bottom() - 5, row.width() - 36, 2.5)
+        left = theme.px(28)
+        track = QRectF(row.left() + left, row.bottom() - 5, row.width() - left - 8, 2.5)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(tokens.border))
         painter.drawRoundedRect(track, 1.25, 1.25)
         painter.setBrush(QColor(tokens.accent))
-        painter.drawRoundedRect(QRectF(track.topLeft(), track.size() * 1.0).adjusted(
-            0, 0, -track.width() * (1 - fraction), 0), 1.25, 1.25)  # fmt: skip
+        track.setWidth(track.width() * fraction)
+        painter.drawRoundedRect(track, 1.25, 1.25)
 
 
 class RunView(QListView):
@@ -301,6 +303,7 @@ class RunView(QListView):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setMouseTracking(True)
         self.setUniformItemSizes(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setDragDropMode(QAbstractItemView.DragDropMode.InternalMove)
