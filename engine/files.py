@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 
 from engine.errors import BadInput, CrucibleError, StorageError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -107,7 +107,7 @@ def _exists(target: Path) -> BadInput:
 
 
 def _explain(error: OSError, target: Path) -> CrucibleError:
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StorageError(
             f"{target} could not be written: the disk is full ({error.strerror}). What was there "
             "before is unchanged. Free some space, or write to another place."

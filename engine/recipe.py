@@ -88,7 +88,7 @@ def entries(
         found[name] = Entry(name, task, {})
     for key in pending:
         name = key.split(".")[0]
-        problems.append(Problem((key,), f"there is no task {name!r}{_nearest(name, found)}"))
+        problems.append(Problem((key,), f"there is no task {name!r}; {_nearest(name, found)}"))
     if problems:
         raise SpecError(problems)
     return _ordered(
@@ -119,7 +119,7 @@ def enqueue(
                 resolved[entry.name][field] = _resolve(workspace, ref)
             except BadInput as error:
                 others = [other.name for other in recipe if other is not entry]
-                hint = f" In the recipe:{_nearest(ref, others)}." if others else ""
+                hint = f" In the recipe: {_nearest(ref, others)}." if others else ""
                 problems.append(Problem((entry.name, field), f"{error}{hint}"))
     if problems:
         raise SpecError(problems)
@@ -235,8 +235,8 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     """What to say after a name that means nothing: the nearest that does, and all of them."""
     known = list(names)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    return f"{hint} there are: {', '.join(known)}"
+    hint = f"did you mean {near[0]!r}? There" if near else "there"
+    return f"{hint} are: {', '.join(known)}"
 
 
 def parse_change(text: str, form: str = "task.field=value") -> tuple[str, Any]:

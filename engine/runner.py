@@ -7,7 +7,6 @@ The runner alone emits Started, Finished, Stopped and Failed. It belongs to one 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import threading
 import traceback
@@ -28,6 +27,7 @@ from engine.events import (
     Started,
     Stopped,
 )
+from engine.files import FULL
 from engine.store import Run, Status, Workspace
 from engine.store.writer import RunWriter, explain
 from engine.task import Task, parse_task
@@ -302,7 +302,7 @@ def _failure(error: Exception) -> tuple[Status, Event]:
         return "failed", Failed(str(error))
     if isinstance(error, OSError):
         text = f"{explain(error)} ({error.filename})" if error.filename else explain(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in FULL
         return "interrupted" if full else "failed", Failed(text, traceback.format_exc())
     text = _MEMORY if _is_memory(error) else f"{type(error).__name__}: {error}"
     return "failed", Failed(text, traceback.format_exc())

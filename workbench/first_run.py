@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 DEMO = Path("demo")
+QUIETLY = {"QT_QPA_PLATFORM": "offscreen", "QT_LOGGING_RULES": "default.warning=false"}
 
 
 def has_display() -> bool:
@@ -41,7 +42,7 @@ def without_display(workspace: Path) -> int:
     pictures = workspace / "screenshots"
     code = subprocess.call(
         (*python, "workbench", *folder, "--screenshots", str(pictures)),
-        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+        env={**os.environ, **QUIETLY},
     )
     if not code:
         print(f"Pictures of the window are in {pictures.absolute()}.")

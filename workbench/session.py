@@ -28,8 +28,6 @@ LOOK_MS = 350
 PATIENCE_MS = 5000
 """How long a cancel may take before "Stop now" is offered."""
 
-Problems = list[tuple[tuple[str, ...], str]]
-
 
 class Session(QObject):
     """Emits what happened; its methods are what a person can do."""
@@ -42,8 +40,6 @@ class Session(QObject):
     """Run id and its last status."""
     began = Signal(str)
     """A run is under way now (id)."""
-    queued = Signal(list)
-    """Ids of the runs that a start made, in their order."""
     refused = Signal(str, list)
     """What was asked for cannot be done: why, and each faulty field's path and text."""
     news = Signal(str, object)
@@ -339,7 +335,6 @@ class Session(QObject):
                 then = self._asked.pop(int(message.get("id", 0)), None)
                 if then is not None:
                     then(ids)
-                self.queued.emit(ids)
             case "refused":
                 self._asked.pop(int(message.get("id", 0)), None)
                 problems = [(tuple(path), text) for path, text in message.get("problems", ())]

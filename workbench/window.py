@@ -722,9 +722,10 @@ class Window(Shell):
 def outcome(info: RunInfo) -> str:
     """The accuracies a run came to, in a few words."""
     from workbench.views.text import percent
+    from workbench.words import word
 
     parts = [
-        f"{i18n.name_of(key)} {percent(float(info.summary[key]))}"
+        f"{word(key)} {percent(float(info.summary[key]))}"
         for key in ("clean_accuracy", "robust_accuracy")
         if isinstance(info.summary.get(key), int | float)
     ]

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from engine import frames
-from engine.errors import BadInput, CrucibleError
+from engine.errors import BadInput, CrucibleError, StorageError
 from engine.events import Event, Images, from_message
-from engine.files import atomic
+from engine.files import FULL, atomic
 from engine.store import metrics
 
 Status = Literal[
@@ -296,7 +296,7 @@ class Workspace:
             )
         except OSError as error:
             run.discard()
-            raise BadInput(
+            raise (StorageError if error.errno in FULL else BadInput)(
                 f"no run can be written to {self.folder}: {error.strerror}. "
                 "Make room, or choose another folder with --workspace."
             ) from None
@@ -335,4 +335,6 @@ def _is_whole(run: Mapping[str, Any]) -> bool:
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     with atomic(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode())
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        # What is no UTF-8, as a file's name may be, becomes JSON's own escape.
+        file.write(text.encode("utf-8", "backslashreplace"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
 from collections import deque
@@ -51,7 +52,7 @@ CHECKPOINT_EVERY = 30.0
 """Seconds between checkpoints within an epoch. At the end of an epoch one is written as soon as
 checkpoints cost less than 1 / CHECKPOINT_SHARE of the time since the last."""
 
-CHECKPOINT_SHARE = 50
+CHECKPOINT_SHARE = 100
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Places in the split, images, labels."""
@@ -361,9 +362,11 @@ class Trainer:
         for step, loss in zip(seen.steps, losses, strict=True):
             if not math.isfinite(loss):
                 raise CrucibleError(self._not_finite(step, None))
-        hits = (torch.cat(seen.logits).argmax(1) == torch.cat(seen.labels)).cpu()
+        hits = torch.cat(seen.logits).argmax(1) == torch.cat(seen.labels)
         counts = [len(labels) for labels in seen.labels]
-        accuracies = [part.float().mean().item() for part in hits.split(counts)]
+        ends = torch.tensor(list(itertools.accumulate(counts, initial=0)), device=hits.device)
+        right = nn.functional.pad(hits.cumsum(0), (1, 0))[ends].diff().tolist()
+        accuracies = [correct / count for correct, count in zip(right, counts, strict=True)]
         for i, step in enumerate(seen.steps):
             values = {
                 "train/loss": losses[i],

@@ -110,7 +110,6 @@ def test_a_run_begins_works_and_ends(setup: Setup) -> None:
         ("crucible", "explained"),
         ("bug", "KeyError: 'unexplained'"),
         ("memory", "out of memory. The run needs more than there is"),
-        ("disk", "the disk is full (a file)"),
     ],
 )
 def test_a_failure_is_explained_and_the_runner_lives_on(
@@ -125,6 +124,22 @@ def test_a_failure_is_explained_and_the_runner_lives_on(
     with pytest.raises(BadInput, match="is failed; start a new one"):
         runner.run(run)
     assert runner.run(make(workspace)) == "done"
+
+
+def test_a_full_disk_only_interrupts(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, fault="disk")
+    assert runner.run(run) == "interrupted"
+    assert run.info().error == heard.of(Failed)[0].error == "the disk is full (a file)"
+    assert isinstance(runner.failure, OSError)
+
+
+def test_what_fails_before_the_first_event_is_said(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, bench={"device": "cuda:99"})
+    assert runner.run(run) == "failed"
+    assert "there is no device 'cuda:99'" in heard.of(Failed)[0].error
+    assert run.events()[-1][2] == heard.of(Failed)[0]
 
 
 @pytest.mark.parametrize("returns", [True, False])

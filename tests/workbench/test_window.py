@@ -133,6 +133,7 @@ def test_learning_rate_is_changed_while_it_runs(qtbot, open_window: Open) -> Non
     window.do.start()
     wait_for(qtbot, window, "live", "running")
     qtbot.waitUntil(window.inspector.live.isVisible, timeout=LONG)
+    qtbot.waitUntil(lambda: window.session.known_record(window.shown) is not None, timeout=LONG)
     record = window.session.known_record(window.shown)
     qtbot.waitUntil(lambda: record.last("train/lr") == pytest.approx(2e-3), timeout=LONG)
     control = window.inspector.live_controls()[0]

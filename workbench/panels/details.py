@@ -18,6 +18,7 @@ from workbench.runs.book import word_of
 from workbench.views.card import Card
 from workbench.views.table import TableCard
 from workbench.views.text import number, percent
+from workbench.words import word
 
 
 class DetailsView(QWidget):
@@ -85,7 +86,7 @@ class DetailsView(QWidget):
             return
         self.results.set_table(
             (tr("Quantity"), tr("Value")),
-            [(quantity_name(k), value_text(k, v)) for k, v in flat(info.summary).items()],
+            [(word(k), value_text(k, v)) for k, v in flat(info.summary).items()],
         )
         self.origin.set_table((tr("Property"), tr("Value")), self._origin(info))
         self.files.set_table(
@@ -109,7 +110,7 @@ class DetailsView(QWidget):
             (tr("From ({field})", field=field), self._names.get(parent, parent))
             for field, parent in info.lineage.items()
         ]
-        rows += [(name_of(key), str(value)) for key, value in flat(info.environment).items()]
+        rows += [(word(key), str(value)) for key, value in flat(info.environment).items()]
         if info.error:
             rows.insert(0, (tr("Error"), info.error))
         return [row for row in rows if row[1]]
@@ -128,10 +129,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
-
-
-def quantity_name(key: str) -> str:
-    return name_of(key)
 
 
 def value_text(key: str, value: Any) -> str:

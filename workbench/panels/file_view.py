@@ -12,12 +12,13 @@ from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPush
 
 from engine.store import RunInfo
 from workbench import theme
-from workbench.i18n import mark, name_of, tr
+from workbench.i18n import mark, tr
 from workbench.panels.details import flat, value_text
 from workbench.panels.live import LiveView
 from workbench.runs.record import Record
 from workbench.views.card import Card
 from workbench.views.table import TableCard
+from workbench.words import word
 
 SHOWN_APART = ("file", "command")
 
@@ -101,7 +102,7 @@ class FileView(LiveView):
         if rest:
             self.results.set_table(
                 (tr("Quantity"), tr("Value")),
-                [(name_of(name), value_text(name, value)) for name, value in rest.items()],
+                [(word(name), value_text(name, value)) for name, value in rest.items()],
             )
 
     def _row(self, field: QLineEdit, text: str) -> QWidget:

@@ -213,17 +213,19 @@ class Inspector(QWidget):
             row = LiveControl(name, title, value, self.live)
             row.changed.connect(self.control)
             self._live_rows.addWidget(row)
-        self._live_title.setText(tr("While {run} runs", run=info.name) if info else "")
+        self._live_name = info.name if info else ""
         self.live.setVisible(bool(found))
+        self.refresh()
 
     def live_controls(self) -> list[LiveControl]:
         """The values that can be changed now."""
         items = [self._live_rows.itemAt(index) for index in range(self._live_rows.count())]
         return [w for item in items if isinstance(w := item.widget(), LiveControl)]
 
-    _title = ""
+    _title = _live_name = ""
 
     def refresh(self) -> None:
+        self._live_title.setText(tr("While {run} runs", run=self._live_name))
         self._heading.setText(tr("Configuration"))
         self._what.setText(tr(self._title))
         self._what.setVisible(bool(self._title))

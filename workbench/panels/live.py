@@ -7,7 +7,6 @@ times a second while the view can be seen, and `rest` when nothing moves any mor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,12 +17,13 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QSizePolicy, QVB
 from engine.events import Images, Table
 from engine.store import RunInfo
 from workbench import i18n, theme
-from workbench.i18n import mark, name_of
+from workbench.i18n import mark
 from workbench.mailbox import News
 from workbench.runs.record import Record
 from workbench.views.curves import CurveCard
 from workbench.views.mosaic import Mosaic
 from workbench.views.table import TableCard
+from workbench.words import title, word
 
 Ask: TypeAlias = Callable[[Mapping[str, Any], Callable[[dict[str, Any], bytes], None]], None]
 """Puts a question to the engine; the second argument gets the answer and its bytes."""
@@ -155,7 +155,7 @@ class LiveView(QWidget):
     def show_images(self, images: Images, frames: Sequence[Images]) -> None:
         mosaic = self.mosaics.get(images.name)
         if mosaic is None:
-            mosaic = self.mosaics[images.name] = Mosaic(name_of(images.name), self)
+            mosaic = self.mosaics[images.name] = Mosaic(title(images.name), self)
             mosaic.setMinimumHeight(theme.px(240))
             self._place(mosaic)
         mosaic.set_images(images.pixels, images.captions, images.scale)
@@ -168,7 +168,7 @@ class LiveView(QWidget):
         if what in self._hidden:
             return
         if what not in self.curves:
-            self._add_curve(Curve(what, title_of(what), percent=what.endswith(FRACTIONS)))
+            self._add_curve(Curve(what, title(what), percent=what.endswith(FRACTIONS)))
         card = self.curves[what]
         if name not in self._known:
             self._known.add(name)
@@ -186,7 +186,7 @@ class LiveView(QWidget):
 
     def _table(self, name: str) -> TableCard:
         if name not in self.tables:
-            card = TableCard(self._titles.get(name, name_of(name)), parent=self)
+            card = TableCard(self._titles.get(name) or title(name), parent=self)
             card.setMinimumHeight(theme.px(200))
             self.tables[name] = card
             self._place(card, wide=True)
@@ -240,10 +240,6 @@ def quantity(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def title_of(what: str) -> str:
-    return re.sub(r"[_-]+", " ", what).capitalize()
-
-
 def label_of(name: str) -> str:
     """What a series is called in its card: its group, in words."""
-    return name_of(name.partition("/")[0])
+    return word(name.partition("/")[0])

@@ -21,10 +21,12 @@ def detail(spec: Mapping[str, Any]) -> str:
     parts = []
     if spec.get("init"):
         parts.append(tr("from {name}", name=spec["init"]))
-    for field in ("model", "data", "optimizer"):
-        value = spec.get(field)
-        if value and not (field == "optimizer" and spec.get("init")):
-            parts.append(name_of(value["kind"]))
+    else:
+        from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
+
+        for field, default in (("model", DEFAULT_MODEL), ("data", DEFAULT_DATA)):
+            parts.append(name_of((spec.get(field) or {"kind": default.kind})["kind"]))
+        parts.append(name_of(spec["optimizer"]["kind"]))
     if spec.get("adversarial"):
         parts.append(tr("against {attack}", attack=name_of(spec["adversarial"]["attack"]["kind"])))
     return " · ".join(parts) or name_of("train")

@@ -9,11 +9,12 @@ from PySide6.QtWidgets import QWidget
 
 from engine.events import Table
 from engine.store import RunInfo
-from workbench.i18n import mark, name_of, tr
+from workbench.i18n import mark, tr
 from workbench.panels.live import PREVIEW_ROW, Ask, Curve, LiveView
 from workbench.runs.record import Record
 from workbench.views.mosaic import Mosaic
 from workbench.views.table import TableCard
+from workbench.words import word
 
 WHILE_RUNNING = ("gradient_norm", "lr")
 """Curves that give way to the preview while there is no run."""
@@ -132,7 +133,7 @@ class TrainView(LiveView):
         epochs = int(self._values.get("epochs") or 0)
         steps = counts["train"] // batch * epochs or epochs
         rows: list[tuple[str, Any]] = [
-            (tr("Images, {split}", split=name_of(split)), counts[split]) for split in SPLITS
+            (tr("Images, {split}", split=word(split)), counts[split]) for split in SPLITS
         ]
         rows += [
             (tr("Size of an image"), tuple(shape)),

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
 
 from engine.events import Progress
-from engine.store import Run, RunInfo
+from engine.store import RunInfo
 from workbench.i18n import mark, tr
 
 SERIES = 8
@@ -26,7 +25,7 @@ GLYPHS = {
     "done": "✓",
     "failed": "✕",
     "cancelled": "■",
-    "interrupted": "⏸",
+    "interrupted": "!",
     "skipped": "–",
     "damaged": "?",
 }
@@ -212,8 +211,3 @@ class Book(QObject):
         if ids != self.compared:
             self.compared = list(ids)
             self.drawn.emit()
-
-
-def read(folder: Path) -> RunInfo:
-    """One run as the store has it."""
-    return Run(folder).info()

@@ -19,17 +19,18 @@ from PySide6.QtWidgets import (
 
 from engine.store import RunInfo
 from workbench import i18n, theme
-from workbench.i18n import mark, name_of, tr
+from workbench.i18n import mark, tr
 from workbench.panels import detail_of
 from workbench.panels.attack_panel import short_attack
 from workbench.panels.details import flat, value_text
-from workbench.panels.live import FRACTIONS, quantity, title_of
+from workbench.panels.live import FRACTIONS, quantity
 from workbench.runs.book import Book, word_of
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
 from workbench.views.card import Card
 from workbench.views.curves import CurveCard
 from workbench.views.table import TableCard
+from workbench.words import title, word
 
 GROUPS = ("validation", "test", "train", "attack")
 """Of the series of one quantity, the one that runs are compared by."""
@@ -182,7 +183,7 @@ class CompareView(QWidget):
         self.table.setMaximumHeight(height)
         keys = [key for key in COLUMNS if any(key in info.summary for info in infos)]
         self.table.set_table(
-            (tr("Run"), tr("What"), *(tr("{quantity}, %", quantity=name_of(key)) for key in keys)),
+            (tr("Run"), tr("What"), *(tr("{quantity}, %", quantity=word(key)) for key in keys)),
             [
                 (
                     info.name if info.status == "done" else f"{info.name} ({word_of(info.status)})",
@@ -223,7 +224,7 @@ class CompareView(QWidget):
     def _card(self, what: str) -> CurveCard:
         if what not in self._cards:
             card = CurveCard(
-                TITLES.get(what) or title_of(what), percent=what.endswith(FRACTIONS), parent=self
+                TITLES.get(what) or title(what), percent=what.endswith(FRACTIONS), parent=self
             )
             card.setMinimumHeight(theme.px(200))
             self._cards[what] = card

@@ -402,7 +402,9 @@ class Plot(QWidget):
         if self.view is None and len(curve.raw):
             first, last = float(curve.raw.x[0]), float(curve.raw.x[-1])
             first = _from_zero(first, last)
-            lone = not self._shapes
+            # The first values of all decide the axes; later ones only stretch them.
+            others = any(len(other.raw) for other in self.curves.values() if other is not curve)
+            lone = not self._shapes and not others
             x = (first, max(last, first + 1)) if lone else frame.x
             if last > x[1] or lone:
                 x = (x[0], first + (last - first or 1) * axis.GROWTH)

@@ -1,0 +1,68 @@
+"""What the quantities, groups and properties that runs report are called."""
+
+from __future__ import annotations
+
+import re
+
+from workbench.i18n import mark, tr
+
+_WORDS = {
+    # Groups of series, and splits.
+    "train": mark("Train"),
+    "validation": mark("Validation"),
+    "test": mark("Test"),
+    "attack": mark("Attack"),
+    # Quantities.
+    "loss": mark("Loss"),
+    "accuracy": mark("Accuracy"),
+    "gradient_norm": mark("Gradient norm"),
+    "lr": mark("Learning rate"),
+    "success_rate": mark("Success rate"),
+    "mean_norm": mark("Mean norm"),
+    "max_norm": mark("Largest norm"),
+    "images_per_second": mark("Images per second"),
+    "clean_accuracy": mark("Clean accuracy"),
+    "robust_accuracy": mark("Robust accuracy"),
+    "robust_accuracy_interval": mark("Robust accuracy, interval"),
+    "interval": mark("Kind of interval"),
+    "validation_accuracy": mark("Validation accuracy"),
+    "test_loss": mark("Test loss"),
+    "tested": mark("Tested images"),
+    "epochs": mark("Epochs"),
+    "steps": mark("Steps"),
+    "best_epoch": mark("Best epoch"),
+    "parameters": mark("Parameters"),
+    "samples": mark("Samples"),
+    "correct": mark("Correct before"),
+    "broken": mark("Broken"),
+    "seconds": mark("Duration"),
+    "forward_evaluations": mark("Forward evaluations"),
+    "gradient_evaluations": mark("Gradient evaluations"),
+    "zero_gradients": mark("Zero gradients"),
+    "nan_count": mark("NaN values"),
+    "weights_sha256": mark("Weights, SHA-256"),
+    "sha256": "SHA-256",
+    "size": mark("Size"),
+    "file": mark("File"),
+    "command": mark("Command"),
+    "recipients": mark("Recipients"),
+    # Surroundings.
+    "device": mark("Device"),
+    "device_name": mark("Device, by name"),
+    "threads": mark("Threads"),
+    "precision": mark("Precision"),
+    "platform": mark("System"),
+}
+
+
+def word(key: str) -> str:
+    """`key` in the person's language; readable English where nobody has named it."""
+    if key in _WORDS:
+        return tr(_WORDS[key])
+    last = key.rpartition(".")[2]
+    return re.sub(r"[_-]+", " ", last)[:1].upper() + re.sub(r"[_-]+", " ", last)[1:]
+
+
+def title(key: str) -> str:
+    """The English of `key`, for what translates its title itself."""
+    return _WORDS.get(key) or re.sub(r"[_-]+", " ", key).capitalize()
