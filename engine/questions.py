@@ -18,7 +18,7 @@ from engine.data.spec import DataSpec
 from engine.errors import BadInput
 from engine.events import Event
 from engine.models import describe, load_model
-from engine.models.spec import Module, ModelSpec
+from engine.models.spec import ModelSpec, Module
 from engine.store import Workspace
 from engine.task import BenchSpec, kinds, parse
 from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from workbench.window import Window
 
 
+def _code_files(recipe: Sequence[Entry]) -> str:
+    from engine.recipe import code_files
+
+    return ", ".join(code_files(recipe))
+
+
 class Actions(QObject):
     """Asks where that is needed, and has the session do it. Faults are told in the banner."""
 
@@ -87,21 +93,30 @@ class Actions(QObject):
         box = QMessageBox(self.window)
         box.setWindowTitle(path.name)
         box.setText(tr("Run these {count} task(s)?", count=len(entries)))
-        box.setInformativeText(
-            "\n".join(
-                f"{number}. {entry.name} ({i18n.name_of(entry.task.kind)})"
-                for number, entry in enumerate(entries, start=1)
-            )
-        )
+        lines = [
+            f"{number}. {entry.name} ({i18n.name_of(entry.task.kind)})"
+            for number, entry in enumerate(entries, start=1)
+        ]
+        files = _code_files(entries)
+        if files:
+            lines.append("\n" + tr("It runs Python code with your rights: {files}", files=files))
+        box.setInformativeText("\n".join(lines))
         run = box.addButton(tr("Run"), QMessageBox.ButtonRole.AcceptRole)
         box.addButton(tr("Cancel"), QMessageBox.ButtonRole.RejectRole)
         box.exec()
         if box.clickedButton() is run:
-            self.run_recipe(path)
+            self.run_recipe(path, trusted=True)
 
-    def run_recipe(self, path: Path) -> bool:
-        """Start every task of a recipe file; False if it is none, and the banner says why."""
-        if not self.is_recipe(path):
+    def run_recipe(self, path: Path, trusted: bool = False) -> bool:
+        """Start every task of a recipe file; False if it is none, and the banner says why. One that
+        runs Python code is started only if a person has said yes to that."""
+        entries = self._entries(path)
+        if entries is None:
+            return False
+        files = _code_files(entries)
+        if files and not trusted:
+            text = tr("It runs Python code with your rights: {files}", files=files)
+            self.window.banner.tell(f"{path.name}. {text}", "error")
             return False
         tables = tomllib.loads(path.read_text(encoding="utf-8"))["task"]
         self._start(tables, folder=path.absolute().parent)

@@ -33,7 +33,7 @@ from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
 from engine.models import ModelCard, build, channel_statistics, load_model, save_model
 from engine.models.describing import describe_module
-from engine.models.spec import Module, ModelSpec
+from engine.models.spec import ModelSpec, Module
 from engine.task import Steps, Summary
 from engine.training.augmentation import augment
 from engine.training.evaluating import Evaluation, evaluate

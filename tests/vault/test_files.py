@@ -31,7 +31,7 @@ def test_writes_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 def test_a_failure_keeps_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(failure), atomic(path) as file:  # noqa: PT012
+    with pytest.raises(failure), atomic(path) as file:
         file.write(b"new")
         raise failure
     assert path.read_bytes() == b"old"
@@ -72,7 +72,7 @@ def test_permissions(tmp_path: Path) -> None:
 
 def test_replace_false_never_overwrites(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with pytest.raises(BadInput, match="exists already"), atomic(path, replace=False) as file:  # noqa: PT012
+    with pytest.raises(BadInput, match="exists already"), atomic(path, replace=False) as file:
         file.write(b"mine")
         path.write_bytes(b"theirs, meanwhile")
     assert path.read_bytes() == b"theirs, meanwhile"

@@ -243,6 +243,18 @@ def test_bad_recipe_is_refused_with_the_reason(qtbot, open_window: Open, tmp_pat
     assert window.session.book.infos() == []
 
 
+def test_a_recipe_that_runs_code_needs_a_yes(qtbot, open_window: Open, tmp_path: Path) -> None:
+    window = open_window(engine=False)
+    recipe = tmp_path / "code.toml"
+    recipe.write_text(
+        '[[task]]\nname = "a"\nkind = "train"\n'
+        'model = {kind = "module", factory = "mine.py:make", trust = true}\n'
+    )
+    assert not window.do.run_recipe(recipe)
+    assert "mine.py:make" in window.banner.text
+    assert window.session.book.infos() == []
+
+
 def test_form_with_a_fault_is_not_started(qtbot, open_window: Open) -> None:
     window = open_window(engine=False)
     set_up(window, "bad", 1)
