@@ -66,7 +66,7 @@ def prepare(spec: BenchSpec) -> tuple[torch.device, dict[str, Any]]:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Part of that is to fill new memory with NaN, a safeguard that costs two hundredths.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

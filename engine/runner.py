@@ -162,6 +162,7 @@ class Runner:
         self._controls = {}
         self._current = run
         self.failure = None
+        begun = bool(run.info().environment)
         end: Event
         status: Status
         try:
@@ -169,6 +170,8 @@ class Runner:
         except Exception as error:
             status, end = _failure(error)
             self.failure = error
+            if isinstance(error, BadInput) and begun:  # as a data root that was not named again
+                status = "interrupted"
         finally:
             self._current = None
             self._paused = False

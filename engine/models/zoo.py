@@ -109,7 +109,7 @@ def cnn(spec: CNN, shape: Shape, classes: int) -> nn.Module:
 
 
 def _window(side: int) -> tuple[int, int]:
-    """Kernel and stride of the pooling that leaves GRID places of `side`, or all if it has fewer."""
+    """Kernel and stride of the pooling that leaves GRID places of `side`, or the fewer it has."""
     stride = max(side // GRID, 1)
     return side - (min(side, GRID) - 1) * stride, stride
 

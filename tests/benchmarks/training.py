@@ -13,6 +13,7 @@ thread counted as the engine's; with two, wall seconds, since threads that wait 
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -145,14 +146,14 @@ class Duel:
 
     def _catch_up(self, to_the_end: bool = False) -> None:
         """Let the bare loop take as many steps as the engine has."""
-        if self._trainer is None and not to_the_end:
+        behind = self._trainer is not None and self.steps < self._trainer.at.step
+        if not behind and not to_the_end:
             return
         came = self._own_clock()
         torch.use_deterministic_algorithms(False)
         began = self._own_clock()
-        while to_the_end or (self._trainer is not None and self.steps < self._trainer.at.step):
-            if next(self._loop, None) is None:
-                break
+        goal = math.inf if self._trainer is None else self._trainer.at.step
+        while self.steps < goal and next(self._loop, None) is not None:
             self.steps += 1
         self.bare += self._own_clock() - began
         torch.use_deterministic_algorithms(True, warn_only=True)

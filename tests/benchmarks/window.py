@@ -3,8 +3,8 @@
 *Cost of the window*: two engine processes train the same digits CNN. One belongs to a real window
 (offscreen, 1440 x 900, showing the live view of its run), in a process of its own; the messages of
 the other are read and dropped. They take turns, a slice of a second and a half each, the others
-stopped by SIGSTOP. Compared are images per wall second: on a machine with other work on it images
-per CPU second say more, and stand beside them.
+stopped by SIGSTOP. Compared are images per CPU second of the engine process; those per wall second
+stand beside them, and mean something on a machine that does nothing else.
 
 *Heartbeat*: the lateness of a precise 8 ms timer in the window, while the engine trains, against
 its lateness while the engine is stopped (SIGSTOP) and the mail it had sent is delivered again at
@@ -60,7 +60,7 @@ def main(data_root: Path | None = None) -> list[Row]:
         return [_cost(Path(folder)), _heartbeat(Path(folder))]
 
 
-# --- what the window costs the engine ---------------------------------------------------------------
+# --- what the window costs the engine ------------------------------------------------------------
 
 
 def _cost(folder: Path) -> Row:
@@ -86,16 +86,17 @@ def _cost(folder: Path) -> Row:
                 cpu[name].append(images / (_cpu(pid) - seconds))
                 drawn += _cpu(child.pid) - before
         _signal(signal.SIGCONT, alone[0], seen[0], child.pid)
-    kept = ratios(wall["window"], wall["alone"])
-    of_cpu = ratios(cpu["window"], cpu["alone"])
-    rates = [statistics.median(wall[name]) for name in ("window", "alone")]
+    kept = ratios(cpu["window"], cpu["alone"])
+    by_wall = ratios(wall["window"], wall["alone"])
+    rates = [statistics.median(cpu[name]) for name in ("window", "alone")]
     return Row(
         "training images/s with the window open and drawing, against without",
         f">= {TARGET}",
         spread(kept),
         statistics.median(kept) >= TARGET,
-        f"{rates[0]:,.0f} and {rates[1]:,.0f} images/s; per CPU second of the engine process "
-        f"{spread(of_cpu)}; the window takes {100 * drawn / (SLICE * SLICES):.0f} % of a core",
+        f"{rates[0]:,.0f} and {rates[1]:,.0f} images per CPU second of the engine process; by wall "
+        f"time {spread(by_wall)}; the window takes {100 * drawn / (SLICE * SLICES):.0f} % of a "
+        "core",
     )
 
 
@@ -160,7 +161,7 @@ def _cpu(pid: int) -> float:
     return nanoseconds / 1e9
 
 
-# --- what the engine costs the window ---------------------------------------------------------------
+# --- what the engine costs the window ------------------------------------------------------------
 
 
 def _heartbeat(folder: Path) -> Row:
@@ -177,7 +178,7 @@ def _heartbeat(folder: Path) -> Row:
     )
 
 
-# --- the process with the window --------------------------------------------------------------------
+# --- the process with the window -----------------------------------------------------------------
 
 
 def _be_window(mode: str, workspace: Path) -> None:
@@ -228,7 +229,7 @@ class Watcher:
         self._beat.setTimerType(Qt.TimerType.PreciseTimer)
         self._beat.timeout.connect(self._beats)
         self._mail: list[tuple[float, dict[str, Any]]] = []
-        self._later = QTimer.singleShot
+        self._later = lambda ms, call: QTimer.singleShot(ms, window, call)
         self._postman = QTimer(window, interval=5)
         self._postman.setTimerType(Qt.TimerType.PreciseTimer)
         self._postman.timeout.connect(self._deliver)

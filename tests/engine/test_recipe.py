@@ -122,7 +122,7 @@ def test_fields_can_be_set_from_outside() -> None:
     assert task.to_dict()["epochs"] == 3
     assert task.to_dict()["model"]["kind"] == "mlp"
     assert task.to_dict()["optimizer"]["kind"] == "sgd"
-    with pytest.raises(SpecError, match="no such task"):
+    with pytest.raises(SpecError, match="there is no task 'plane'; did you mean 'plain'"):
         entries(recipe(TRAIN), {"plane.epochs": 3})
     with pytest.raises(BadInput, match="task.field=value"):
         parse_change("epochs")

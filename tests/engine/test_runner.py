@@ -46,6 +46,8 @@ def _fail(fault: str) -> None:
     match fault:
         case "crucible":
             raise CrucibleError("explained")
+        case "input":
+            raise BadInput("not as it was written")
         case "bug":
             raise KeyError("unexplained")
         case "memory":
@@ -132,6 +134,17 @@ def test_a_full_disk_only_interrupts(setup: Setup) -> None:
     assert runner.run(run) == "interrupted"
     assert run.info().error == heard.of(Failed)[0].error == "the disk is full (a file)"
     assert isinstance(runner.failure, OSError)
+
+
+def test_a_run_that_cannot_be_resumed_as_asked_can_be_asked_again(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    done = make(workspace)
+    runner.run(done)
+    run = make(workspace, fault="input")
+    run.set_state(status="interrupted", environment=done.info().environment)
+    assert runner.run(run) == "interrupted"
+    assert run.info().error == "not as it was written"
+    assert isinstance(runner.failure, BadInput)
 
 
 def test_what_fails_before_the_first_event_is_said(setup: Setup) -> None:

@@ -312,7 +312,7 @@ def test_a_cancelled_run_keeps_its_model(tmp_path: Path) -> None:
     assert card.metrics["steps"] > 0
 
 
-# --- starting from another model -------------------------------------------------------------------
+# --- starting from another model ------------------------------------------------------------------
 
 
 def test_init_starts_from_the_weights_and_inherits_data_and_model(
@@ -375,7 +375,7 @@ def test_a_rest_of_one_image_harms_no_batch_norm(tmp_path: Path, drain: Drain, r
     assert train(tmp_path, drain, spec)["steps"] == count // size + (rest > 1)
 
 
-# --- the parts --------------------------------------------------------------------------------------
+# --- the parts ------------------------------------------------------------------------------------
 
 
 def test_schedules() -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyqtgraph as pg
 from PySide6.QtCore import QMarginsF, QPointF, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import (
     QAction,
@@ -20,6 +21,7 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
     QPixmap,
+    QResizeEvent,
     QWheelEvent,
 )
 from PySide6.QtSvg import QSvgGenerator
@@ -29,7 +31,7 @@ from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.views import axis, plot
 from workbench.views.card import Card
-from workbench.views.plot import Curve, Frame, Range, Shape
+from workbench.views.plot import Chart, Curve, Frame, Range
 from workbench.views.text import number, signed
 
 SMOOTHING: tuple[tuple[str, float], ...] = (
@@ -345,7 +347,7 @@ class CurveCard(Card):
         )
 
 
-class Plot(QWidget):
+class Plot(pg.GraphicsView):
     """The curves themselves: paints, zooms, and reads out under the pointer or a keyboard cursor.
 
     Wheel and + - zoom about the pointer (Shift: the value axis), dragging moves, a double click or
@@ -353,18 +355,21 @@ class Plot(QWidget):
     """
 
     def __init__(self, frame: Frame, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(parent, background=None)
         self.frame = frame
         self.curves: dict[str, Curve] = {}
         self.strength = 1.0
         self.live = False
         self.view: tuple[Range, Range] | None = None
         self.cursor_step: float | None = None
-        self._shapes: dict[str, Shape] = {}
+        self._chart = Chart(self.scene(), frame)
+        self._drawn: set[str] = set()
+        self._begun = False
+        self._laid_out = False
         self._base: QPixmap | None = None
         self._drag: QPointF | None = None
-        self.setMouseTracking(True)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        # What is drawn is kept in a picture, for the pointer to move over: we say when it is old.
+        self.setViewportUpdateMode(self.ViewportUpdateMode.NoViewportUpdate)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         theme.manager.changed.connect(self.forget)
 
@@ -376,13 +381,10 @@ class Plot(QWidget):
 
     # --- ranges ---
 
-    @property
-    def legend(self) -> bool:
-        return len(self.curves) > 1
-
     def fit(self, live: bool) -> None:
         """Let the axes fit the values (unless a person has zoomed), and draw anew."""
         self.live = live
+        self._begun = any(len(c.raw) for c in self.curves.values())
         if self.view is None:
             xs = [c.raw.x for c in self.curves.values() if len(c.raw)]
             left = min((float(x[0]) for x in xs), default=0.0)
@@ -404,7 +406,8 @@ class Plot(QWidget):
             first = _from_zero(first, last)
             # The first values of all decide the axes; later ones only stretch them.
             others = any(len(other.raw) for other in self.curves.values() if other is not curve)
-            lone = not self._shapes and not others
+            lone = not self._begun and not others
+            self._begun = True
             x = (first, max(last, first + 1)) if lone else frame.x
             if last > x[1] or lone:
                 x = (x[0], first + (last - first or 1) * axis.GROWTH)
@@ -415,10 +418,9 @@ class Plot(QWidget):
                 frame.x, frame.y = x, y
                 self.forget()
                 return
+        self._drawn.discard(key)
         self._base = None
-        if not frame.area.isEmpty():
-            self._shapes[key] = plot.shape(curve, frame)
-        self.update()
+        self.viewport().update()
 
     def set_log(self, log: bool) -> None:
         self.frame.log = log
@@ -446,9 +448,10 @@ class Plot(QWidget):
 
     def forget(self) -> None:
         """Everything must be drawn anew."""
-        self._shapes.clear()
+        self._drawn.clear()
+        self._laid_out = False
         self._base = None
-        self.update()
+        self.viewport().update()
 
     # --- read-out ---
 
@@ -474,7 +477,7 @@ class Plot(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         if self._base is None:
             self._base = self._draw_base()
-        painter = QPainter(self)
+        painter = QPainter(self.viewport())
         painter.drawPixmap(0, 0, self._base)
         if self.cursor_step is not None and self.curves:
             self._paint_readout(painter, self.cursor_step)
@@ -488,27 +491,30 @@ class Plot(QWidget):
         base = QPixmap(self.size() * ratio)
         base.setDevicePixelRatio(ratio)
         base.fill(theme.color("card"))
-        area = plot.plot_area(QRectF(self.rect()), self.frame, self.legend)
-        if area != self.frame.area:
-            self.frame.area = area
-            self._shapes.clear()
-        for key, curve in self.curves.items():
-            if key not in self._shapes:
-                self._shapes[key] = plot.shape(curve, self.frame)
+        self._arrange(QRectF(self.rect()), not self.live)
         painter = QPainter(base)
-        plot.paint(
-            painter, self.curves, self._shapes, self.frame, smooth=not self.live, legend=self.legend
-        )
+        self._chart.render(painter, QRectF(self.rect()), QRectF(self.rect()))
         painter.end()
         return base
 
-    def paint_into(self, painter: QPainter, whole: QRectF) -> None:
-        """The curves as in `whole`, smooth; for exports."""
-        kept = self.frame.area
-        self.frame.area = plot.plot_area(whole, self.frame, self.legend)
-        shapes = {key: plot.shape(curve, self.frame) for key, curve in self.curves.items()}
-        plot.paint(painter, self.curves, shapes, self.frame, smooth=True, legend=self.legend)
-        self.frame.area = kept
+    def _arrange(self, whole: QRectF, smooth: bool) -> None:
+        """Bring the scene up to date."""
+        if not self._laid_out:
+            self._chart.lay_out(whole, self.curves)
+            self._chart.keep(self.curves.keys())
+            self._laid_out = True
+        for key, curve in self.curves.items():
+            if key not in self._drawn:
+                self._chart.draw(key, curve, smooth)
+                self._drawn.add(key)
+
+    def paint_into(self, painter: QPainter, target: QRectF) -> None:
+        """The curves as in `target`, smooth; for exports."""
+        self.forget()
+        whole = QRectF(QPointF(), target.size())
+        self._arrange(whole, True)
+        self._chart.render(painter, target, whole)
+        self.forget()
 
     def _paint_readout(self, painter: QPainter, wanted: float) -> None:
         px, frame = theme.px, self.frame
@@ -559,8 +565,10 @@ class Plot(QWidget):
 
     # --- hands ---
 
-    def resizeEvent(self, event: object) -> None:
-        self.forget()
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        super().resizeEvent(event)
+        if event is not None:  # pyqtgraph calls this itself, while it makes the view
+            self.forget()
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         turn = event.angleDelta().y() or event.angleDelta().x()
@@ -586,7 +594,7 @@ class Plot(QWidget):
                 self._drag = event.position()
                 self._pan(moved)
         self.cursor_step = self.frame.step_at(event.position().x())
-        self.update()
+        self.viewport().update()
 
     def _pan(self, moved: QPointF) -> None:
         area, frame = self.frame.area, self.frame
@@ -599,14 +607,14 @@ class Plot(QWidget):
 
     def leaveEvent(self, event: object) -> None:
         self.cursor_step = None
-        self.update()
+        self.viewport().update()
 
     def focusInEvent(self, event: object) -> None:
-        self.update()
+        self.viewport().update()
 
     def focusOutEvent(self, event: object) -> None:
         self.cursor_step = None
-        self.update()
+        self.viewport().update()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         match event.key():
@@ -620,7 +628,7 @@ class Plot(QWidget):
                 self.reset()
             case Qt.Key.Key_Escape if self.cursor_step is not None:
                 self.cursor_step = None
-                self.update()
+                self.viewport().update()
             case _:
                 event.ignore()
 
@@ -631,7 +639,7 @@ class Plot(QWidget):
         now, rows = self.readout(start + direction * (right - left) / 50)
         self.cursor_step = min(max(now, left), right)
         self.setAccessibleDescription(", ".join(f"{label} {value}" for _, label, value in rows))
-        self.update()
+        self.viewport().update()
 
 
 def _from_zero(first: float, last: float) -> float:

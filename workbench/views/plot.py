@@ -1,19 +1,19 @@
-"""Draws curves: from series of numbers to pixels, for the screen and for exports alike.
+"""Draws curves: from series of numbers to the items of pyqtgraph that show them.
 
-We paint ourselves rather than with pyqtgraph: importing that costs 0.8 s, all our views 0.04 s, and
-what is painted here comes out the same on the screen, in a PNG and in an SVG.
+Importing pyqtgraph costs 0.5 s of processor time, so this module is loaded after the first paint.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyqtgraph as pg
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen, QPolygonF
-from shiboken6 import VoidPtr
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
+from PySide6.QtWidgets import QGraphicsScene
 
 from workbench import theme
 from workbench.views import axis
@@ -24,8 +24,13 @@ Range = tuple[float, float]
 POINTS = 2000
 """About as many points a curve is drawn with at most."""
 
-FAR = 30_000.0
-"""Pixels beyond which a coordinate is cut: the rasteriser slows down on huge ones."""
+FAR = 50.0
+"""Heights of the plot beyond which a value is cut."""
+DASHES = (4, 2.5)
+FEW = 24
+"""As many values are told apart by dots."""
+
+pg.setConfigOptions(useOpenGL=False, antialias=False)
 
 
 @dataclass
@@ -108,15 +113,14 @@ class Frame:
     lines: dict[str, float] = field(default_factory=dict)
     area: QRectF = field(default_factory=QRectF)
 
-    def pixels(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Where values are drawn. NaN where they cannot be (a logarithm of nothing)."""
+    def heights(self, y: Floats) -> Floats:
+        """Values in units of the y axis. NaN where they cannot be drawn (a logarithm of nothing);
+        what is far outside is cut, since the rasteriser slows down on huge distances."""
         if self.log:
             with np.errstate(invalid="ignore", divide="ignore"):
                 y = np.where(y > 0, np.log10(np.maximum(y, 1e-300)), np.nan)
-        a = self.area
-        px = a.left() + (x - self.x[0]) * (a.width() / (self.x[1] - self.x[0]))
-        py = a.bottom() - (y - self.y[0]) * (a.height() / (self.y[1] - self.y[0]))
-        return np.clip(px, -FAR, FAR), np.clip(py, -FAR, FAR)
+        far = FAR * (self.y[1] - self.y[0])
+        return np.clip(y, self.y[0] - far, self.y[1] + far)
 
     def step_at(self, pixel: float) -> float:
         """The position on the x axis that is drawn at `pixel`."""
@@ -149,6 +153,11 @@ class Frame:
         values, step = axis.ticks(self.y[0] * by, self.y[1] * by, room)
         return [(v / by, tick(v, step)) for v in values]
 
+    def steps(self) -> list[tuple[float, str]]:
+        """The ticks of the x axis, and their labels."""
+        values, step = axis.ticks(*self.x, max(self.area.width() / theme.px(72), 2))
+        return [(v, tick(v, step)) for v in values]
+
 
 def value_range(curves: Sequence[Curve], frame: Frame, within: Range | None = None) -> Range:
     """Least and greatest of what is drawn, in units of the y axis. Raw traces of smoothed curves
@@ -174,184 +183,197 @@ def value_range(curves: Sequence[Curve], frame: Frame, within: Range | None = No
     return (min(lows), max(highs)) if lows and highs else (math.nan, math.nan)
 
 
-def polygons(x: Floats, y: Floats) -> list[QPolygonF]:
-    """Polylines through points in pixels; a NaN ends one and begins the next."""
-    seen = np.isfinite(y)
-    if seen.all():
-        parts = [(x, y)] if len(x) else []
-    else:
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], seen.view(np.int8), [0]))))
-        parts = [(x[a:b], y[a:b]) for a, b in zip(edges[::2], edges[1::2])]
-    made = []
-    for px, py in parts:
-        polygon = QPolygonF()
-        polygon.resize(len(px))
-        memory = np.frombuffer(VoidPtr(polygon.data(), len(px) * 16, True), dtype=np.float64)
-        memory = memory.reshape(-1, 2)
-        memory[:, 0] = px
-        memory[:, 1] = py
-        made.append(polygon)
-    return made
+class Axis(pg.AxisItem):
+    """An axis whose ticks are set by hand; their labels may reach beyond its ends."""
 
+    def __init__(self, orientation: str) -> None:
+        super().__init__(orientation, maxTickLength=0)
+        self.enableAutoSIPrefix(False)
+        self.setStyle(autoExpandTextSpace=False, autoReduceTextSpace=False, tickAlpha=255)
 
-@dataclass
-class Shape:
-    """A curve in pixels."""
+    def boundingRect(self) -> QRectF:
+        room = theme.px(10)
+        return super().boundingRect().adjusted(-room, -room, room, room)
 
-    raw: list[QPolygonF]
-    smooth: list[QPolygonF]
-
-
-def shape(curve: Curve, frame: Frame) -> Shape:
-    """The polylines of a curve; its raw trace apart only where the smoothed one differs."""
-
-    def lines(series: Pyramid) -> list[QPolygonF]:
-        return polygons(*frame.pixels(*series.outline(*series.span(*frame.x), POINTS)))
-
-    return Shape(lines(curve.raw) if curve.smoothed else [], lines(curve.smooth))
-
-
-def plot_area(whole: QRectF, frame: Frame, legend: bool) -> QRectF:
-    """Where in `whole` the curves go: what axis labels and a legend leave."""
-    metrics = QFontMetricsF(theme.font(11))
-    px = theme.px
-    top = px(20) if legend else px(6)
-    bottom = px(20)
-    draft = Frame(frame.x, frame.y, frame.log, frame.percent, frame.unit)
-    draft.area = QRectF(0, 0, whole.width(), max(whole.height() - top - bottom, 1))
-    widest = max((metrics.horizontalAdvance(label) for _, label in draft.marks()), default=0)
-    left = max(widest + px(10), px(30))
-    return whole.adjusted(left, top, -px(6), -bottom)
-
-
-def paint(
-    painter: QPainter,
-    curves: Mapping[str, Curve],
-    shapes: Mapping[str, Shape],
-    frame: Frame,
-    *,
-    smooth: bool,
-    legend: bool,
-) -> None:
-    """Axes, budget lines, curves and legend. `smooth` costs six times as much: for what stands."""
-    paint_axes(painter, frame)
-    painter.save()
-    painter.setClipRect(frame.area.adjusted(0, -2, 2, 1))
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing, smooth)
-    width = 1.6 * theme.manager.scale if smooth else 1
-    for key, drawn in shapes.items():
-        _trace(painter, drawn.raw, theme.color(curves[key].color, 0.24), 1, False)
-    for key, drawn in shapes.items():
-        curve = curves[key]
-        _trace(painter, drawn.smooth, theme.color(curve.color), width, curve.dashed)
-        _dots(painter, curve, drawn, smooth)
-    painter.restore()
-    paint_lines(painter, frame)
-    if legend:
-        paint_legend(painter, list(curves.values()), frame)
-
-
-def _trace(
-    painter: QPainter, parts: list[QPolygonF], color: QColor, width: float, dashed: bool
-) -> None:
-    pen = QPen(color, width)
-    pen.setCosmetic(True)
-    if dashed:
-        pen.setDashPattern([4, 2.5])
-    painter.setPen(pen)
-    painter.setBrush(Qt.BrushStyle.NoBrush)
-    for polygon in parts:
-        painter.drawPolyline(polygon)
-
-
-def _dots(painter: QPainter, curve: Curve, drawn: Shape, smooth: bool) -> None:
-    """Single values would be invisible as a line, and few of them are told apart by dots."""
-    painter.setPen(Qt.PenStyle.NoPen)
-    painter.setBrush(theme.color(curve.color))
-    few = smooth and len(curve.raw) <= 24
-    radius = theme.manager.scale * 2.2
-    for polygon in drawn.smooth:
-        if few or polygon.size() == 1:
-            for index in range(polygon.size()):
-                painter.drawEllipse(polygon.at(index), radius, radius)
-
-
-def paint_axes(painter: QPainter, frame: Frame) -> None:
-    px, area = theme.px, frame.area
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
-    painter.setFont(theme.font(11))
-    metrics = QFontMetricsF(theme.font(11))
-    grid, ink, rule = theme.color("line"), theme.color("faint"), theme.color("border")
-    for value, label in frame.marks():
-        y = area.bottom() - (value - frame.y[0]) * area.height() / (frame.y[1] - frame.y[0])
-        painter.setPen(QPen(grid, 1))
-        painter.drawLine(QPointF(area.left(), round(y)), QPointF(area.right(), round(y)))
-        painter.setPen(ink)
-        box = QRectF(area.left() - px(86), y - px(8), px(80), px(16))
-        painter.drawText(box, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, label)
-    values, step = axis.ticks(*frame.x, max(area.width() / px(72), 2))
-    for value in values:
-        label = tick(value, step)
-        x = area.left() + (value - frame.x[0]) * area.width() / (frame.x[1] - frame.x[0])
-        half = metrics.horizontalAdvance(label) / 2 + 1
-        left = min(max(x - half, area.left() - px(8)), area.right() - 2 * half + px(4))
-        painter.drawText(
-            QRectF(left, area.bottom() + px(4), 2 * half, px(16)),
-            Qt.AlignmentFlag.AlignCenter,
-            label,
-        )
-    painter.setPen(QPen(rule, 1))
-    painter.drawLine(area.topLeft(), area.bottomLeft())
-    painter.drawLine(area.bottomLeft(), area.bottomRight())
-
-
-def paint_lines(painter: QPainter, frame: Frame) -> None:
-    """Named dashed lines, as for a budget."""
-    metrics = QFontMetricsF(theme.font(11, 500))
-    for name, value in frame.lines.items():
-        _, ys = frame.pixels(np.zeros(1), np.array([value]))
-        y = float(ys[0])
-        if not frame.area.top() - 1 <= y <= frame.area.bottom() + 1:
-            continue
-        pen = QPen(theme.color("warning"), 1)
-        pen.setDashPattern([4, 3])
-        painter.setPen(pen)
-        painter.drawLine(QPointF(frame.area.left(), y), QPointF(frame.area.right(), y))
-        text = f"{name} {frame.text(value)}".strip()
-        width = metrics.horizontalAdvance(text) + 2
-        above = y - theme.px(17)
-        top = above if above >= frame.area.top() - theme.px(6) else y + theme.px(2)
-        painter.setFont(theme.font(11, 500))
-        painter.drawText(
-            QRectF(frame.area.right() - width - theme.px(4), top, width, theme.px(15)),
-            Qt.AlignmentFlag.AlignCenter,
-            text,
+    def dress(self) -> None:
+        """Take the colours and the font of the theme."""
+        self.setPen(QPen(theme.color("border"), 1))
+        self.setTickPen(QPen(theme.color("line"), 1))
+        self.setTextPen(QPen(theme.color("faint"), 1))
+        self.setStyle(
+            tickFont=theme.font(11), tickTextOffset=theme.px(6 if self.orientation == "left" else 5)
         )
 
 
-def paint_legend(painter: QPainter, curves: Sequence[Curve], frame: Frame) -> None:
+class Legend(pg.GraphicsWidget):
     """One line above the curves, right-aligned; names that do not fit are shortened."""
-    px = theme.px
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
-    font = theme.font(11, 500)
-    metrics = QFontMetricsF(font)
-    painter.setFont(font)
-    room = frame.area.width() / max(len(curves), 1) - px(22)
-    names = [
-        metrics.elidedText(c.label, Qt.TextElideMode.ElideRight, max(room, px(12))) for c in curves
-    ]
-    x = frame.area.right() - sum(metrics.horizontalAdvance(n) + px(22) for n in names) + px(4)
-    y = frame.area.top() - px(11)
-    for curve, name in zip(curves, names):
-        pen = QPen(theme.color(curve.color), 2.4)
-        pen.setCapStyle(Qt.PenCapStyle.FlatCap if curve.dashed else Qt.PenCapStyle.RoundCap)
-        if curve.dashed:
-            pen.setDashPattern([1.6, 1])
-        painter.setPen(pen)
-        painter.drawLine(QPointF(x, y), QPointF(x + px(10), y))
-        painter.setPen(theme.color("muted"))
-        wide = metrics.horizontalAdvance(name)
-        painter.drawText(
-            QRectF(x + px(15), y - px(8), wide + 2, px(16)), Qt.AlignmentFlag.AlignVCenter, name
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.curves: list[Curve] = []
+
+    def paint(self, painter: QPainter, *_: object) -> None:
+        px = theme.px
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
+        font = theme.font(11, 500)
+        metrics = QFontMetricsF(font)
+        painter.setFont(font)
+        room = self.size().width() / max(len(self.curves), 1) - px(22)
+        names = [
+            metrics.elidedText(c.label, Qt.TextElideMode.ElideRight, max(room, px(12)))
+            for c in self.curves
+        ]
+        x = self.size().width() - sum(metrics.horizontalAdvance(n) + px(22) for n in names) + px(4)
+        y = self.size().height() - px(11)
+        for curve, name in zip(self.curves, names):
+            pen = QPen(theme.color(curve.color), 2.4)
+            pen.setCapStyle(Qt.PenCapStyle.FlatCap if curve.dashed else Qt.PenCapStyle.RoundCap)
+            if curve.dashed:
+                pen.setDashPattern([1.6, 1])
+            painter.setPen(pen)
+            painter.drawLine(QPointF(x, y), QPointF(x + px(10), y))
+            painter.setPen(theme.color("muted"))
+            wide = metrics.horizontalAdvance(name)
+            painter.drawText(
+                QRectF(x + px(15), y - px(8), wide + 2, px(16)), Qt.AlignmentFlag.AlignVCenter, name
+            )
+            x += wide + px(22)
+
+
+class Trace:
+    """What draws one curve: its raw values faint where they are smoothed, the line, the dots."""
+
+    def __init__(self, box: pg.ViewBox) -> None:
+        self.raw = pg.PlotCurveItem(connect="finite")
+        self.line = pg.PlotCurveItem(connect="finite")
+        self.dots = pg.ScatterPlotItem(pen=None, useCache=False)
+        for height, item in enumerate((self.raw, self.line, self.dots)):
+            item.setZValue(height)
+            box.addItem(item, ignoreBounds=True)
+
+    def show(self, curve: Curve, frame: Frame, smooth: bool) -> None:
+        """Draw the curve anew. `smooth` costs six times as much: for what stands."""
+        width = 1.6 * theme.manager.scale if smooth else 1
+        color = theme.color(curve.color)
+        self.raw.setVisible(curve.smoothed)
+        if curve.smoothed:
+            faint = theme.color(curve.color, 0.24)
+            self.raw.setData(*_outline(curve.raw, frame), pen=_pen(faint, 1), antialias=smooth)
+        x, y = _outline(curve.smooth, frame)
+        self.line.setData(
+            x, y, pen=_pen(color, width, DASHES if curve.dashed else ()), antialias=smooth
         )
-        x += wide + px(22)
+        # A single value would be invisible as a line.
+        dotted = np.isfinite(y)
+        if not (smooth and len(curve.raw) <= FEW):
+            gaps = np.concatenate(([True], ~dotted, [True]))
+            dotted = dotted & gaps[:-2] & gaps[2:]
+        self.dots.setData(
+            x[dotted],
+            y[dotted],
+            size=theme.manager.scale * 4.4,
+            brush=color,
+            antialias=True,
+        )
+
+    def remove(self, box: pg.ViewBox) -> None:
+        for item in (self.raw, self.line, self.dots):
+            box.removeItem(item)
+
+
+def _outline(series: Pyramid, frame: Frame) -> tuple[Floats, Floats]:
+    x, y = series.outline(*series.span(*frame.x), POINTS)
+    return x, frame.heights(y)
+
+
+def _pen(color: QColor, width: float, dashes: Sequence[float] = ()) -> QPen:
+    pen = QPen(color, width)
+    pen.setCosmetic(True)  # the width is of the screen, not of the values
+    if dashes:
+        pen.setDashPattern(dashes)
+    return pen
+
+
+class Chart:
+    """Axes, legend, named lines and curves, laid out in a scene."""
+
+    def __init__(self, scene: QGraphicsScene, frame: Frame) -> None:
+        self.scene, self.frame = scene, frame
+        self.box = pg.ViewBox(enableMouse=False, enableMenu=False, defaultPadding=0)
+        self.box.disableAutoRange()
+        self.left, self.bottom, self.legend = Axis("left"), Axis("bottom"), Legend()
+        self.left.setGrid(255)
+        self.traces: dict[str, Trace] = {}
+        self._lines: list[pg.InfiniteLine] = []
+        self._dress: object = None
+        for item in (self.box, self.left, self.bottom, self.legend):
+            scene.addItem(item)
+        for ruler in (self.left, self.bottom):
+            ruler.setZValue(-1)  # the grid is behind the curves
+            ruler.linkToView(self.box)
+
+    def lay_out(self, whole: QRectF, curves: Mapping[str, Curve]) -> None:
+        """Put everything in its place in `whole`, and set the axes to the frame's ranges."""
+        frame, px = self.frame, theme.px
+        dress = (theme.manager.theme, theme.manager.scale)
+        if self._dress != dress:
+            self._dress = dress
+            self.left.dress()
+            self.bottom.dress()
+        self.legend.curves = list(curves.values()) if len(curves) > 1 else []
+        top, below = px(20) if self.legend.curves else px(6), px(20)
+        frame.area = whole.adjusted(0, top, -px(6), -below)
+        metrics = QFontMetricsF(theme.font(11))
+        widest = max((metrics.horizontalAdvance(text) for _, text in frame.marks()), default=0)
+        margin = math.ceil(max(widest + px(10), px(30)))
+        area = frame.area = frame.area.adjusted(margin, 0, 0, 0)
+        self.box.setGeometry(area)
+        self.box.setRange(xRange=frame.x, yRange=frame.y, padding=0)
+        self.left.setWidth(margin)
+        self.left.setGeometry(QRectF(whole.left(), area.top(), margin, area.height()))
+        self.left.setTicks([frame.marks()])
+        self.bottom.setHeight(below)
+        self.bottom.setGeometry(QRectF(area.left(), area.bottom(), area.width(), below))
+        self.bottom.setTicks([frame.steps()])
+        self.legend.setGeometry(QRectF(area.left(), whole.top(), area.width(), top))
+        self._draw_lines()
+
+    def _draw_lines(self) -> None:
+        """Named dashed lines, as for a budget."""
+        for line in self._lines:
+            self.box.removeItem(line)
+        self._lines.clear()
+        color = theme.color("warning")
+        pen = _pen(color, 1, (4, 3))
+        for name, value in self.frame.lines.items():
+            text = f"{name} {self.frame.text(value)}".strip()
+            height = float(self.frame.heights(np.array([value]))[0])
+            if not math.isfinite(height):
+                continue
+            line = pg.InfiniteLine(
+                height,
+                angle=0,
+                pen=pen,
+                label=text.replace("{", "{{").replace("}", "}}"),
+                labelOpts={"position": 1.0, "color": color, "anchors": [(1, 0), (1, 1)]},
+            )
+            line.label.setFont(theme.font(11, 500))
+            line.setZValue(3)
+            self.box.addItem(line, ignoreBounds=True)
+            self._lines.append(line)
+
+    def draw(self, key: str, curve: Curve, smooth: bool) -> None:
+        """Draw one curve anew."""
+        if key not in self.traces:
+            self.traces[key] = Trace(self.box)
+        self.traces[key].show(curve, self.frame, smooth)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Take away all other curves."""
+        for key in self.traces.keys() - set(keys):
+            self.traces.pop(key).remove(self.box)
+
+    def render(self, painter: QPainter, target: QRectF, source: QRectF) -> None:
+        """Paint what is laid out in `source`."""
+        self.scene.prepareForPaint()
+        self.scene.render(painter, target, source)

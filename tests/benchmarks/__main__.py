@@ -1,0 +1,107 @@
+"""Runs the benchmarks, each in a process of its own, and prints their table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks.rows import Row
+
+NAMES = ("training", "window", "start", "first_minute", "store", "early_exit", "data_path")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that would decide on threads in our place."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; 1 if a target was missed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--data-root", type=Path, metavar="D", help="where MNIST lies")
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", default=NAMES)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the machine")
+    parser.add_argument("--child", choices=NAMES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child:
+        module = importlib.import_module(f"tests.benchmarks.{options.child}")
+        rows = module.main(options.data_root)
+        options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
+        return 0
+    rows = []
+    for name in options.only:
+        print(f"{name} …", end=" ", flush=True)
+        began = time.perf_counter()
+        rows += _apart(name, options.data_root)
+        print(f"{time.perf_counter() - began:.0f} s", flush=True)
+    _print(rows)
+    if options.json:
+        found = {"machine": machine(), "rows": [dataclasses.asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+    return int(any(row.met is False for row in rows))
+
+
+def _apart(name: str, data_root: Path | None) -> list[Row]:
+    """The rows of one benchmark, measured in a fresh process."""
+    environment = {key: value for key, value in os.environ.items() if key not in THREADS}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "tests.benchmarks", "--child", name, "--json", str(file)]
+        if data_root is not None:
+            command += ["--data-root", str(data_root)]
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.stderr.write(done.stderr)
+            return [Row(name, "", f"failed with exit code {done.returncode}", False)]
+        return [Row(**row) for row in json.loads(file.read_text())]
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    model = platform.processor() or platform.machine()
+    cpus = Path("/proc/cpuinfo")
+    if cpus.exists():
+        names = [line for line in cpus.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "qt": version("PySide6-Essentials"),
+        "load": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def _print(rows: Sequence[Row]) -> None:
+    table = Table("what", "target", "figure: median (range)", "met", "detail", show_lines=True)
+    for row in rows:
+        met = {True: "yes", False: "NO", None: ""}[row.met]
+        table.add_row(row.what, row.target, row.figure, met, row.detail)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
+    console.print(table)
+    here = machine()
+    console.print(
+        f"{here['cpu']}, {here['cores']} cores, {here['system']}, Python {here['python']}, torch "
+        f"{here['torch']}, Qt {here['qt']}; load average {here['load']}",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
