@@ -16,7 +16,7 @@ from engine.store import Workspace
 from engine.store.checkpoints import Checkpoint, Checkpoints
 from engine.task import BenchSpec
 
-BURST = 0.03
+BURST = 0.04
 """Seconds a task may go on between two yields, when nobody single-steps."""
 
 

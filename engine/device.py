@@ -24,7 +24,10 @@ def resolve_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda:0")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # a number beyond what torch can count
+        raise BadInput(f"{name!r} is no device; expected one as auto, cpu or cuda:0") from None
     count = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, Cancelled, CrucibleError, StorageError
 from engine.events import (
@@ -28,9 +28,12 @@ from engine.events import (
     Stopped,
 )
 from engine.files import FULL
-from engine.store import Run, Status, Workspace
+from engine.store import Run, RunInfo, Status, Workspace
 from engine.store.writer import RunWriter, explain
 from engine.task import Task, parse_task
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +95,7 @@ class Runner:
         self._ask(paused=False)
 
     def step(self) -> None:
-        """Go on until the next scalars or progress, then pause."""
+        """Go on until the next scalars (of what says none: progress), then pause."""
         with self._changed:
             self._paused = True
             self._steps += 1
@@ -114,6 +117,7 @@ class Runner:
                 self._stop = stop
             if paused is not None:
                 self._paused = paused
+                self._steps = 0
             self._changed.notify_all()
 
     # --- running ----------------------------------------------------------------------------------
@@ -133,7 +137,7 @@ class Runner:
                 raise BadInput(
                     f"run {info.name!r} ({run.id}) is {info.status}; start a new one instead"
                 )
-            missing = self._unmet(info.lineage)
+            missing = self._unmet(info)
             if missing:
                 self._end(run, "skipped", [], error=missing)
                 return "skipped"
@@ -146,12 +150,18 @@ class Runner:
         self._end(run, "skipped", [], error=why)
         run.lock.release()
 
-    def _unmet(self, lineage: Mapping[str, str]) -> str:
-        for field, parent in lineage.items():
+    def _unmet(self, info: RunInfo) -> str:
+        for field, parent in info.lineage.items():
             folder = self.workspace.folder / parent
-            info = Run(folder).info()
-            if info.status != "done" and not (folder / "model.safetensors").is_file():
-                return f"{field} comes from run {info.name!r} ({parent}), which is {info.status}"
+            before = Run(folder).info()
+            # A cancelled run keeps its model, and a person may use it. The rest of its recipe is
+            # about the whole one, which resuming it still makes.
+            same = info.recipe is not None and before.recipe == info.recipe
+            kept = not same and (folder / "model.safetensors").is_file()
+            if before.status != "done" and not kept:
+                return (
+                    f"{field} comes from run {before.name!r} ({parent}), which is {before.status}"
+                )
         return ""
 
     def _run(self, run: Run, task: Task, secrets: Mapping[str, str]) -> Status:
@@ -167,11 +177,17 @@ class Runner:
         status: Status
         try:
             status, end = self._pull(run, task, secrets, writer, artifacts)
-        except Exception as error:
+        except (Exception, SystemExit) as raised:
+            error = raised if isinstance(raised, Exception) else CrucibleError(_LEFT)
             status, end = _failure(error)
             self.failure = error
             if isinstance(error, BadInput) and begun:  # as a data root that was not named again
                 status = "interrupted"
+            if _is_memory(error) and self._has_checkpoint(run):  # as of a GPU that others use too
+                status = "interrupted"
+        except BaseException:
+            writer.close()  # its thread would keep the process alive
+            raise
         finally:
             self._current = None
             self._paused = False
@@ -230,11 +246,14 @@ class Runner:
             writer.put(Note("warning", _versions_differ(before.environment, bench.environment)))
         steps = task.run(bench)
         told = False
+        followed = False  # scalars were said, and the progress that belongs to them was not yet
         try:
             while True:
-                stop = self._wait(bench, writer)
-                event = steps.throw(Cancelled()) if stop and not told else next(steps)
-                told = stop
+                if self._wait(bench, writer) and not told:
+                    told = True
+                    event = steps.throw(Cancelled())
+                else:
+                    event = next(steps)
                 writer.put(event)
                 if isinstance(event, Saved):
                     artifacts.append(
@@ -245,19 +264,28 @@ class Runner:
                             "sha256": event.sha256,
                         }
                     )
-                if bench.single_step and isinstance(event, Scalars | Progress):
-                    with self._changed:
-                        self._steps = max(0, self._steps - 1)
+                progress = isinstance(event, Progress)
+                if isinstance(event, Scalars) or (progress and not followed):
+                    self._stepped(bench)
+                followed = isinstance(event, Scalars) or (followed and not progress)
         except StopIteration as returned:
             summary: Mapping[str, Any] = returned.value or {}
         except Cancelled:
             summary = {}
         writer.flush()
-        if self._stop is not None:
+        if told and self._stop is not None:  # else it had come to its end before it could be told
             return self._stop, Stopped(summary)
         return "done", Finished(summary)
 
-    def _wait(self, bench: Any, writer: RunWriter) -> bool:
+    def _stepped(self, bench: Bench) -> None:
+        if bench.single_step:
+            with self._changed:
+                self._steps = max(0, self._steps - 1)
+
+    def _has_checkpoint(self, run: Run) -> bool:
+        return any((run.folder / "checkpoints").glob("*.safetensors"))
+
+    def _wait(self, bench: Bench, writer: RunWriter) -> bool:
         """Between two steps: answer, wait while paused, take up changes. True if to be stopped."""
         self._between()
         with self._changed:
@@ -311,6 +339,10 @@ def _failure(error: Exception) -> tuple[Status, Event]:
     return "failed", Failed(text, traceback.format_exc())
 
 
+_LEFT = (
+    "code that the run called asked to leave the program (as sys.exit() does), which only ends the "
+    "run. A model's own file must not do that."
+)
 _MEMORY = (
     "out of memory. The run needs more than there is: a smaller batch size, model or data set "
     "will do, or another device."

@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from engine import frames
 from engine.errors import BadInput, CrucibleError, SpecError
-from engine.events import Event, Images, Scalars, to_message
+from engine.events import Event, Images, Progress, Scalars, to_message
 from engine.recipe import enqueue, entries, rest_of
 from engine.runner import Runner
 from engine.store import Run, Workspace
@@ -43,22 +44,21 @@ GRACE = 8.0
 
 
 class Outbox:
-    """What waits to be sent. Pictures replace older ones of their name; scalars are gathered."""
+    """What waits to be sent. Scalars are gathered; of the pictures of one name, of a run's progress
+    and of the engine's health only the newest waits."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._messages: deque[tuple[Mapping[str, Any], bytes]] = deque()
+        self._messages: dict[object, tuple[Mapping[str, Any], bytes]] = {}
         self._scalars: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-        self._pictures: dict[tuple[str, str], Images] = {}
         self._waiting = 0
         self._missed: set[str] = set()
         self.closed = False
 
     def say(self, what: str, payload: bytes = b"", **fields: Any) -> None:
         with self._lock:
-            self._gathered()
-            self._messages.append(({"say": what, **fields}, payload))
+            self._line_up(what if what == "health" else None, {"say": what, **fields}, payload)
         self._wake.set()
 
     def events(self, run: str, events: Sequence[Event]) -> None:
@@ -66,13 +66,21 @@ class Outbox:
             for event in events:
                 if isinstance(event, Scalars):
                     self._scalar(run, event)
-                elif isinstance(event, Images):
-                    self._pictures[run, event.name] = event
-                else:
-                    self._gathered()
-                    body, payload = to_message(event)
-                    self._messages.append(({"say": "event", "run": run, **body}, payload))
+                    continue
+                name = event.name if isinstance(event, Images) else ""
+                newest = (run, type(event), name) if isinstance(event, Images | Progress) else None
+                body, payload = to_message(event)
+                self._line_up(newest, {"say": "event", "run": run, **body}, payload)
         self._wake.set()
+
+    def _line_up(self, newest: object, message: Mapping[str, Any], payload: bytes) -> None:
+        """Put a message at the end of the line, in place of an older one that is the same `newest`;
+        without that, behind the scalars that came before it."""
+        if newest is None:
+            self._gathered()
+        key = newest or object()
+        self._messages.pop(key, None)
+        self._messages[key] = message, payload
 
     def _scalar(self, run: str, event: Scalars) -> None:
         if self._waiting > BACKLOG:
@@ -88,12 +96,8 @@ class Outbox:
     def _gathered(self) -> None:
         """Put what was gathered into the line, before something that comes after it."""
         for run, series in self._scalars.items():
-            self._messages.append(({"say": "scalars", "run": run, "series": series}, b""))
-        for (run, _), picture in self._pictures.items():
-            body, payload = to_message(picture)
-            self._messages.append(({"say": "event", "run": run, **body}, payload))
+            self._messages[object()] = {"say": "scalars", "run": run, "series": series}, b""
         self._scalars = {}
-        self._pictures = {}
 
     def send_to(self, stream: BinaryIO) -> None:
         """Send until closed and empty, at most 30 times a second. Raises OSError when nobody
@@ -104,7 +108,7 @@ class Outbox:
             with self._lock:
                 closed = self.closed
                 self._gathered()
-                batch, self._messages = self._messages, deque()
+                batch, self._messages = list(self._messages.values()), {}
                 for run in self._missed:
                     batch.append(({"say": "missed", "run": run}, b""))
                 self._missed = set()
@@ -134,7 +138,7 @@ class Worker:
             lambda run, events: self.out.events(run.id, events),
             data_root=data_root,
             trust_code=trust_code,
-            between=self._answer,
+            between=self._between,
         )
         self._data_root = data_root
         self._queue: list[Run] = []
@@ -142,6 +146,8 @@ class Worker:
         self._questions: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self._changed = threading.Condition()
         self._closing = False
+        self._begun = ""
+        self._unwanted = ""
 
     # --- the reader's thread ----------------------------------------------------------------------
 
@@ -196,7 +202,10 @@ class Worker:
                     self._queue.sort(key=lambda run: place.get(run.id, len(place)))
                 self._say_queue()
             case "control":
-                self.runner.set_control(command["name"], float(command["value"]))
+                value = float(command["value"])
+                if not math.isfinite(value):
+                    raise BadInput(f"{command['name']} cannot be set to {value}: no finite number")
+                self.runner.set_control(command["name"], value)
             case "ask":
                 question = command["question"]
                 with self._changed:
@@ -236,13 +245,14 @@ class Worker:
             self._changed.notify_all()
 
     def _cancel(self, ref: str) -> None:
-        current = self.runner.current
-        if current is not None and current.id == ref:
-            self.runner.cancel()
-            return
         with self._changed:
+            if self._begun == ref:
+                self._unwanted = ref
+                self.runner.poke()
+                return
             waiting = [run for run in self._queue if run.id == ref]
             self._queue = [run for run in self._queue if run.id != ref]
+            self._secrets.pop(ref, None)
         for run in waiting:
             self.runner.skip(run, "removed from the queue")
             self.out.say("status", run=run.id, status="skipped")
@@ -268,6 +278,7 @@ class Worker:
                 if self._closing:
                     return
                 run = self._queue.pop(0) if self._queue and not self._questions else None
+                self._begun, self._unwanted = (run.id if run is not None else ""), ""
             if run is None:
                 self._answer()
                 continue
@@ -278,6 +289,8 @@ class Worker:
             except CrucibleError as error:
                 status = run.info().status
                 self.out.say("refused", id=None, error=str(error), problems=[])
+            with self._changed:
+                self._begun = ""
             self.out.say("status", run=run.id, status=status)
             self._say_queue()
 
@@ -290,6 +303,19 @@ class Worker:
             paused=self.runner.paused,
         )
 
+    def _between(self) -> None:
+        """Between two steps of a run: what was asked of it since it left the queue, and questions.
+
+        The main thread looks, so that nobody has to hit the moment between queue and first step.
+        """
+        with self._changed:
+            closing, unwanted = self._closing, self._unwanted == self._begun
+        if closing:
+            self.runner.interrupt()
+        elif unwanted:
+            self.runner.cancel()
+        self._answer()
+
     def _answer(self) -> None:
         """Answer what was asked, between two steps; of each kind only the newest."""
         while self._questions:
@@ -301,7 +327,7 @@ class Worker:
 
             try:
                 reply, payload = answer(question, self.workspace, self._data_root)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if not isinstance(error, CrucibleError):
                     log.exception("a question failed")
                 self.out.say("answer", id=number, error=str(error) or type(error).__name__)
@@ -311,7 +337,31 @@ class Worker:
 
 def _cut_off() -> None:
     log.error("the run did not yield within %g s after the window had gone: cut off", GRACE)
-    os._exit(1)
+    _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process. Worker processes of a run (data loaders and the like) share our process
+    group and end with us, where it is ours alone."""
+    if os.name == "posix" and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGTERM)  # which we ourselves only note
+    sys.stderr.flush()
+    os._exit(code)  # the reader still waits on standard input, which the interpreter aborts over
+
+
+def _when_terminated(act: Callable[[], None]) -> None:
+    """Call `act` in a thread on SIGTERM. A handler would run in the main thread: inside of whatever
+    lock that holds, and only after the step that it computes."""
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.detach())
+
+    def wait() -> None:
+        heard.recv(1)
+        act()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: None)
 
 
 def main(workspace: Path, data_root: Path | None = None, trust_code: bool = False) -> NoReturn:
@@ -327,7 +377,7 @@ def main(workspace: Path, data_root: Path | None = None, trust_code: bool = Fals
     sender = threading.Thread(target=_send, args=(outbox, protocol), name="sender", daemon=True)
     sender.start()
     worker = Worker(Workspace(workspace), outbox, data_root, trust_code)
-    signal.signal(signal.SIGTERM, lambda *_: worker.close())
+    _when_terminated(worker.close)
     reader = threading.Thread(
         target=worker.read_from, args=(sys.stdin.buffer,), name="reader", daemon=True
     )
@@ -345,13 +395,7 @@ def main(workspace: Path, data_root: Path | None = None, trust_code: bool = Fals
     worker.work()
     outbox.close()
     sender.join(1.0)
-    # Worker processes of a run (data loaders and the like) share our process group and die with us,
-    # where it is ours alone.
-    if os.name == "posix" and os.getpgid(0) == os.getpid():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(0, signal.SIGTERM)
-    sys.stderr.flush()
-    os._exit(0)  # the reader still waits on standard input, which the interpreter aborts over
+    _leave(0)
 
 
 def _send(outbox: Outbox, protocol: BinaryIO) -> None:

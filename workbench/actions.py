@@ -59,7 +59,9 @@ class Actions(QObject):
         task = window.inspector.task()
         if task is None:
             window.banner.tell(
-                tr("Not started: the form has a fault, marked on the right."), "warning"
+                tr("Not started: the form has a fault, marked on the right."),
+                "warning",
+                about="form",
             )
             return
         if getattr(task, "passphrase", False) is True:
@@ -205,8 +207,6 @@ class Actions(QObject):
 
     def resume(self, run_id: str) -> None:
         """Go on with a run that did not come to its end, with a new engine if there is none."""
-        if not self.session.alive:
-            self.session.restart_engine()
         self._from_form = False
         self.window.follow()
         self.session.resume(run_id)

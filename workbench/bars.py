@@ -140,7 +140,8 @@ class TopBar(Bar):
         self.stops.clicked.connect(self.stop)
         self.starts = QPushButton(self)
         self.starts.setProperty("look", "primary")
-        theme.set_icon(self.starts, "play", "on_accent", 14)
+        # Only by Tab: Space after a click on it pauses the run, and does not start another.
+        self.starts.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.starts.clicked.connect(self.start)
         left = QHBoxLayout()
         left.setSpacing(6)
@@ -190,7 +191,7 @@ class TopBar(Bar):
         self.starts.setEnabled(can_start)
         for button in (self.pauses, self.steps, self.stops):
             button.setVisible(running)
-        theme.set_icon(self.starts, "play", "on_accent" if can_start else "faint", 14)
+        theme.set_icon(self.starts, "play", "on_accent" if can_start else "faint", 14, gap=4)
         self.pauses.setChecked(paused)
         theme.set_icon(self.pauses, "play" if paused else "pause", "accent" if paused else "muted")
         self.pauses.setProperty("words", mark("Continue") if paused else mark("Pause"))
@@ -253,6 +254,7 @@ class Banner(Bar):
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__("banner", QHBoxLayout, parent)
+        self._about = ""
         self.row.setContentsMargins(12, 6, 8, 6)
         self._icon = QLabel(self)
         self._text = QLabel(self)
@@ -268,9 +270,16 @@ class Banner(Bar):
         self.hide()
 
     def tell(
-        self, text: str, kind: str = "info", actions: tuple[tuple[str, object], ...] = ()
+        self,
+        text: str,
+        kind: str = "info",
+        actions: tuple[tuple[str, object], ...] = (),
+        *,
+        about: str = "",
     ) -> None:
-        """Show `text` (already in the person's language); `actions` are words and callables."""
+        """Show `text` (already in the person's language); `actions` are words and callables.
+        `about` names what it is about, for `settled`."""
+        self._about = about
         restyle(self, kind=kind)
         icon, token = {
             "info": ("info", "accent"),
@@ -282,6 +291,7 @@ class Banner(Bar):
         self._text.setAccessibleName(text)
         while item := self._actions.takeAt(0):
             if widget := item.widget():
+                widget.hide()
                 widget.deleteLater()
         for words, call in actions:
             button = QPushButton(words, self)
@@ -289,6 +299,11 @@ class Banner(Bar):
             button.clicked.connect(lambda _=False, c=call: c())  # type: ignore[misc]
             self._actions.addWidget(button)
         self.show()
+
+    def settled(self, about: str) -> None:
+        """What the text said about `about` is no longer so: take it away."""
+        if self._about == about:
+            self.hide()
 
     @property
     def text(self) -> str:

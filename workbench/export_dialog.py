@@ -59,6 +59,8 @@ class ExportDialog(QDialog):
         self._run = run
         self._key_file = workspace.root / "keys" / "identity.txt"
         self._texts: list[tuple[Any, str]] = []
+        self._labels: list[QLabel] = []
+        """In front of fields: as wide as the widest, so that the fields line up."""
         self.setMinimumWidth(theme.px(520))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(20, 18, 20, 16)
@@ -94,7 +96,7 @@ class ExportDialog(QDialog):
         for make in (self._make_passphrase, self._make_recipients, self._make_own_key):
             self._modes.addWidget(make())
         layout.addWidget(self._modes)
-        file_label = QLabel(page)
+        self._labels.append(file_label := QLabel(page))
         self._texts.append((file_label.setText, mark("File")))
         self._to = QLineEdit(str(self._usual_target(workspace)), page)
         self._to.textChanged.connect(self._check)
@@ -106,7 +108,7 @@ class ExportDialog(QDialog):
             self._texts.append((widget.setAccessibleName, text))
         self._texts.append((browse.setToolTip, mark("Browse…")))
         line = QHBoxLayout()
-        line.setSpacing(8)
+        line.setSpacing(12)
         for part in (file_label, self._to, browse):
             line.addWidget(part)
         layout.addLayout(line)
@@ -128,7 +130,7 @@ class ExportDialog(QDialog):
         ):
             field.setEchoMode(QLineEdit.EchoMode.Password)
             field.textChanged.connect(self._check)
-            label = QLabel(page)
+            self._labels.append(label := QLabel(page))
             form.addRow(label, field)
             label.setBuddy(field)
             self._texts += [(label.setText, text), (field.setAccessibleName, text)]
@@ -146,7 +148,13 @@ class ExportDialog(QDialog):
         tools.setSpacing(8)
         for widget in (self._visible, shown):
             tools.addWidget(widget)
+        self._copy_it = QToolButton(page)
+        theme.set_icon(self._copy_it, "copy", "muted", 16)
+        self._copy_it.clicked.connect(lambda: _copy(self._passphrase.text()))
+        for setter in (self._copy_it.setToolTip, self._copy_it.setAccessibleName):
+            self._texts.append((setter, mark("Copy the passphrase")))
         tools.addStretch(1)
+        tools.addWidget(self._copy_it)
         tools.addWidget(self._generate)
         form.addRow("", tools)
         return page
@@ -421,6 +429,9 @@ class ExportDialog(QDialog):
         self.setWindowTitle(tr("Export encrypted"))
         for setter, text in self._texts:
             setter(tr(text))
+        widest = max(label.sizeHint().width() for label in self._labels)
+        for label in self._labels:
+            label.setMinimumWidth(widest)
         self._about.setText(
             tr(
                 "The model of {run} with its model card, as one age file that the age program "

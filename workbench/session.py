@@ -22,6 +22,7 @@ from workbench.i18n import tr
 from workbench.runs.book import ENDED, Book
 from workbench.runs.record import Record, load, load_more
 from workbench.runs.watch import Watch
+from workbench.words import note_text
 
 LOOK_MS = 350
 """How often the store is looked at for what other processes do."""
@@ -67,6 +68,8 @@ class Session(QObject):
         self.current: str | None = None
         """Id of the run that our engine works on."""
         self.paused = False
+        self._gone = False
+        """The engine process has ended, and no other has been started."""
         self.silent = False
         """The engine has not answered for some seconds: it is inside a long step, or stuck."""
         self._lock: Lock = self.workspace.window_lock()
@@ -114,6 +117,7 @@ class Session(QObject):
 
     def restart_engine(self) -> None:
         """A new engine process in the place of one that is gone."""
+        self._gone = False
         if self._thread is None:
             self.start_engine()
         else:
@@ -177,6 +181,7 @@ class Session(QObject):
     ) -> None:
         """Ask for `tasks`, in order. `folder` is what their paths are relative to. `then` gets the
         ids of the runs."""
+        self._wake()
         self._id += 1
         if then is not None:
             self._asked[self._id] = then
@@ -189,7 +194,13 @@ class Session(QObject):
         }
         self._send(message)
 
+    def _wake(self) -> None:
+        """Start a new engine if there is none, for what is asked of it next."""
+        if self._gone and not self.read_only:
+            self.restart_engine()
+
     def resume(self, run_id: str) -> None:
+        self._wake()
         self._id += 1
         self._send({"do": "resume", "run": run_id, "id": self._id})
 
@@ -278,7 +289,7 @@ class Session(QObject):
             if news.progress is not None:
                 self.book.set_progress(run_id, news.progress)
             for note in news.notes:
-                self._say(note.level, self.book.name(run_id), note.text)
+                self._say(note.level, self.book.name(run_id), note_text(note.text))
             record = self._watched.get(run_id)
             if record is None:
                 continue
@@ -375,6 +386,7 @@ class Session(QObject):
 
     def _engine_lost(self, cause: str) -> None:
         self.pid, self.current, self.paused, self._cancelling = None, None, False, None
+        self._gone = True
         self.silent = False
         self._impatience.stop()
         self.book.set_queue([])

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLayout,
+    QPushButton,
     QSplitter,
     QStackedWidget,
     QVBoxLayout,
@@ -55,6 +56,12 @@ class Shell(QWidget):
         self.pages = QStackedWidget(self)
         self.pages.addWidget(self.start_page)
         self.tabs = Segmented([], parent=self)
+        self.resumer = QPushButton(self)
+        """Beside the tabs of a run that has not come to its end."""
+        self.resumer.setProperty("look", "chip")
+        self.resumer.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        theme.set_icon(self.resumer, "play", "accent", 13, gap=4)
+        self.resumer.hide()
         self.header, self._legend = self._make_header()
         self.columns, self.rows = self._arrange()
         self.resize(settings.width, settings.height)
@@ -81,6 +88,8 @@ class Shell(QWidget):
         row = QHBoxLayout(header)
         row.setContentsMargins(12, 8, 16, 8)
         row.addWidget(self.tabs)
+        row.addSpacing(4)
+        row.addWidget(self.resumer)
         row.addStretch(1)
         row.addLayout(legend)
         header.hide()
@@ -184,14 +193,22 @@ class Shell(QWidget):
     def rename_tabs(self) -> None:
         self.tabs.set_options([tr(tab) for tab in TABS])
         self.tabs.setAccessibleName(tr("Views of the run"))
+        self.resumer.setText(tr("Resume"))
+        self.resumer.setToolTip(tr("Go on from the last checkpoint"))
+        self.resumer.setAccessibleName(tr("Resume"))
 
     def set_legend(self, entries: list[tuple[str, str]]) -> None:
         """Name and colour (#rrggbb) of each run that is drawn."""
         while item := self._legend.takeAt(0):
             if widget := item.widget():
+                widget.hide()  # an open menu keeps what is deleted later on the screen
                 widget.deleteLater()
         for name, color in entries:
-            dot, words = QLabel(self.header), QLabel(name, self.header)
+            dot, words = QLabel(self.header), QLabel(self.header)
+            metrics = words.fontMetrics()
+            words.setText(metrics.elidedText(name, Qt.TextElideMode.ElideRight, theme.px(220)))
+            words.setToolTip(name)
+            words.setAccessibleName(name)
             dot.setText(f'<span style="color:{color}">●</span>')
             words.setProperty("tone", "small")
             self._legend.addWidget(dot)

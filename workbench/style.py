@@ -59,6 +59,8 @@ QLabel[tone="chip-warn"] {{
     min-height: {s(16)}; max-height: {s(16)};
 }}
 
+QMessageBox QLabel#qt_msgbox_label {{ font-weight: 600; }}
+
 QFrame[role="card"] {{
     background: {t.card}; border: 1px solid {t.border}; border-radius: {s(9)};
 }}

@@ -193,9 +193,9 @@ class Manager(QObject):
         app = QApplication.instance()
         if isinstance(app, QApplication):
             dress(app, self.theme, self.scale)
-        for owner, (name, token, size) in list(_icons.items()):
+        for owner, (name, token, size, gap) in list(_icons.items()):
             if shiboken6.isValid(owner):
-                _put_icon(owner, name, token, size)
+                _put_icon(owner, name, token, size, gap)
             else:
                 del _icons[owner]
         self.changed.emit()
@@ -330,19 +330,32 @@ def contrast(first: str, second: str) -> float:
 
 # --- icons --------------------------------------------------------------------------------------
 
-_icons: weakref.WeakKeyDictionary[QAbstractButton | QLabel, tuple[str, Token, int]] = (
+_icons: weakref.WeakKeyDictionary[QAbstractButton | QLabel, tuple[str, Token, int, int]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def icon(name: str, token: Token = "text", size: int = 18) -> QIcon:
+def icon(name: str, token: Token = "text", size: int = 18, gap: int = 0) -> QIcon:
     """The icon `resources/icons/NAME.svg` in the colour of `token` (or #rrggbb), as it is now.
 
     It does not follow a change of theme; give it to a button by `set_icon` for that.
     """
-    made = QIcon(pixmap(name, token, size))
-    made.addPixmap(pixmap(name, "faint", size), QIcon.Mode.Disabled)
+    made = QIcon(_beside(pixmap(name, token, size), gap))
+    made.addPixmap(_beside(pixmap(name, "faint", size), gap), QIcon.Mode.Disabled)
     return made
+
+
+def _beside(picture: QPixmap, gap: int) -> QPixmap:
+    """The picture with `gap` of nothing on its right."""
+    if not gap:
+        return picture
+    wide = QPixmap(picture.width() + 2 * px(gap), picture.height())
+    wide.setDevicePixelRatio(picture.devicePixelRatio())
+    wide.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(wide)
+    painter.drawPixmap(0, 0, picture)
+    painter.end()
+    return wide
 
 
 def pixmap(name: str, token: Token = "text", size: int = 18) -> QPixmap:
@@ -368,17 +381,27 @@ def _source(name: str) -> str:
 
 
 def set_icon(
-    owner: QAbstractButton | QLabel, name: str, token: Token = "text", size: int = 18
+    owner: QAbstractButton | QLabel,
+    name: str,
+    token: Token = "text",
+    size: int = 18,
+    *,
+    gap: int = 0,
 ) -> None:
-    """Show the icon on `owner`, and draw it anew whenever the theme or scale changes."""
-    _icons[owner] = (name, token, size)
-    _put_icon(owner, name, token, size)
+    """Show the icon on `owner`, and draw it anew whenever the theme or scale changes.
+
+    `gap` is room between the icon and a text beside it, beyond the little that Qt leaves.
+    """
+    _icons[owner] = (name, token, size, gap)
+    _put_icon(owner, name, token, size, gap)
 
 
-def _put_icon(owner: QAbstractButton | QLabel, name: str, token: Token, size: int) -> None:
+def _put_icon(
+    owner: QAbstractButton | QLabel, name: str, token: Token, size: int, gap: int
+) -> None:
     if isinstance(owner, QLabel):
         owner.setPixmap(pixmap(name, token, size))
         return
-    made = icon(name, token, size)
-    owner.setIconSize(QSize(px(size), px(size)))
+    made = icon(name, token, size, gap)
+    owner.setIconSize(QSize(px(size) + (px(gap) if gap else 0), px(size)))
     owner.setIcon(made)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QPoint, Qt, QTimer, Signal
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from workbench.session import Session
 
 TICK_MS, IDLE_MS = 33, 150
+POLL_MS = 10
+"""How often a stage of loading asks whether what it waits for is there."""
 LIVE, COMPARE, DETAILS = range(3)
 START, COMPARISON = "start", "compare"
 LEAVE_MS = 6000
@@ -90,6 +94,7 @@ class Window(Shell):
         self._last_running: str | None = None
         self._leaving = False
         self._presenter: QWidget | None = None
+        self._loading = Thread()
         self._ticks = 0
         self._moved = True
         self.do = Actions(self)
@@ -118,6 +123,7 @@ class Window(Shell):
         self.rail.settings.connect(self.open_settings)
         self.status.language.connect(self.toggle_language)
         self.tabs.changed.connect(self.turn)
+        self.resumer.clicked.connect(self._resume_shown)
         self.start_page.demo.connect(self.do.run_demo)
         self.start_page.recipe.connect(self.do.choose_recipe)
         self.start_page.task.connect(self.new_run)
@@ -140,12 +146,16 @@ class Window(Shell):
                 self._add_runs,
                 self._add_panels,
                 self._add_inspector,
+                self._load_plots,
                 self._add_comparison,
                 self._all_there,
             ]
         )
 
     def _run_stage(self, stages: list[Callable[[], None]]) -> None:
+        if self._loading.is_alive():
+            QTimer.singleShot(POLL_MS, self, partial(self._run_stage, stages))
+            return
         stages.pop(0)()
         if stages:
             QTimer.singleShot(0, self, partial(self._run_stage, stages))
@@ -239,6 +249,11 @@ class Window(Shell):
         self.inspector.edited.connect(self._form_edited)
         self.fill(self.inspector_place, self.inspector)
         self._show_form(next(iter(self.panels)))
+
+    def _load_plots(self) -> None:
+        """Importing pyqtgraph takes half a second: in a thread, so that the window stays awake."""
+        self._loading = Thread(target=import_module, args=("pyqtgraph",), name="pyqtgraph")
+        self._loading.start()
 
     def _add_comparison(self) -> None:
         from workbench.panels.details import DetailsView
@@ -422,6 +437,7 @@ class Window(Shell):
 
     def _began(self, run_id: str) -> None:
         self._last_running = run_id
+        self.log.add(time.time(), "info", self.session.book.name(run_id), tr("started"))
         if self.following and not self.do.is_exporting:
             self._later(partial(self._follow_to, run_id))
         self._show_state()
@@ -443,6 +459,8 @@ class Window(Shell):
     def _ended(self, run_id: str, status: str) -> None:
         info = self.info(run_id)
         self.do.ended(run_id, status)
+        if info is not None and status != "failed":  # the session says why one has failed
+            self._log_end(info, status)
         if info is not None and status == "failed":
             first = (info.error.splitlines() or [""])[0]
             self.banner.tell(
@@ -456,6 +474,12 @@ class Window(Shell):
         if run_id in self._batch and self._is_over(self._batch):
             self._later(partial(self._batch_ended, self._batch))
         self._show_state()
+
+    def _log_end(self, info: RunInfo, status: str) -> None:
+        from workbench.runs.book import word_of
+
+        words = " · ".join(filter(None, (word_of(status), outcome(info))))
+        self.log.add(time.time(), "info", info.name, words)
 
     def _is_over(self, ids: list[str]) -> bool:
         return all(
@@ -478,6 +502,7 @@ class Window(Shell):
 
     def _engine_ready(self, device: str) -> None:
         self.top.set_device(device)
+        self.banner.settled("engine")
         self.log.add(time.time(), "info", "engine", tr("ready on {device}", device=device))
         self._form_edited()
 
@@ -485,14 +510,17 @@ class Window(Shell):
         actions: list[tuple[str, object]] = [
             (tr("Start the engine again"), self.session.restart_engine)
         ]
-        info = self.info(self._last_running)
-        if info is not None and info.status == "interrupted":
+        infos = [self.info(run_id) for run_id in (self._last_running, self.shown)]
+        info = next((i for i in infos if i is not None and i.status == "interrupted"), None)
+        if info is not None:
             actions.insert(0, (tr("Resume {run}", run=info.name), partial(self.do.resume, info.id)))
         self.banner.tell(
             tr("{cause} The window and everything that was recorded are safe.", cause=cause),
             "error",
             tuple(actions),
+            about="engine",
         )
+        self.status.set_memory(None, None)
         self.log.add(time.time(), "error", "engine", cause)
         self.top.set_device(tr("no engine"))
 
@@ -521,6 +549,7 @@ class Window(Shell):
         if self.ready:
             infos = self.session.book.infos()
             self.inspector.set_runs([(info.id, info.name, info.kind) for info in infos])
+        self._show_legend()
         self._show_state()
 
     def _run_changed(self, run_id: str) -> None:
@@ -535,6 +564,8 @@ class Window(Shell):
 
     def _form_edited(self) -> None:
         """Show what the form would give, while no run is shown."""
+        if self.inspector.form is not None and not self.inspector.form.problems:
+            self.banner.settled("form")
         if self.ready and self.shown is None and self.form_is_open and self.inspector.form:
             view = self.view(self.inspector.kind)
             view.preview(self.inspector.form.values(), self.session.ask)
@@ -573,6 +604,7 @@ class Window(Shell):
             running=session.current is not None,
             paused=session.paused,
         )
+        self.resumer.setVisible(info is not None and session.can_resume(info))
         if session.read_only:
             self.top.set_device(tr("read-only"))
         why = tr("This workspace is read-only here.") if session.read_only else ""
@@ -583,6 +615,10 @@ class Window(Shell):
             can_export = self.do.exportable() is not None and not session.read_only
             self.inspector.exporter.setEnabled(can_export)
         self._show_run_status()
+
+    def _resume_shown(self) -> None:
+        if self.shown is not None:
+            self.do.resume(self.shown)
 
     def _show_run_status(self) -> None:
         from workbench.runs.book import word_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from workbench.i18n import mark, tr
+from workbench.i18n import mark, tr, tr_like
 
 _WORDS = {
     # Groups of series, and splits.
@@ -53,6 +53,25 @@ _WORDS = {
     "precision": mark("Precision"),
     "platform": mark("System"),
 }
+
+
+_NOTES = (
+    mark("resumed at step {step}, epoch {epoch}"),
+    mark("Encrypted to {who}. Anywhere, this opens it:\n{command}"),
+    mark("{title} is not under {folder}: downloading it"),
+    mark("{bad} of {all} images cannot be read and are skipped: {names}"),
+    mark("the test split has {count} images; all of them are attacked"),
+    mark("out of memory: going on with {count} images at a time"),
+)
+"""What tasks say while they work, for translation."""
+
+
+def note_text(text: str) -> str:
+    """What a task said, in the person's language where it is known."""
+    name, changed, value = text.partition(" set to ")
+    if changed and name in _WORDS:
+        return tr("{quantity} set to {value}", quantity=word(name), value=value)
+    return tr_like(text, _NOTES)
 
 
 def word(key: str) -> str:

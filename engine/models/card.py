@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeAlias
 
 from pydantic import Field, ValidationError
 
@@ -22,12 +22,16 @@ LONGEST_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
 
 
+Side: TypeAlias = Annotated[int, Field(ge=1, le=16384)]
+"""One side of the images, or their channels. What is beyond would overflow where sizes multiply."""
+
+
 class ModelCard(Spec):
     """Where a model comes from and what it takes: enough to build it and to use it."""
 
     model: OneOf[ModelSpec]
     data: OneOf[DataSpec] | None = None
-    shape: tuple[int, int, int]
+    shape: tuple[Side, Side, Side]
     """Channels, height, width of the images."""
     classes: tuple[str, ...]
     """Names, in the order of the outputs."""
@@ -58,7 +62,7 @@ def parse_card(name: str, metadata: dict[str, str]) -> ModelCard:
         )
     try:
         values = json.loads(metadata["card"])
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadInput(f"the model card of {name} is damaged: {error}") from None
     try:
         return parse(ModelCard, values)
@@ -100,8 +104,8 @@ def _metadata(name: str, file: BinaryIO, size: int) -> dict[str, str]:
     try:
         header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", {})
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError):
         raise BadInput(f"{name} is not a safetensors file: its header cannot be read") from None
     if 8 + length + end != size:
         raise BadInput(

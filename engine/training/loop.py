@@ -16,7 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -166,7 +166,7 @@ def _parameter_table(model: nn.Module, data: Dataset) -> Table:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """Where a run is: `step` steps taken, `epoch` whole epochs, `done` steps of the next one."""
 
@@ -208,6 +208,9 @@ class Trainer:
         self.per_epoch = max(1, count // spec.batch_size + (count % spec.batch_size > 1))
         self._forward = torch.compile(model) if bench.spec.compile else model
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        modules = list(model.modules())
+        plain = all(type(module).train is nn.Module.train for module in modules)
+        self._plain = modules if plain else None
         self._unsaid: deque[Event] = deque()
         self._saved_at = time.monotonic()
         self._save_cost = 0.0
@@ -218,7 +221,8 @@ class Trainer:
         """Every epoch that is left."""
         while self.at.epoch < self.spec.epochs and not self._has_converged():
             yield from self._epoch()
-            self.at = replace(self.at, epoch=self.at.epoch + 1, done=0)
+            self.at.epoch += 1
+            self.at.done = 0
             if len(self.data.validation):
                 judged = yield from evaluate(self._present(), self.data.validation, self.bench)
                 self._unsaid.append(self._judged(judged))
@@ -265,11 +269,20 @@ class Trainer:
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
         with self.bench.global_random(), torch.enable_grad():
-            self.model.train()
+            self._set_mode(True)
             try:
                 yield
             finally:
-                self.model.eval()
+                self._set_mode(False)
+
+    def _set_mode(self, training: bool) -> None:
+        """`model.train(training)`, which is slow for what happens at both ends of every burst;
+        only a model that has its own `train` is asked."""
+        if self._plain is None:
+            self.model.train(training)
+            return
+        for module in self._plain:
+            object.__setattr__(module, "training", training)
 
     # --- one step -------------------------------------------------------------------------------
 
@@ -308,7 +321,8 @@ class Trainer:
         seen.logits.append(logits.detach())
         seen.labels.append(labels)
         seen.rates.append(rate)
-        self.at = replace(self.at, step=self.at.step + 1, done=self.at.done + 1)
+        self.at.step += 1
+        self.at.done += 1
 
     def _rate(self) -> float:
         epoch = self.at.epoch + self.at.done / self.per_epoch
@@ -364,9 +378,9 @@ class Trainer:
                 raise CrucibleError(self._not_finite(step, None))
         hits = torch.cat(seen.logits).argmax(1) == torch.cat(seen.labels)
         counts = [len(labels) for labels in seen.labels]
-        ends = torch.tensor(list(itertools.accumulate(counts, initial=0)), device=hits.device)
-        right = nn.functional.pad(hits.cumsum(0), (1, 0))[ends].diff().tolist()
-        accuracies = [correct / count for correct, count in zip(right, counts, strict=True)]
+        lasts = torch.tensor([end - 1 for end in itertools.accumulate(counts)], device=hits.device)
+        right = [0, *hits.cumsum(0)[lasts].tolist()]
+        accuracies = [(right[i + 1] - right[i]) / count for i, count in enumerate(counts)]
         for i, step in enumerate(seen.steps):
             values = {
                 "train/loss": losses[i],
@@ -383,9 +397,9 @@ class Trainer:
         """Take note of a validation: is it the best so far?"""
         least = self.spec.early_stopping.min_delta if self.spec.early_stopping else 0.0
         better = judged.accuracy > self.at.best_accuracy + (least if self.at.best_epoch else 0.0)
-        self.at = replace(self.at, accuracy=judged.accuracy)
+        self.at.accuracy = judged.accuracy
         if better:
-            self.at = replace(self.at, best_accuracy=judged.accuracy, best_epoch=self.at.epoch)
+            self.at.best_accuracy, self.at.best_epoch = judged.accuracy, self.at.epoch
             if self.spec.early_stopping:
                 state = self._present().state_dict()
                 self.best = {name: tensor.clone() for name, tensor in state.items()}

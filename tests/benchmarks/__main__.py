@@ -40,16 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = module.main(options.data_root)
         options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
         return 0
-    rows = []
+    rows: list[Row] = []
     for name in options.only:
         print(f"{name} …", end=" ", flush=True)
         began = time.perf_counter()
-        rows += _apart(name, options.data_root)
-        print(f"{time.perf_counter() - began:.0f} s", flush=True)
+        found = _apart(name, options.data_root)
+        print(f"{time.perf_counter() - began:.0f} s")
+        for row in found:  # at once: a person may lose patience before the table
+            print(f"    {row.what}: {row.figure}", flush=True)
+        rows += found
     _print(rows)
     if options.json:
-        found = {"machine": machine(), "rows": [dataclasses.asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+        all_of_it = {"machine": machine(), "rows": [dataclasses.asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(all_of_it, indent=1, ensure_ascii=False))
     return int(any(row.met is False for row in rows))
 
 

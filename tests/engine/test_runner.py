@@ -11,7 +11,7 @@ import pytest
 
 from engine.bench import Bench
 from engine.errors import BadInput, Cancelled, CrucibleError
-from engine.events import Event, Failed, Finished, Note, Scalars, Started, Stopped
+from engine.events import Event, Failed, Finished, Note, Progress, Scalars, Started, Stopped
 from engine.runner import Runner
 from engine.store import Run, Workspace
 from engine.task import Steps, Task, param
@@ -26,6 +26,7 @@ class Count(Task):
     to: int = param(5, "To", "Where it ends.")
     fault: str = param("", "Fault", "What goes wrong half way.")
     returns: bool = param(False, "Returns", "Whether it has partial results.")
+    progress: bool = param(False, "Progress", "Whether it says how far it is, too.")
 
     def run(self, bench: Bench) -> Steps:
         at = int(bench.resume.values["task"]["at"]) if bench.resume else 0
@@ -33,9 +34,13 @@ class Count(Task):
             while at < self.to:
                 at += 1
                 yield Scalars(at, {"count": bench.control("by", 1.0)})
+                if self.progress:
+                    yield Progress(at, self.to, "steps")
                 if at == self.to // 2:
                     _fail(self.fault)
                     bench.save_checkpoint(at, {}, {"at": at})
+                if at == self.to - 1:
+                    _fail(self.fault.removeprefix("late "))
         except Cancelled:
             if not self.returns:
                 raise
@@ -52,6 +57,8 @@ def _fail(fault: str) -> None:
             raise KeyError("unexplained")
         case "memory":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")
+        case "exit":
+            raise SystemExit(3)
         case "disk":
             raise OSError(28, "No space left on device", "a file")
 
@@ -147,6 +154,39 @@ def test_a_run_that_cannot_be_resumed_as_asked_can_be_asked_again(setup: Setup) 
     assert isinstance(runner.failure, BadInput)
 
 
+def test_code_that_leaves_the_program_only_ends_the_run(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, fault="exit")
+    assert runner.run(run) == "failed"
+    assert "sys.exit()" in run.info().error
+    assert heard.of(Failed)
+    assert runner.current is None
+    assert "store" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_out_of_memory_half_way_only_interrupts(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, to=6, fault="late memory")
+    assert runner.run(run) == "interrupted"
+    assert "out of memory" in run.info().error
+
+
+def test_a_run_at_its_end_when_it_is_cancelled_is_done(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace)
+
+    class Late(Count):
+        def run(self, bench: Bench) -> Steps:
+            yield Scalars(1, {"count": 1.0})
+            runner.cancel()
+            return {"at": 1}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.runner.parse_task", lambda values: Late(kind="count_for_tests"))
+        assert runner.run(run) == "done"
+    assert run.info().summary == {"at": 1}
+
+
 def test_what_fails_before_the_first_event_is_said(setup: Setup) -> None:
     workspace, heard, runner = setup
     run = make(workspace, bench={"device": "cuda:99"})
@@ -220,6 +260,34 @@ def test_a_paused_run_waits_and_steps_one_at_a_time(setup: Setup) -> None:
     assert Note("info", "by set to 7") in heard.events
 
 
+def test_a_step_is_one_step_also_of_a_task_that_says_progress_beside_it(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, to=4, progress=True)
+    runner.pause()
+    thread = started(runner, run)
+    for _ in range(3):
+        runner.step()
+    seen = threading.Condition()
+    assert not seen_more(seen, heard, 3)
+    assert len(heard.of(Scalars)) == 3
+    runner.go_on()
+    thread.join(10)
+
+
+def test_steps_that_were_not_taken_do_not_hold_up_a_pause(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    run = make(workspace, to=1000)
+    runner.pause()
+    for _ in range(500):
+        runner.step()
+    runner.go_on()
+    runner.pause()
+    thread = started(runner, run)
+    assert not seen_more(threading.Condition(), heard, 0)
+    runner.cancel()
+    thread.join(10)
+
+
 def started(runner: Runner, run: Run) -> threading.Thread:
     thread = threading.Thread(target=runner.run, args=(run,), daemon=True)
     thread.start()
@@ -252,6 +320,18 @@ def test_what_depends_on_a_failure_is_skipped(setup: Setup) -> None:
     assert runner.run(child) == "skipped"
     assert "which is failed" in child.info().error
     assert not (child.folder / "metrics.db").exists()
+
+
+def test_the_rest_of_a_recipe_does_not_go_on_with_half_a_model(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    parent = workspace.create({"kind": "count_for_tests"}, name="p", recipe="r")
+    heard.act = lambda event: runner.cancel()
+    assert runner.run(parent) == "cancelled"
+    heard.act = lambda event: None
+    (parent.folder / "model.safetensors").touch()
+    asked = {"spec": {"kind": "count_for_tests"}, "lineage": {"model": parent.id}}
+    assert runner.run(workspace.create(**asked, name="rest", recipe="r")) == "skipped"
+    assert runner.run(workspace.create(**asked, name="by hand")) == "done"
 
 
 def test_a_run_that_somebody_else_has_is_left_alone(setup: Setup) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import queue
 import signal
@@ -9,14 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine import frames
+from engine.events import Images, Note, Progress, Scalars
 from engine.store import Workspace
+from engine.task import Task, parse_task
+from engine.worker import Outbox, Worker
 
 PATIENCE = 60.0
 SHORT = {"kind": "train", "name": "plain", "epochs": 1, "model": {"kind": "mlp", "width": 8}}
@@ -218,6 +223,81 @@ def test_a_reader_that_is_stuck_stops_neither_run_nor_store(tmp_path: Path) -> N
         for stream in (engine.stdin, engine.stdout):
             if stream is not None:
                 stream.close()
+
+
+def test_what_waits_for_a_reader_is_bounded() -> None:
+    outbox = Outbox()
+    pixels = np.zeros((4, 8, 8, 1), np.uint8)
+    for step in range(1000):
+        outbox.events("r", [Images("now", pixels, (), step), Progress(step, 1000, "steps")])
+        outbox.events("r", [Scalars(step, {"loss": 1.0})])
+        outbox.say("health", memory=step, gpu=None)
+    outbox.events("r", [Note("info", "the end")])
+    outbox.close()
+    sent = io.BytesIO()
+    outbox.send_to(sent)
+    sent.seek(0)
+    messages = []
+    while (frame := frames.read(sent)) is not None:
+        messages.append(frame[0])
+    assert [m.get("event", m["say"]) for m in messages] == [
+        "images", "progress", "health", "scalars", "note",
+    ]  # fmt: skip
+    assert (messages[0]["step"], messages[1]["done"], messages[2]["memory"]) == (999, 999, 999)
+    assert len(messages[3]["series"]["loss"][0]) == 1000
+
+
+@pytest.mark.parametrize("how", ["cancelled", "interrupted"])
+def test_a_run_is_stopped_between_queue_and_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("engine.worker.GRACE", 1e6)
+    given, taken = os.pipe()
+    commands = os.fdopen(taken, "wb", buffering=0)
+    worker = Worker(Workspace(tmp_path), Outbox(), None, False)
+
+    def between(values: Mapping[str, Any]) -> Task:
+        run = worker.workspace.runs()[0].id
+        if how == "cancelled":
+            commands.write(frames.pack({"do": "cancel", "run": run}))
+        commands.close()  # which is the end of the window, if nothing was said before
+        reader.join(PATIENCE)
+        return parse_task(values)
+
+    monkeypatch.setattr("engine.runner.parse_task", between)
+    commands.write(frames.pack({"do": "start", "id": 1, "tasks": [LONG]}))
+    with os.fdopen(given, "rb") as stream:
+        reader = threading.Thread(target=worker.read_from, args=(stream,))
+        reader.start()
+        working = threading.Thread(target=worker.work, daemon=True)
+        working.start()
+        working.join(PATIENCE)
+    assert not working.is_alive()
+    assert worker.workspace.runs()[0].status in (how, "interrupted")
+
+
+SIGNALLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from engine.store import Workspace
+from engine.worker import Outbox, Worker, _when_terminated
+
+outbox, closed = Outbox(), threading.Event()
+worker = Worker(Workspace(Path(sys.argv[1])), outbox, None, False)
+_when_terminated(lambda: (worker.close(), closed.set()))
+with outbox._lock:
+    reader = threading.Thread(target=worker._add, args=([], {}), daemon=True)
+    reader.start()
+    reader.join(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+os._exit(0 if closed.wait(20) else 1)
+"""
+
+
+def test_sigterm_waits_for_no_lock(tmp_path: Path) -> None:
+    """It comes while the main thread is saying something, and the reader is about to."""
+    code = [sys.executable, "-c", SIGNALLED, str(tmp_path)]
+    subprocess.run(code, check=True, timeout=PATIENCE)
 
 
 def test_a_library_that_prints_does_not_break_the_protocol(tmp_path: Path) -> None:

@@ -201,7 +201,10 @@ def test_a_changed_weight(path, bench):
         b"\xff" * 100,
         struct.pack("<Q", 2) + b"[]",
         struct.pack("<Q", 4) + b"nope",
+        struct.pack("<Q", 400_000) + b"[" * 200_000 + b"]" * 200_000,
+        struct.pack("<Q", 35) + b'{"w": {"data_offsets": ["x", "y"]}}',
     ],
+    ids=range(7),
 )
 def test_other_files(path, bench, content):
     path.write_bytes(content)
@@ -238,9 +241,17 @@ def test_tensors_without_a_card(path, bench):
     ("card", "text"),
     [
         ("{", "damaged"),
+        ("[" * 200_000 + "]" * 200_000, "damaged"),
         ("{}", "does not fit this version"),
+        ('{"model": {"kind": "mlp"}, "shape": [1, -8, 8], "classes": ["a", "b"]}', "shape.1"),
+        (
+            '{"model": {"kind": "transformer"}, "shape": [1, 4294967296, 4294967296], '
+            '"classes": ["a", "b"]}',
+            "shape.1",
+        ),
         ('{"model": {"kind": "perceptron"}, "shape": [1, 8, 8], "classes": ["a"]}', "perceptron"),
     ],
+    ids=range(6),
 )
 def test_a_card_that_is_none(path, bench, card, text):
     path.write_bytes(save({"w": torch.zeros(3)}, {"card": card}))

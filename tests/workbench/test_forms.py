@@ -30,6 +30,7 @@ from workbench.forms.reading import (
 )
 from workbench.forms.row import Row
 from workbench.forms.section import Section, walk
+from workbench.panels.train_panel import unset
 
 RUNS = [
     ("20260101-000000000-aaaa", "plain", "train"),
@@ -352,7 +353,7 @@ def test_missing_field_is_not_blamed_before_its_time(qtbot, form_of):
 def test_problem_in_a_folded_section_is_found(qtbot, form_of):
     form = form_of(Train, clip={"norm": -1.0})
     assert node(form, "clip")._folded
-    assert "norm" in node(form, "clip")._problem.text()
+    assert "✕ Norm: " in node(form, "clip")._problem.text()
     form.focus_problem()
     assert not node(form, "clip")._folded
     assert form.focusWidget() is node(form, "clip", "norm").editor
@@ -434,6 +435,34 @@ def test_presets_are_in_the_menu(form_of):
     form = form_of(Attack)
     assert [a.text() for a in form._preset_menu.actions()] == [p.name for p in presets_of("attack")]
     assert "Madry" in form._preset_menu.actions()[1].toolTip()
+
+
+def test_reset_takes_back_what_need_not_be_given(form_of):
+    form = form_of(Train, init=RUNS[0][0], epochs=3)
+    form.reset()
+    assert "init" not in form.values()
+    attack = form_of(Attack, model=RUNS[0][0], samples=3)
+    attack.reset()
+    assert attack.values()["model"] == RUNS[0][0]
+
+
+def test_a_section_that_is_off_says_what_it_stands_for(form_of):
+    form = form_of(Train)
+    data = node(form, "data")
+    form.say_unset(unset(form.values()))
+    assert data._off.isVisible()
+    assert data._off.text() == "Digits"
+    assert data._name.accessibleDescription() == "Digits"
+    form.say_unset(unset({"init": "plain"}))
+    assert data._off.text() == "inherited"
+    form.set_values({"data": {"kind": "mnist"}})
+    assert not data._off.isVisible()
+    assert not node(form, "early_stopping")._off.isVisible()
+
+
+def test_long_headings_make_room(form_of):
+    form = form_of(Train, adversarial={"kind": "mixed", "attack": {"kind": "pgd"}})
+    assert form._fields.minimumSizeHint().width() < 230
 
 
 def test_copy_as_recipe_round_trips(qtbot, form_of):

@@ -15,6 +15,7 @@ from workbench import i18n
 from workbench.forms.presets import presets
 from workbench.forms.section import about_spec
 from workbench.i18n import name_of, set_language, tr, tr_like
+from workbench.words import note_text
 
 SOURCES = sorted(Path(workbench.__file__).parent.rglob("*.py"))
 
@@ -159,6 +160,16 @@ def test_composed_text_is_translated_by_its_pattern():
     set_language("zh")
     assert tr_like(text, (pattern,)) == tr(pattern, limit="3", given="{'a': 7, 'b'}")
     assert tr_like("another thing", (pattern,)) == "another thing"
+
+
+def test_notes_of_the_engine_are_translated():
+    assert note_text("lr set to 0.05") == "Learning rate set to 0.05"
+    assert note_text("resumed at step 61, epoch 3") == "resumed at step 61, epoch 3"
+    set_language("zh")
+    assert note_text("lr set to 0.05") == "学习率 已设为 0.05"
+    assert "61" in note_text("resumed at step 61, epoch 3")
+    assert "resumed" not in note_text("resumed at step 61, epoch 3")
+    assert note_text("something set to music") == "something set to music"
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,30 @@ def test_rename_and_note_are_kept(qtbot, open_window: Open, tmp_path: Path) -> N
     info = Run(run.folder).info()
     assert (info.name, info.note) == ("better name", "tuned by hand")
     assert window.run_list.model.index(0).data() == "better name"
+    assert "better name" in window.top.run.text()
+    assert [name for _, name, _ in window.inspector._runs] == ["better name"]
+
+
+def test_a_run_that_is_not_over_can_be_resumed_beside_its_tabs(
+    open_window: Open, tmp_path: Path
+) -> None:
+    stopped = make_run(tmp_path / "w", "stopped", status="interrupted")
+    done = trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    assert window.shown == done.id
+    assert not window.resumer.isVisible()
+    window.choose_run(stopped.id)
+    assert window.resumer.isVisible()
+    assert window.resumer.text() == "Resume"
+
+
+def test_what_is_no_longer_true_leaves_the_banner(open_window: Open) -> None:
+    window = open_window(engine=False)
+    window.banner.tell("The engine is gone.", "error", about="engine")
+    window.banner.settled("form")
+    assert window.banner.text
+    window.banner.settled("engine")
+    assert not window.banner.text
 
 
 def test_a_damaged_run_is_listed_and_hurts_nobody(open_window: Open, tmp_path: Path) -> None:
@@ -293,6 +317,7 @@ def test_a_card_is_presented_and_comes_back(qtbot, open_window: Open, tmp_path: 
     window.present()
     presenter = window._presenter
     shown = presenter._card
+    heads = [c.title.sizeHint().height() for c in window.views["train"].curves.values()]
     assert shown.window() is presenter
     assert theme.manager.scale > 1.2
     QApplication.sendEvent(
@@ -303,6 +328,8 @@ def test_a_card_is_presented_and_comes_back(qtbot, open_window: Open, tmp_path: 
     assert card.isVisible()
     assert theme.manager.scale == 1.0
     assert window._presenter is None
+    after = [c.title.sizeHint().height() for c in window.views["train"].curves.values()]
+    assert max(after) < min(heads), "nothing keeps the height it had when it was enlarged"
 
 
 def test_language_changes_everything(open_window: Open, tmp_path: Path) -> None:

@@ -144,6 +144,16 @@ def test_icon_on_a_button_follows_the_theme(qtbot: QtBot) -> None:
     assert button.icon().pixmap(20, 20).toImage() != before
 
 
+def test_room_between_icon_and_text(qtbot: QtBot) -> None:
+    button = QPushButton("Start run")
+    qtbot.addWidget(button)
+    theme.set_icon(button, "stop", "text", 20)
+    close = button.sizeHint().width()
+    theme.set_icon(button, "stop", "text", 20, gap=4)
+    assert button.sizeHint().width() == close + 4
+    assert button.iconSize().height() == 20
+
+
 def test_fonts_load_with_their_weights_and_licence() -> None:
     families = theme.load_fonts()
     assert "Inter" in families

@@ -262,3 +262,18 @@ def test_form_with_a_fault_is_not_started(qtbot, open_window: Open) -> None:
     form.set_values({**form.values(), "epochs": 0})
     window.do.start()
     assert "fault" in window.banner.text
+    form.set_values({**form.values(), "epochs": 1})
+    qtbot.waitUntil(lambda: not window.banner.text)
+
+
+def test_start_without_an_engine_starts_one(qtbot, open_window: Open) -> None:
+    window = open_window()
+    qtbot.waitUntil(lambda: window.session.pid is not None, timeout=LONG)
+    with qtbot.waitSignal(window.session.lost, timeout=LONG):
+        os.kill(window.session.pid, signal.SIGKILL)
+    assert "killed" in window.banner.text
+    set_up(window, "woken", 1)
+    window.top.starts.click()
+    wait_for(qtbot, window, "woken", "done")
+    assert not window.banner.text
+    assert "woken  started" in window.log.plain().replace("info ", "").replace("woken ", "woken  ")

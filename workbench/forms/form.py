@@ -22,7 +22,14 @@ from engine.task import Spec, Task, extra_of, kind_of, parse
 from workbench import i18n, theme
 from workbench.forms.editors import RunChoice
 from workbench.forms.presets import Preset, presets_of
-from workbench.forms.reading import Values, complete, defaults, problem_text, without_nothing
+from workbench.forms.reading import (
+    Values,
+    complete,
+    defaults,
+    problem_line,
+    problem_text,
+    without_nothing,
+)
 from workbench.forms.row import Path, Row, problem_label
 from workbench.forms.section import Fields, Section, walk
 from workbench.i18n import mark, tr
@@ -123,8 +130,10 @@ class SpecForm(QWidget):
         self._replace(dict(values), tr("Restore settings"))
 
     def reset(self) -> None:
-        """Everything as the spec has it by default, the references apart."""
-        self._replace(self._references(), tr("Reset to defaults"))
+        """Everything as the spec has it by default, apart from references that must be given."""
+        fields = self.spec_class.model_fields
+        kept = {k: v for k, v in self._references().items() if fields[k].is_required()}
+        self._replace(kept, tr("Reset to defaults"))
 
     def apply_preset(self, preset: Preset) -> None:
         """The preset, and defaults for the rest; references stay."""
@@ -165,6 +174,12 @@ class SpecForm(QWidget):
             for name in shown
             if name in fields and extra_of(fields[name]).get("reference")
         }
+
+    def say_unset(self, words: Mapping[str, str]) -> None:
+        """What the sections of these fields stand for while they are off."""
+        for name, node in self._fields.nodes.items():
+            if isinstance(node, Section):
+                node.say_unset(words.get(name, ""))
 
     def start_of(self, path: Path, members: Mapping[str, type[Spec]]) -> Values:
         """What an optional section holds when it is switched on: what the first preset has
@@ -293,7 +308,7 @@ class SpecForm(QWidget):
                 texts.setdefault(id(node), text)
         for node in walk(self._fields.nodes):
             node.set_problem(texts.get(id(node), ""))
-        self._banner.setText("\n".join(f"✕ {problem_text(text)}" for text in banner))
+        self._banner.setText("\n".join(map(problem_line, banner)))
         self._banner.setVisible(bool(banner))
 
     def _nearest(self, path: Path) -> Row | Section | None:

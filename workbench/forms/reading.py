@@ -212,6 +212,12 @@ def problem_text(text: str) -> str:
     return tr_like(text, PROBLEMS)
 
 
+def problem_line(text: str) -> str:
+    """The same as it stands below a field; empty where nothing is wrong."""
+    shown = problem_text(text)
+    return f"✕ {shown[:1].upper()}{shown[1:]}" if text else ""
+
+
 def without_nothing(values: Mapping[str, Any]) -> Values:
     """`values` without those that are None."""
     return dict(_given(values))

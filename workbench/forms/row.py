@@ -19,7 +19,7 @@ from workbench.forms.editors import (
     SwitchEditor,
     TextEditor,
 )
-from workbench.forms.reading import Values, help_of, problem_text, shape_of
+from workbench.forms.reading import Values, help_of, problem_line, problem_text, shape_of
 from workbench.i18n import tr
 from workbench.views.widgets import Elided
 
@@ -104,7 +104,7 @@ class Row:
             self._problem = problem_label(self.label.parentWidget())
             self._grid.addWidget(self._problem, self._line + 1, 0, 1, 2)
         if self._problem is not None:
-            self._problem.setText(f"✕ {problem_text(text)}" if text else "")
+            self._problem.setText(problem_line(text))
             self._problem.setVisible(bool(text))
         self.editor.setAccessibleDescription(problem_text(text) if text else "")
 

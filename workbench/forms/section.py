@@ -12,6 +12,7 @@ from PySide6.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -27,7 +28,7 @@ from workbench.forms.reading import (
     is_optional,
     member_of,
     members_of,
-    problem_text,
+    problem_line,
 )
 from workbench.forms.row import Owner, Path, Row, field_grid, problem_label, rule
 from workbench.i18n import name_of, tr
@@ -43,18 +44,24 @@ class Heading(QAbstractButton):
         super().__init__(parent)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         theme.manager.changed.connect(self.updateGeometry)
 
     def sizeHint(self) -> QSize:
         metrics = QFontMetrics(theme.font(13, 600))
         return QSize(metrics.horizontalAdvance(self.text()) + 2, metrics.height() + 6)
 
+    def minimumSizeHint(self) -> QSize:
+        return QSize(theme.px(48), self.sizeHint().height())
+
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setFont(theme.font(13, 600))
         painter.setPen(theme.color("accent" if self.hasFocus() else "text"))
         left = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
-        painter.drawText(self.rect(), left, self.text())
+        end = Qt.TextElideMode.ElideRight
+        shown = painter.fontMetrics().elidedText(self.text(), end, self.width())
+        painter.drawText(self.rect(), left, shown)
         painter.end()
 
 
@@ -102,6 +109,8 @@ class Section(QWidget):
         self._name.clicked.connect(self._toggle)
         self._chip = QLabel(header)
         self._chip.setProperty("tone", "chip-accent")
+        self._off = QLabel(header)
+        self._off.setProperty("tone", "chip")
         self._arrow = QToolButton(header)
         self._arrow.setProperty("look", "quiet")
         self._arrow.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -112,6 +121,7 @@ class Section(QWidget):
         layout.addWidget(self._name)
         layout.addStretch(1)
         layout.addWidget(self._chip)
+        layout.addWidget(self._off)
         self._switch: Switch | None = None
         if self._optional:
             self._switch = Switch(self._on, header)
@@ -200,6 +210,7 @@ class Section(QWidget):
             self._kind_row.setVisible(shown)
         self._chip.setText(name_of(kind))
         self._chip.setVisible(bool(kind) and self._on)
+        self._off.setVisible(bool(self._off.text()) and not self._on)
         if self._switch is not None:
             self._switch.setChecked(self._on)
         self._arrow.setVisible(self._on)
@@ -207,7 +218,8 @@ class Section(QWidget):
             self._arrow, "chevron-right" if self._folded else "chevron-down", "muted", 14
         )
         state = tr("folded") if self._folded else tr("unfolded")
-        self._name.setAccessibleDescription(state if self._on else tr("off"))
+        off = self._off.text() or tr("off")
+        self._name.setAccessibleDescription(state if self._on else off)
 
     def _make_body(self) -> None:
         if len(self._members) > 1 and self._kind is None:
@@ -238,12 +250,18 @@ class Section(QWidget):
             self._problem = problem_label(self)
             self._layout.insertWidget(1, self._problem)
         if self._problem is not None:
-            self._problem.setText(f"✕ {problem_text(text)}" if text else "")
+            self._problem.setText(problem_line(text))
             self._problem.setVisible(bool(text))
 
     @property
     def focus_target(self) -> QWidget:
         return self._name
+
+    def say_unset(self, words: str) -> None:
+        """What it stands for while it is off."""
+        if words != self._off.text():
+            self._off.setText(words)
+            self._show()
 
     def set_runs(self, runs: tuple[RunChoice, ...]) -> None:
         for node in self.nodes().values():

@@ -7,6 +7,7 @@ view has a module `workbench/panels/KIND_panel.py`, which may define any of
     ORDER: int                                  place on the rail
     detail(spec) -> str                         a few words about a run's spec
     make_view(parent) -> LiveView               what draws its runs
+    unset(values) -> {field: words}             what a form's sections that are off stand for
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Panel:
     order: int
     detail: Callable[[Mapping[str, Any]], str]
     make_view: Callable[[QWidget], LiveView]
+    unset: Callable[[Mapping[str, Any]], Mapping[str, str]]
     spec: type[Task]
 
 
@@ -57,6 +59,7 @@ def _panel(kind: str, spec: type[Task]) -> Panel:
         order=getattr(own, "ORDER", 50),
         detail=getattr(own, "detail", plain_detail),
         make_view=getattr(own, "make_view", _standard_view),
+        unset=getattr(own, "unset", _nothing_unset),
         spec=spec,
     )
 
@@ -86,6 +89,10 @@ def plain_detail(spec: Mapping[str, Any]) -> str:
         if isinstance(value, dict) and "kind" in value
     ]
     return " · ".join(parts)
+
+
+def _nothing_unset(values: Mapping[str, Any]) -> Mapping[str, str]:
+    return {}
 
 
 def _standard_view(parent: QWidget) -> LiveView:

@@ -16,7 +16,7 @@ from workbench.i18n import mark, name_of, tr
 from workbench.recipes import recipe_text
 from workbench.runs.book import word_of
 from workbench.views.card import Card
-from workbench.views.table import TableCard
+from workbench.views.table import TableCard, cell
 from workbench.views.text import number, percent
 from workbench.words import word
 
@@ -141,6 +141,8 @@ def value_text(key: str, value: Any) -> str:
         return ", ".join(value_text(key, part) for part in value)
     if key == "size":
         return size_text(float(value))
+    if isinstance(value, int):
+        return cell(value)
     if isinstance(value, float):
         return f"{number(value, 4)} s" if key == "seconds" else number(value, 4)
     return str(value)

@@ -45,7 +45,7 @@ class FileView(LiveView):
             self._row(self._command, mark("Anywhere, this command opens it:")),
         ]
         self._open = QPushButton()
-        theme.set_icon(self._open, "folder", "muted", 15)
+        theme.set_icon(self._open, "folder", "muted", 15, gap=4)
         self._open.clicked.connect(self._show_folder)
         foot = QHBoxLayout()
         foot.addWidget(self._open)
@@ -55,7 +55,8 @@ class FileView(LiveView):
         self.results = TableCard(
             mark("Results"), empty=mark("What the run finds out appears here.")
         )
-        super().__init__(parent)
+        # One value at one step is a result, and no curve.
+        super().__init__(parent, hidden=("accuracy",))
         self.grid.addWidget(self.card, 0, 0, 1, 2)
         self.grid.addWidget(self.results, 1, 0, 1, 2)
         self.card.setMinimumHeight(theme.px(190))
@@ -98,6 +99,7 @@ class FileView(LiveView):
             row.setVisible(name in summary)
         self._open.setVisible("file" in summary)
         self._hint.setVisible("file" not in summary)
+        self.card.setVisible("file" in summary or not summary)
         rest = {k: v for k, v in flat(summary).items() if k not in SHOWN_APART}
         if rest:
             self.results.set_table(

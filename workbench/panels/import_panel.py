@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from workbench.i18n import mark, name_of
+from workbench.i18n import mark, name_of, tr
 
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QWidget
@@ -21,6 +21,11 @@ def detail(spec: Mapping[str, Any]) -> str:
     """As in "CNN · Digits · weights.pt"."""
     parts = [name_of(spec[field]["kind"]) for field in ("model", "data") if spec.get(field)]
     return " · ".join([*parts, PurePath(str(spec.get("weights", ""))).name])
+
+
+def unset(values: Mapping[str, Any]) -> Mapping[str, str]:
+    """Without a model given, the file must say itself what it is."""
+    return {"model": tr("from the file")}
 
 
 def make_view(parent: QWidget) -> LiveView:

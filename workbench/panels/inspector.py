@@ -7,6 +7,7 @@ from typing import Any
 
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import (
+    QApplication,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -105,6 +106,8 @@ class Inspector(QWidget):
         self._live_title.setProperty("tone", "heading")
         self._live_rows = QVBoxLayout()
         self._live_id = ""
+        self._set: dict[tuple[str, str], float] = {}
+        """What a person has set, by run and name: a resumed run goes on with it."""
         inside = QVBoxLayout(self.live)
         inside.setContentsMargins(12, 0, 12, 4)
         inside.setSpacing(6)
@@ -118,7 +121,7 @@ class Inspector(QWidget):
         self._stack.addWidget(self._waiting)
         self.exporter = QPushButton(self)
         self.exporter.clicked.connect(self.export)
-        theme.set_icon(self.exporter, "lock", "muted", 15)
+        theme.set_icon(self.exporter, "lock", "muted", 15, gap=4)
         head = QHBoxLayout()
         head.setContentsMargins(14, 0, 12, 0)
         head.addWidget(self._heading)
@@ -150,11 +153,13 @@ class Inspector(QWidget):
     def show_kind(self, panel: Panel) -> SpecForm:
         """The form of a task kind, made when it is first shown."""
         self.kind = panel.kind
+        self._unset = panel.unset
         self._title = panel.title
         if panel.kind not in self.forms:
             form = SpecForm(panel.spec, self)
             form.set_runs(self._runs)
             form.changed.connect(self._settle.start)
+            form.changed.connect(self._say_unset)
             self.forms[panel.kind] = form
             self._stack.addWidget(form)
         self._stack.setCurrentWidget(self.forms[panel.kind])
@@ -179,6 +184,7 @@ class Inspector(QWidget):
     def started(self) -> None:
         """What the form says has been started: it is nobody's draft any more."""
         self.name.clear()
+        self.name.clearFocus()  # Space pauses now
         if self.form is not None:
             self.form.undo_stack.clear()
 
@@ -205,26 +211,38 @@ class Inspector(QWidget):
         if run_id == self._live_id:
             return
         self._live_id = run_id
+        if self.live.isAncestorOf(QApplication.focusWidget() or self):
+            self.setFocus()  # what goes away would hand the keys on to anything
         while item := self._live_rows.takeAt(0):
             if widget := item.widget():
+                widget.hide()
                 widget.deleteLater()
         found = live_fields(info) if info else []
         for name, title, value in found:
-            row = LiveControl(name, title, value, self.live)
-            row.changed.connect(self.control)
+            row = LiveControl(name, title, self._set.get((run_id, name), value), self.live)
+            row.changed.connect(self._control)
             self._live_rows.addWidget(row)
         self._live_name = info.name if info else ""
         self.live.setVisible(bool(found))
         self.refresh()
+
+    def _control(self, name: str, value: float) -> None:
+        self._set[self._live_id, name] = value
+        self.control.emit(name, value)
 
     def live_controls(self) -> list[LiveControl]:
         """The values that can be changed now."""
         items = [self._live_rows.itemAt(index) for index in range(self._live_rows.count())]
         return [w for item in items if isinstance(w := item.widget(), LiveControl)]
 
+    def _say_unset(self) -> None:
+        if self.form is not None:
+            self.form.say_unset(self._unset(self.form.values()))
+
     _title = _live_name = ""
 
     def refresh(self) -> None:
+        self._say_unset()
         self._live_title.setText(tr("While {run} runs", run=self._live_name))
         self._heading.setText(tr("Configuration"))
         self._what.setText(tr(self._title))

@@ -32,6 +32,16 @@ def detail(spec: Mapping[str, Any]) -> str:
     return " · ".join(parts) or name_of("train")
 
 
+def unset(values: Mapping[str, Any]) -> Mapping[str, str]:
+    """Data and model that are not given are those of the run it starts from, or the usual ones."""
+    from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
+
+    usual = {"data": DEFAULT_DATA, "model": DEFAULT_MODEL}
+    if values.get("init"):
+        return dict.fromkeys(usual, tr("inherited"))
+    return {field: name_of(default.kind) for field, default in usual.items()}
+
+
 def make_view(parent: QWidget) -> LiveView:
     from workbench.panels.train_view import TrainView
 

@@ -168,7 +168,7 @@ class Book(QObject):
     def _changed(self, before: RunInfo, info: RunInfo) -> None:
         if info.status in ENDED:
             self._rates.pop(info.id, None)
-        if before.status != info.status:
+        if (before.status, before.name) != (info.status, info.name):
             self.listed.emit()
         self.changed.emit(info.id)
 

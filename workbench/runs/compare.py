@@ -29,7 +29,7 @@ from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
 from workbench.views.card import Card
 from workbench.views.curves import CurveCard
-from workbench.views.table import TableCard
+from workbench.views.table import Percent, TableCard
 from workbench.words import title, word
 
 GROUPS = ("validation", "test", "train", "attack")
@@ -65,7 +65,7 @@ class CompareView(QWidget):
         self._words.setTextFormat(Qt.TextFormat.PlainText)
         self.exporter = QPushButton(self.finding)
         self.exporter.setProperty("look", "primary")
-        theme.set_icon(self.exporter, "lock", "on_accent", 15)
+        theme.set_icon(self.exporter, "lock", "on_accent", 15, gap=4)
         self.exporter.clicked.connect(self._export)
         below = QHBoxLayout()
         below.addWidget(self.exporter)
@@ -144,7 +144,8 @@ class CompareView(QWidget):
         self._show_bars(infos)
         self._show_table(infos)
         self._show_curves(infos)
-        self._words.setText("\n\n".join(findings(infos)) or tr("Nothing was attacked yet."))
+        none = tr("No attack is compared. Click the dot of one in the list.")
+        self._words.setText("\n\n".join(findings(infos)) or none)
         self.exporter.setEnabled(self._handed_over(infos) is not None)
 
     def _infos(self) -> list[RunInfo]:
@@ -265,8 +266,8 @@ def chosen_series(scalars: Mapping[str, Any]) -> dict[str, str]:
     return chosen
 
 
-def _percent(value: Any) -> float | None:
-    return round(100 * float(value), 1) if isinstance(value, int | float) else None
+def _percent(value: Any) -> Percent | None:
+    return Percent(100 * float(value)) if isinstance(value, int | float) else None
 
 
 def _rank(name: str) -> int:
@@ -283,8 +284,9 @@ def findings(infos: Sequence[RunInfo]) -> list[str]:
         if isinstance(clean, int | float) and isinstance(robust, int | float):
             sentences.append(
                 tr(
-                    "{model} is right on {clean} of the images, and on {robust} of them under "
+                    "{model} is right on {clean} of {count} images, and on {robust} of them under "
                     "{attack}.",
+                    count=summary.get("samples", "–"),
                     model=info.spec.get("model", ""),
                     clean=value_text("accuracy", clean),
                     robust=value_text("accuracy", robust),

@@ -303,6 +303,7 @@ class CurveCard(Card):
         generator = QSvgGenerator()
         generator.setFileName(str(target))
         generator.setSize(size)
+        generator.setResolution(self.logicalDpiX())  # that of the pictures pyqtgraph's axes keep
         generator.setViewBox(QRect(0, 0, size.width(), size.height()))
         generator.setTitle(self.title.text())
         painter = QPainter()
@@ -370,6 +371,7 @@ class Plot(pg.GraphicsView):
         self._drag: QPointF | None = None
         # What is drawn is kept in a picture, for the pointer to move over: we say when it is old.
         self.setViewportUpdateMode(self.ViewportUpdateMode.NoViewportUpdate)
+        self.viewport().setFocusPolicy(Qt.FocusPolicy.NoFocus)  # it is the view that has it
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         theme.manager.changed.connect(self.forget)
 
@@ -399,7 +401,9 @@ class Plot(pg.GraphicsView):
 
     def grow(self, key: str) -> None:
         """Series `key` has grown: draw it, and move the axes only if it has left them."""
-        self.live = True
+        if not self.live:
+            self.live = True
+            self.forget()
         curve, frame = self.curves[key], self.frame
         if self.view is None and len(curve.raw):
             first, last = float(curve.raw.x[0]), float(curve.raw.x[-1])

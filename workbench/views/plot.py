@@ -263,18 +263,14 @@ class Trace:
         self.line.setData(
             x, y, pen=_pen(color, width, DASHES if curve.dashed else ()), antialias=smooth
         )
-        # A single value would be invisible as a line.
         dotted = np.isfinite(y)
-        if not (smooth and len(curve.raw) <= FEW):
+        if not (smooth and len(curve.raw) <= FEW):  # lone values would be invisible as a line
             gaps = np.concatenate(([True], ~dotted, [True]))
-            dotted = dotted & gaps[:-2] & gaps[2:]
-        self.dots.setData(
-            x[dotted],
-            y[dotted],
-            size=theme.manager.scale * 4.4,
-            brush=color,
-            antialias=True,
-        )
+            dotted &= gaps[:-2] & gaps[2:]
+        self.dots.setVisible(bool(dotted.any()))
+        if self.dots.isVisible():
+            size = theme.manager.scale * 4.4
+            self.dots.setData(x[dotted], y[dotted], size=size, brush=color, antialias=True)
 
     def remove(self, box: pg.ViewBox) -> None:
         for item in (self.raw, self.line, self.dots):
@@ -309,7 +305,7 @@ class Chart:
         for item in (self.box, self.left, self.bottom, self.legend):
             scene.addItem(item)
         for ruler in (self.left, self.bottom):
-            ruler.setZValue(-1)  # the grid is behind the curves
+            ruler.setZValue(self.box.zValue() - 1)  # the grid is behind the curves
             ruler.linkToView(self.box)
 
     def lay_out(self, whole: QRectF, curves: Mapping[str, Curve]) -> None:

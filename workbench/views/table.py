@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def heading(column: str) -> str:
     return tr(HEADINGS[column]) if column in HEADINGS else name_of(column)
 
 
+_SHAPE = re.compile(r"\d+(x\d+)+")
+"""A shape as the engine writes it."""
+
+
+class Percent(float):
+    """Of a hundred; shown with one place, so that a column of them lines up."""
+
+
 def cell(value: Any) -> str:
     """A value as a person reads it: grouped figures, "8 × 16 × 16" for a shape."""
     if value is None:
@@ -55,11 +64,14 @@ def cell(value: Any) -> str:
         return tr("yes") if value else tr("no")
     if isinstance(value, int):
         return f"{value:,}".replace(",", NARROW).replace("-", "−")
+    if isinstance(value, Percent):
+        return f"{value:.1f}"
     if isinstance(value, float):
         return number(value)
     if isinstance(value, list | tuple):
         return " × ".join(cell(part) for part in value)
-    return str(value)
+    text = str(value)
+    return text.replace("x", " × ") if _SHAPE.fullmatch(text) else text
 
 
 class TableModel(QAbstractTableModel):

@@ -22,6 +22,10 @@ def number(value: float, digits: int = 3) -> str:
         return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
     if size >= 1000:
         return f"{value:,.0f}".replace(",", NARROW).replace("-", MINUS)
+    if size < 0.01:  # two more places, where there is something in them
+        text = f"{value:.{digits + 2}f}".rstrip("0")
+        short = digits + 1 - len(text.partition(".")[2])
+        return (text + "0" * (short - 1)).replace("-", MINUS)
     places = digits if size < 1 else max(0, digits - 1 - math.floor(math.log10(size)))
     return f"{value:.{places}f}".replace("-", MINUS)
 
@@ -34,7 +38,9 @@ def percent(fraction: float, places: int = 1) -> str:
 
 
 def signed(text: str) -> str:
-    """A plus where there is no minus."""
+    """A plus where there is no minus; neither at nothing."""
+    if not text.strip("0." + MINUS):
+        return text.lstrip(MINUS)
     return text if text.startswith(MINUS) else f"+{text}"
 
 

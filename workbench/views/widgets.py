@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFontMetrics, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QLabel, QSizePolicy, QWidget
 
@@ -30,16 +30,18 @@ class Elided(QLabel):
         return self._text
 
     def sizeHint(self) -> QSize:
-        wide = QFontMetrics(self.font()).horizontalAdvance(self._text)
-        return QSize(wide + 2, super().sizeHint().height())
+        # Not the label's own hint: it keeps the least height of a scale that is no more.
+        metrics = QFontMetrics(self.font())
+        return QSize(metrics.horizontalAdvance(self._text) + 2, metrics.height())
 
     def minimumSizeHint(self) -> QSize:
-        return QSize(theme.px(24), super().minimumSizeHint().height())
+        return QSize(theme.px(24), QFontMetrics(self.font()).height())
 
     def resizeEvent(self, event: object) -> None:
         self._fit()
 
-    def changeEvent(self, event: object) -> None:
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)  # forgets the size it had in another font
         self._fit()
 
     def _fit(self) -> None:

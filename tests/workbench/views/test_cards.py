@@ -17,7 +17,7 @@ from workbench.views.card import Card
 from workbench.views.comparison import Comparison
 from workbench.views.curves import CurveCard
 from workbench.views.mosaic import Mosaic
-from workbench.views.table import TableCard, cell
+from workbench.views.table import Percent, TableCard, cell
 from workbench.views.text import number, percent, signed, tick
 from workbench.views.widgets import Elided, Segmented, Switch
 
@@ -28,6 +28,8 @@ def test_numbers_read_well() -> None:
     assert number(412_345) == "412\u202f345"
     assert number(0.0002) == "2.00e−4"
     assert number(-0.5) == "−0.500"
+    assert number(0.00145) == "0.00145"
+    assert number(0.002) == "0.002"
     assert number(0) == "0"
     assert number(float("nan")) == "NaN"
     assert number(-float("inf")) == "−∞"
@@ -143,6 +145,12 @@ def test_cells_say_what_is_missing_and_what_is_true() -> None:
     assert cell(None) == "–"
     assert cell(True) == "yes"
     assert cell(-1234) == "−1\u202f234"
+    assert cell("16x8x8") == cell((16, 8, 8)) == "16 × 8 × 8"
+    assert [cell(Percent(1)), cell(Percent(98.66)), cell(1.0)] == ["1.0", "98.7", "1.00"]
+
+
+def test_no_sign_at_nothing() -> None:
+    assert [signed(text) for text in ("0.0", "−0.0", "0.1", "−2")] == ["0.0", "0.0", "+0.1", "−2"]
 
 
 def everything(qtbot: QtBot) -> QWidget:
@@ -207,13 +215,15 @@ def test_every_control_has_a_name(qtbot: QtBot) -> None:
     assert not nameless, nameless
 
 
-def test_no_torch_and_no_pyqtgraph() -> None:
+def test_no_torch_and_pyqtgraph_for_curves_only() -> None:
     import subprocess
 
     code = (
         "import sys, workbench.theme, workbench.views.card, workbench.views.comparison,"
-        " workbench.views.curves, workbench.views.table, workbench.views.bars;"
-        "print({'torch', 'pyqtgraph', 'sklearn', 'torchvision'} & set(sys.modules))"
+        " workbench.views.widgets, workbench.views.table, workbench.views.bars;"
+        "assert 'pyqtgraph' not in sys.modules;"
+        "import workbench.views.curves;"
+        "print({'torch', 'sklearn', 'torchvision'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

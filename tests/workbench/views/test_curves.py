@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import csv
+import gc
+import re
+import weakref
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtCore import QCoreApplication, QEvent, QPoint, QPointF, Qt
 from PySide6.QtGui import QImage, QWheelEvent
 from pytestqt.qtbot import QtBot
 
@@ -128,7 +131,7 @@ def test_hovering_reads_out_every_series(card: CurveCard, qtbot: QtBot) -> None:
     before = drawn(card)
     frame = card.plot.frame
     x = frame.area.left() + frame.area.width() * (11 - frame.x[0]) / (frame.x[1] - frame.x[0])
-    qtbot.mouseMove(card.plot, QPoint(int(x), int(frame.area.center().y())))
+    qtbot.mouseMove(card.plot.viewport(), QPoint(int(x), int(frame.area.center().y())))
     step, rows = card.plot.readout(card.plot.cursor_step or 0)
     assert step == 10
     assert rows == [("series:0", "plain", "0.500"), ("series:1", "hardened", "2.00")]
@@ -161,7 +164,7 @@ def test_wheel_zooms_about_the_pointer_and_double_click_fits(card: CurveCard, qt
     card.append("a", [1001], [0.0])
     card.draw()
     assert card.plot.frame.x[1] < 1001, "a live value does not undo a person's zoom"
-    qtbot.mouseDClick(card.plot, Qt.MouseButton.LeftButton, pos=at.toPoint())
+    qtbot.mouseDClick(card.plot.viewport(), Qt.MouseButton.LeftButton, pos=at.toPoint())
     assert card.plot.frame.x[0] <= 0
     assert card.plot.frame.x[1] >= 1001
 
@@ -221,7 +224,13 @@ def test_exports_are_whole(card: CurveCard, tmp_path: Path) -> None:
     texts = "".join(root.itertext())
     assert "Training loss" in texts
     assert "train <loss> & more" in texts
-    assert sum(1 for part in root.iter() if part.tag.endswith("polyline")) >= 2
+    parts = [part for part in root.iter() if part.tag.endswith(("path", "polyline"))]
+    lines = [
+        re.findall(r"[\d.e+-]+,[\d.e+-]+", part.get("d") or part.get("points")) for part in parts
+    ]
+    assert sum(len(points) > 500 for points in lines) >= 2, "the raw trace and the smoothed one"
+    ends = [float(point.split(",")[0]) for points in lines if len(points) == 2 for point in points]
+    assert max(ends) > 0.9 * card.width(), "the grid is as wide as the curves"
     rows = list(csv.reader((tmp_path / "picture.csv").open()))
     assert rows[0] == ["step", "train <loss> & more", "b"]
     assert len(rows) == 5001
@@ -257,6 +266,54 @@ def test_values_that_are_drawn_live_are_where_they_belong(card: CurveCard) -> No
     card.append("a", [0, 50, 100], [1.0, 1.0, 1.0])
     card.draw()
     image = drawn(card)
-    xs, ys = card.plot.frame.pixels(np.array([50.0]), np.array([1.0]))
-    near = {image.pixelColor(int(xs[0]), int(ys[0]) + d).name() for d in (-1, 0, 1)}
+    frame = card.plot.frame
+    x = frame.area.left() + (50 - frame.x[0]) / (frame.x[1] - frame.x[0]) * frame.area.width()
+    y = frame.area.bottom() - (1 - frame.y[0]) / (frame.y[1] - frame.y[0]) * frame.area.height()
+    near = {image.pixelColor(int(x), int(y) + d).name() for d in (-1, 0, 1)}
     assert "#ff0000" in near
+
+
+def test_live_curves_are_thin_and_resting_ones_smooth(card: CurveCard) -> None:
+    for key in ("a", "b"):
+        card.append(key, range(3000), np.random.default_rng(0).random(3000).tolist())
+    card.rest()
+
+    def looks() -> set[tuple[float, bool]]:
+        drawn(card)
+        lines = [trace.line for trace in card.plot._chart.traces.values()]
+        return {(line.opts["pen"].widthF(), line.opts["antialias"]) for line in lines}
+
+    assert looks() == {(1.6, True)}
+    card.append("a", [3000], [0.5])
+    card.draw()
+    assert looks() == {(1.0, False)}, "all curves, not only the one that has grown"
+    x, _ = card.plot._chart.traces["a"].line.getData()
+    assert 1000 < len(x) <= 2100, "the outline is drawn, not each value"
+    card.rest()
+    assert looks() == {(1.6, True)}
+
+
+def test_hidden_curves_are_not_drawn(card: CurveCard) -> None:
+    card.replace("a", range(100), np.linspace(0, 1, 100).tolist())
+    drawn(card)
+    card.hide()
+    before = card.plot._chart.traces["a"].line.getData()[0]
+    card.append("a", [100], [1.0])
+    card.draw()
+    card.rest()
+    assert card.plot._chart.traces["a"].line.getData()[0] is before
+
+
+def test_a_card_that_is_deleted_is_gone(qtbot: QtBot) -> None:
+    made = CurveCard("Loss")
+    made.show()
+    made.replace("a", [0, 1], [0.0, 1.0])
+    made.set_line("budget", 2.0)
+    drawn(made)
+    box = weakref.ref(made.plot._chart.box)
+    made.deleteLater()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+    del made
+    gc.collect()
+    assert box() is None
+    theme.manager.set_mode("dark")
