@@ -321,8 +321,8 @@ class Window(Shell):
         self.header.show()
         if tab == COMPARE:
             self.place = COMPARISON
-            if not self.session.book.compared and info is not None:
-                self.session.book.compare(info.id, True)
+            if not self.session.book.compared:
+                self._compare_something(info)
             self.pages.setCurrentWidget(self.compare)
         else:
             self.place = info.kind if info else self.inspector.kind
@@ -332,6 +332,14 @@ class Window(Shell):
         self.rail.choose(self.place)
         self._show_legend()
         self._show_state()
+
+    def _compare_something(self, shown: RunInfo | None) -> None:
+        """The shown run, or if it has no accuracy to compare, the newest runs that have."""
+        infos = [shown, *self.session.book.infos()]
+        accurate = [info for info in infos if info is not None and "clean_accuracy" in info.summary]
+        found = accurate[:1] if shown in accurate else accurate[:4]
+        for info in found or ([shown] if shown is not None else []):
+            self.session.book.compare(info.id, True)
 
     def choose_run(self, run_id: str) -> None:
         """A person wants to see this run; the view no longer follows, unless it is under way."""

@@ -230,9 +230,7 @@ class Watcher:
         self._beat.timeout.connect(self._beats)
         self._mail: list[tuple[float, dict[str, Any]]] = []
         self._later = lambda ms, call: QTimer.singleShot(ms, window, call)
-        self._postman = QTimer(window, interval=5)
-        self._postman.setTimerType(Qt.TimerType.PreciseTimer)
-        self._postman.timeout.connect(self._deliver)
+        self._enough = threading.Event()
 
     def begin(self) -> None:
         """Measure, say what was found, leave."""
@@ -259,27 +257,33 @@ class Watcher:
         self.found["live"].append(self._p99())
         os.kill(self.window.session.pid, signal.SIGSTOP)
         recorded, self._mail = self._mail, []
-        first = recorded[0][0]
-        steps = max(_newest(series) for _, series in recorded)
-        self._shift = steps - min(s[0] for _, series in recorded for s, _ in series.values()) + 1
-        self._waiting = [(when - first, series) for when, series in recorded]
+        series = [s for _, mail in recorded for s, _ in mail.values()]
+        shift = max(steps[-1] for steps in series) - min(steps[0] for steps in series) + 1
+        again = [
+            (
+                when - recorded[0][0],
+                {n: ([s + shift for s in steps], v) for n, (steps, v) in m.items()},
+            )
+            for when, m in recorded
+        ]
         self.window.session.reloaded.emit(self.run_id)
-        self._began = time.perf_counter()
-        self._postman.start()
+        self._enough.clear()
+        threading.Thread(target=self._deliver, args=(again,)).start()
         self._later(SETTLE_MS, self._count)
         self._later(SETTLE_MS + BEAT_SLICE_MS, self._control_over)
 
-    def _deliver(self) -> None:
-        """The mail of the live part once more, its steps shifted so that they are news."""
-        now = time.perf_counter() - self._began
-        while self._waiting and self._waiting[0][0] <= now:
-            _, series = self._waiting.pop(0)
-            moved = {n: ([s + self._shift for s in steps], v) for n, (steps, v) in series.items()}
-            self._put(self.run_id, moved)
+    def _deliver(self, mail: list[tuple[float, dict[str, Any]]]) -> None:
+        """The mail of the live part once more, its steps shifted so that they are news; from a
+        thread, as the engine's comes."""
+        began = time.perf_counter()
+        for when, series in mail:
+            if self._enough.wait(max(0.0, when - (time.perf_counter() - began))):
+                return
+            self._put(self.run_id, series)
 
     def _control_over(self) -> None:
         self.found["control"].append(self._p99())
-        self._postman.stop()
+        self._enough.set()
         if len(self.found["control"]) < BEAT_SLICES:
             self._live()
             return

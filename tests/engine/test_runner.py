@@ -274,16 +274,36 @@ def test_a_step_is_one_step_also_of_a_task_that_says_progress_beside_it(setup: S
     thread.join(10)
 
 
-def test_steps_that_were_not_taken_do_not_hold_up_a_pause(setup: Setup) -> None:
+def test_steps_that_were_not_taken_do_not_hold_up_a_pause(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace, heard, runner = setup
-    run = make(workspace, to=1000)
-    runner.pause()
-    for _ in range(500):
-        runner.step()
-    runner.go_on()
-    runner.pause()
-    thread = started(runner, run)
-    assert not seen_more(threading.Condition(), heard, 0)
+
+    class Impatient(Count):
+        def run(self, bench: Bench) -> Steps:
+            for _ in range(5):
+                runner.step()
+            runner.go_on()
+            yield Scalars(1, {"count": 1.0})
+            runner.pause()
+            for at in (2, 3, 4):
+                yield Scalars(at, {"count": 1.0})
+            return {}
+
+    monkeypatch.setattr(
+        "engine.runner.parse_task", lambda values: Impatient(kind="count_for_tests")
+    )
+    seen = threading.Condition()
+
+    def act(event: Event) -> None:
+        with seen:
+            seen.notify_all()
+
+    heard.act = act
+    thread = started(runner, make(workspace))
+    with seen:
+        assert seen.wait_for(lambda: len(heard.of(Scalars)) >= 2, 10)
+    assert not seen_more(seen, heard, 2)
     runner.cancel()
     thread.join(10)
 

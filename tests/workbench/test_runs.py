@@ -232,6 +232,11 @@ def test_comparison_puts_robust_accuracies_side_by_side(qtbot, tmp_path: Path) -
     assert "plain is right on 97.5" in findings(named)[0].replace("\u202f", " ")
 
 
+def test_a_result_is_no_curve_to_compare() -> None:
+    scalars = {"test/accuracy": ([0], [0.9]), "train/loss": ([0, 1], [2.0, 1.0])}
+    assert chosen_series(scalars) == {"loss": "train/loss"}
+
+
 def test_pictures_of_the_same_step_replace_each_other() -> None:
     import numpy as np
 

@@ -237,6 +237,18 @@ def test_rename_and_note_are_kept(qtbot, open_window: Open, tmp_path: Path) -> N
     assert [name for _, name, _ in window.inspector._runs] == ["better name"]
 
 
+def test_comparing_from_a_run_without_an_accuracy_takes_those_that_have_one(
+    open_window: Open, tmp_path: Path
+) -> None:
+    plain = trained(tmp_path / "w")
+    broken = attacked(tmp_path / "w", plain)
+    other = make_run(tmp_path / "w", "under way", status="interrupted")
+    window = open_window(tmp_path / "w", engine=False)
+    assert window.shown == other.id
+    window.turn(COMPARE)
+    assert sorted(window.session.book.compared) == sorted([plain.id, broken.id])
+
+
 def test_a_run_that_is_not_over_can_be_resumed_beside_its_tabs(
     open_window: Open, tmp_path: Path
 ) -> None:

@@ -151,10 +151,10 @@ def test_engine_dies_and_the_run_is_resumed(
     set_up(window, "victim", 60)
     window.do.start()
     wait_for(qtbot, window, "victim", "running")
-    qtbot.waitUntil(
-        lambda: bool(list((window.session.run(window.shown).folder / "checkpoints").glob("*"))),
-        timeout=LONG,
-    )
+    # The store may tell of the run a moment before the engine's own word of it arrives.
+    qtbot.waitUntil(lambda: window.shown is not None, timeout=LONG)
+    folder = window.session.run(run_named(window, "victim").id).folder
+    qtbot.waitUntil(lambda: bool(list((folder / "checkpoints").glob("*"))), timeout=LONG)
     with qtbot.waitSignal(window.session.lost, timeout=LONG):
         os.kill(window.session.pid, number)
     assert words in window.banner.text

@@ -32,7 +32,7 @@ from workbench.views.curves import CurveCard
 from workbench.views.table import Percent, TableCard
 from workbench.words import title, word
 
-GROUPS = ("validation", "test", "train", "attack")
+GROUPS = ("validation", "train", "attack")
 """Of the series of one quantity, the one that runs are compared by."""
 FIRST = ("accuracy", "loss", "attack robust_accuracy", "attack success_rate")
 LEFT_OUT = ("lr", "images_per_second", "mean_norm", "gradient_norm")
@@ -243,8 +243,8 @@ class CompareView(QWidget):
         ]
         if attacked:
             return max(attacked)[1]
-        trained = [info.id for info in infos if info.kind == "train" and info.status == "done"]
-        return trained[-1] if trained else None
+        ready = [i.id for i in infos if i.kind in ("train", "import") and i.status == "done"]
+        return ready[-1] if ready else None
 
     def _export(self) -> None:
         run_id = self._handed_over(self._infos())
@@ -257,7 +257,7 @@ def chosen_series(scalars: Mapping[str, Any]) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for name in scalars:
         what = quantity(name)
-        if what in LEFT_OUT:
+        if what in LEFT_OUT or name.startswith("test/"):  # a result, and no course
             continue
         if name.startswith("attack/"):
             what = f"attack {what}"
