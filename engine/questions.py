@@ -18,7 +18,8 @@ from engine.data.spec import DataSpec
 from engine.errors import BadInput
 from engine.events import Event
 from engine.models import describe, load_model
-from engine.models.spec import ModelSpec, Module
+from engine.models.spec import ModelSpec
+from engine.models.trust import trusts
 from engine.store import Workspace
 from engine.task import BenchSpec, kinds, parse
 from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
@@ -50,8 +51,7 @@ def describe_model(question: Mapping[str, Any], bench: Bench) -> Answer:
     """`model` and `data` (specs, or absent for the defaults): layers, parameters, FLOPs."""
     model = _spec(ModelSpec, question.get("model")) or DEFAULT_MODEL
     data = _load(question, bench)
-    trust = isinstance(model, Module) and model.trust
-    described = describe(model, data.shape, len(data.classes), trust=trust)
+    described = describe(model, data.shape, len(data.classes), trust=trusts(model, bench))
     layers = [
         {
             "name": layer.name,

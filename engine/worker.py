@@ -29,6 +29,8 @@ from typing import Any, BinaryIO, NoReturn
 from engine import frames
 from engine.errors import BadInput, CrucibleError, SpecError
 from engine.events import Event, Images, Progress, Scalars, to_message
+from engine.models.spec import Module
+from engine.models.trust import remember
 from engine.recipe import enqueue, entries, rest_of
 from engine.runner import Runner
 from engine.store import Run, Workspace
@@ -220,6 +222,9 @@ class Worker:
     def _start(self, command: Mapping[str, Any]) -> None:
         folder = command.get("folder")
         recipe = entries({"task": command["tasks"]}, base=Path(folder) if folder else None)
+        for model in (getattr(entry.task, "model", None) for entry in recipe):
+            if isinstance(model, Module) and model.trust:  # the window asked, or its form says so
+                remember(model)
         label = f"{time.time():.3f}" if len(recipe) > 1 else None
         self._add(enqueue(self.workspace, recipe, label=label), command)
 

@@ -8,6 +8,7 @@ One that is not confirmed (a logit margin within rounding) simply stays in the b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import product
@@ -58,6 +59,12 @@ class AttackResult:
     gradient_evaluations: int
     zero_gradients: int
     nan_count: int
+
+    def cpu(self) -> AttackResult:
+        """The same, off the GPU."""
+        names = [field.name for field in dataclasses.fields(self)]
+        tensors = {n: getattr(self, n) for n in names if isinstance(getattr(self, n), Tensor)}
+        return dataclasses.replace(self, **{name: t.cpu() for name, t in tensors.items()})
 
     @property
     def robust_accuracy(self) -> float:

@@ -87,7 +87,7 @@ class Tally:
     cancelled: bool = False
 
     def add(self, result: AttackResult) -> None:
-        self.results.append(result)
+        self.results.append(result.cpu())
         self.broken += int(result.success.sum())
 
     def scalars(self, broken: int) -> dict[str, float]:

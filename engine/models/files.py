@@ -22,7 +22,7 @@ from engine.errors import BadInput, CrucibleError
 from engine.files import atomic
 from engine.models.building import build
 from engine.models.card import ModelCard, parse_card, read_metadata
-from engine.models.spec import Module
+from engine.models.trust import trusts
 
 if TYPE_CHECKING:
     from engine.bench import Bench
@@ -79,9 +79,7 @@ def load_model(ref: str, bench: Bench) -> LoadedModel:
     """
     path = bench.find_model(ref)
     card, state = read_model(path, bench)
-    module = build(
-        card.model, card.shape, len(card.classes), trust=_trusted(card.model, path, bench)
-    )
+    module = build(card.model, card.shape, len(card.classes), trust=trusts(card.model, bench))
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -146,9 +144,3 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
         # A copy, so that tensors that merely share memory in part are stored apart.
         stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
     return stored, aliases
-
-
-def _trusted(spec: object, path: Path, bench: Bench) -> bool:
-    """Whether a person's own file may run: a card's word for it counts only for their own runs."""
-    own = path.resolve().is_relative_to((bench.workspace / "runs").resolve())
-    return bench.trust_code or (own and isinstance(spec, Module) and spec.trust)

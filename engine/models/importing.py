@@ -20,7 +20,8 @@ from engine.files import sha256_of
 from engine.models.building import build
 from engine.models.card import ModelCard, read_metadata
 from engine.models.files import read_model, read_tensors, save_model
-from engine.models.spec import Import, ModelSpec, Module
+from engine.models.spec import Import, ModelSpec
+from engine.models.trust import trusts
 from engine.task import Steps
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run_import(spec: Import, bench: Bench) -> Steps:
         len(classes),
         mean=spec.mean or None,
         std=spec.std or None,
-        trust=bench.trust_code or (isinstance(architecture, Module) and architecture.trust),
+        trust=trusts(architecture, bench),
     )
     fill(module, state, keep_normalisation=bool(spec.mean))
     module.to(bench.device).eval()

@@ -33,7 +33,7 @@ def call_factory(spec: Module, shape: Shape, classes: int, trust: bool) -> nn.Mo
     if not trust:
         raise BadInput(
             f"{spec.factory} is Python code and would run with your rights. If you trust it, say "
-            "so: trust = true in the model of the recipe, or 'Run this file' in its form."
+            "so: --trust-code on the command line, or 'Run this file' in the form of the task."
         )
     file, _, name = spec.factory.rpartition(":")
     path = Path(file).expanduser().resolve()

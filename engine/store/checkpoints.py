@@ -65,8 +65,10 @@ class Checkpoints:
 
     def _entries(self) -> list[dict[str, Any]]:
         try:
-            return list(json.loads(self._manifest.read_text()))
-        except (OSError, ValueError):
+            found = json.loads(self._manifest.read_text())
+            whole = {"file": str, "step": int, "sha256": str}
+            return [e for e in found if all(type(e[key]) is kind for key, kind in whole.items())]
+        except (OSError, ValueError, TypeError, KeyError):
             return []
 
     def _load(self, entry: Mapping[str, Any]) -> Checkpoint | None:

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -66,7 +67,9 @@ class Lock:
         if self._file is not None:
             return True
         file = self.path.open("a+", encoding="utf-8")
-        if not _lock(file):
+        # Whoever looks whether it is held holds it for an instant: that is no refusal.
+        patience = threading.Event()
+        if not any(_lock(file) or patience.wait(_GLANCE) for _ in range(_GLANCES)):
             file.close()
             return False
         file.truncate(0)
@@ -86,7 +89,7 @@ class Lock:
             return f"process {os.getpid()} on {socket.gethostname()}"
         try:
             with self.path.open("r+", encoding="utf-8") as file:
-                if _lock(file):
+                if _lock(file, shared=True):
                     return None
                 file.seek(0)
                 who = json.loads(file.read() or "{}")
@@ -95,7 +98,11 @@ class Lock:
         return f"process {who.get('pid', '?')} on {who.get('host', '?')}"
 
 
-def _lock(file: IO[str]) -> bool:
+_GLANCE, _GLANCES = 0.005, 20
+"""Seconds between two attempts to get a lock, and how many there are."""
+
+
+def _lock(file: IO[str], shared: bool = False) -> bool:
     try:
         import fcntl
     except ImportError:
@@ -108,7 +115,8 @@ def _lock(file: IO[str]) -> bool:
             return False
         return True
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX  # those who only look share it
+        fcntl.flock(file.fileno(), kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -129,8 +137,10 @@ class Run:
     def info(self) -> RunInfo:
         """What is known of it now; status "damaged" if its own record cannot be read."""
         run = _read(self.folder / "run.json")
-        state = _read(self.folder / "state.json") or {}
-        about = _read(self.folder / "about.json") or {}
+        state = self._state()
+        about = {
+            k: v for k, v in (_read(self.folder / "about.json") or {}).items() if type(v) is str
+        }
         if run is None or not _is_whole(run):
             return RunInfo(
                 self.id, self.id, "", "damaged", "", {}, error="run.json is missing or unreadable"
@@ -138,7 +148,7 @@ class Run:
         status: Status = state.get("status", "queued")
         if status in ("queued", "running") and self.lock.holder() is None:
             # It may have ended between the two looks.
-            state = _read(self.folder / "state.json") or {}
+            state = self._state()
             status = state.get("status", "queued")
             if status in ("queued", "running"):
                 status = "interrupted"
@@ -161,6 +171,15 @@ class Run:
             note=about.get("note", ""),
         )
 
+    def _state(self) -> dict[str, Any]:
+        """What state.json holds, without what is not of its kind: another program's, or a fault."""
+        known = _read(self.folder / "state.json") or {}
+        kinds = {"summary": dict, "environment": dict, "artifacts": list}
+        whole = {k: v for k, v in known.items() if isinstance(v, kinds.get(k, str))}
+        if not all(isinstance(artifact, dict) for artifact in whole.get("artifacts", ())):
+            del whole["artifacts"]
+        return whole
+
     def scalars(self, after: Mapping[str, int] | None = None) -> metrics.Series:
         """Every series as (steps, values); of a series in `after` only what comes after it."""
         return metrics.read_scalars(self.database, after)
@@ -176,7 +195,11 @@ class Run:
     def images(self, name: str) -> list[Images]:
         """The stored pictures of one name, in order of their steps."""
         found: dict[int, Images] = {}
-        with contextlib.suppress(FileNotFoundError), self.image_file(name).open("rb") as stream:
+        torn = (
+            FileNotFoundError,
+            frames.BadFrame,
+        )  # what is whole before a torn frame still counts
+        with contextlib.suppress(*torn), self.image_file(name).open("rb") as stream:
             while (frame := frames.read(stream)) is not None:
                 event = from_message(*frame)
                 if isinstance(event, Images):
@@ -279,6 +302,8 @@ class Workspace:
         self._newest = max(datetime.now(UTC), self._newest + timedelta(milliseconds=1))
         stamp = self._newest.strftime("%Y%m%d-%H%M%S") + f"{self._newest.microsecond // 1000:03d}"
         run = Run(self.folder / f"{stamp}-{secrets.token_hex(2)}")
+        while run.folder.exists():  # another process's, of the same millisecond
+            run = Run(self.folder / f"{stamp}-{secrets.token_hex(2)}")
         try:
             (run.folder / "images").mkdir(parents=True)
             run.lock.acquire()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from engine import frames
-from engine.errors import StorageError
+from engine.errors import CrucibleError, StorageError
 from engine.events import Event, Images, Note, Progress, to_message
 from engine.store.metrics import MetricsWriter
 from engine.store.workspace import Run
@@ -76,12 +78,17 @@ class RunWriter:
         return self._error is not None
 
     def check(self) -> None:
-        if self._error is not None:
-            raise StorageError(
-                f"the run's record in {self._run.folder} could not be written: "
-                f"{explain(self._error)}. What was shown until then is kept; "
-                "make room and resume the run."
+        if self._error is None:
+            return
+        if not isinstance(self._error, sqlite3.Error | OSError):
+            raise CrucibleError(f"what the run said could not be recorded: {self._error!r}") from (
+                self._error
             )
+        raise StorageError(
+            f"the run's record in {self._run.folder} could not be written: "
+            f"{explain(self._error)}. What was shown until then is kept; "
+            "make room and resume the run."
+        )
 
     def close(self) -> None:
         """Write what is left and close the record. Does not raise."""
@@ -95,8 +102,8 @@ class RunWriter:
     def _work(self) -> None:
         try:
             self._loop()
-        except (sqlite3.Error, OSError) as error:
-            self._error = error
+        except Exception as error:  # also of a listener, or an event that is no JSON: who waits
+            self._error = error  # for a flush must be told
         finally:
             self._ready.set()
             for file in self._images.values():
@@ -110,9 +117,8 @@ class RunWriter:
         try:
             if self._restart is not None:
                 database.truncate(self._restart)
-                if self._restart < 0:
-                    for path in (self._run.folder / "images").glob("*.frames"):
-                        path.unlink()
+                for path in (self._run.folder / "images").glob("*.frames"):
+                    self._kept += _keep_until(path, self._restart)
             self._ready.set()
             while True:
                 closing = self._closing
@@ -158,19 +164,34 @@ class RunWriter:
                     self._put += 1
                 return
             self._kept += len(frame)
-            self._file(picture.name, "ab").write(frame)
+            self._file(picture.name).write(frame)
         else:
-            file = self._file(picture.name, "wb")
-            file.seek(0)
-            file.write(frame)
-            file.truncate()
+            # By a rename, so that a reader (or a kill) never meets half of one and half of another.
+            path = self._run.image_file(picture.name)
+            path.parent.mkdir(exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_bytes(frame)
+            part.replace(path)
 
-    def _file(self, name: str, mode: str) -> BinaryIO:
+    def _file(self, name: str) -> BinaryIO:
         if name not in self._images:
             path = self._run.image_file(name)
             path.parent.mkdir(exist_ok=True)
-            self._images[name] = path.open(mode)  # type: ignore[assignment]
+            self._images[name] = path.open("ab")
         return self._images[name]
+
+
+def _keep_until(path: Path, step: int) -> int:
+    """Cut a picture file after its last whole frame of a step up to `step`; bytes that are left."""
+    end = 0
+    with contextlib.suppress(frames.BadFrame), path.open("rb") as file:
+        while (frame := frames.read(file)) is not None and frame[0].get("step", 0) <= step:
+            end = file.tell()
+    if end:
+        os.truncate(path, end)
+    else:
+        path.unlink()
+    return end
 
 
 def explain(error: BaseException) -> str:

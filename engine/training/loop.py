@@ -33,7 +33,8 @@ from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
 from engine.models import ModelCard, build, channel_statistics, load_model, save_model
 from engine.models.describing import describe_module
-from engine.models.spec import ModelSpec, Module
+from engine.models.spec import ModelSpec
+from engine.models.trust import trusts
 from engine.task import Steps, Summary
 from engine.training.augmentation import augment
 from engine.training.evaluating import Evaluation, evaluate
@@ -70,13 +71,13 @@ def run_train(spec: Train, bench: Bench) -> Steps:
     if bench.resume is not None:
         trainer.restore(bench.resume.tensors, bench.resume.values["task"])
         yield Note("info", f"resumed at step {trainer.at.step}, epoch {trainer.at.epoch + 1}")
-    stopped = False
+    test: Evaluation | None = None
     try:
         yield from trainer.train()
+        test = yield from evaluate(trainer.result(), data.test, bench)
     except Cancelled:
         yield from trainer.say()
         trainer.checkpoint()
-        stopped = True
     model = trainer.result()
     summary: Summary = {
         "epochs": trainer.at.epoch,
@@ -87,8 +88,9 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         summary["best_epoch"] = trainer.at.best_epoch
     if trainer.at.accuracy is not None:
         summary["validation_accuracy"] = trainer.at.accuracy
-    if not stopped:
-        test = yield from evaluate(model, data.test, bench)
+    if test is not None:
+        if not math.isfinite(test.loss):
+            raise CrucibleError(trainer.not_finite(trainer.at.step, None))
         summary |= {"clean_accuracy": test.accuracy, "test_loss": test.loss, "tested": test.samples}
     card = ModelCard(
         model=model_spec,
@@ -104,7 +106,7 @@ def run_train(spec: Train, bench: Bench) -> Steps:
     path = bench.folder / "model.safetensors"
     card = save_model(path, model, card)
     summary["weights_sha256"] = card.weights_sha256
-    if not stopped:
+    if test is not None:
         yield Saved("model", path.name, path.stat().st_size, sha256_of(path))
     return summary
 
@@ -138,10 +140,15 @@ def _prepared(
             mean=mean,
             std=std,
             generator_seed=bench.derive("model"),
-            trust=bench.trust_code or (isinstance(model_spec, Module) and model_spec.trust),
+            trust=trusts(model_spec, bench),
         )
         if start is not None:
             _take_weights(model, start.module, spec.init or "")
+    if spec.batch_size == 1 and any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        raise BadInput(
+            "batch normalisation needs batches of at least 2 images; set batch_size to 2 or more, "
+            "or the model's norm to group"
+        )
     layout = torch.channels_last if bench.spec.channels_last else torch.contiguous_format
     model = model.to(bench.device).to(memory_format=layout)
     return data, model_spec, data_spec, model.eval()
@@ -221,12 +228,13 @@ class Trainer:
         """Every epoch that is left."""
         while self.at.epoch < self.spec.epochs and not self._has_converged():
             yield from self._epoch()
-            self.at.epoch += 1
-            self.at.done = 0
+            # The epoch counts once it is judged: a run that is stopped in between judges it again.
             if len(self.data.validation):
                 judged = yield from evaluate(self._present(), self.data.validation, self.bench)
-                self._unsaid.append(self._judged(judged))
-                yield from self.say()
+                self._unsaid.append(self._judged(judged, self.at.epoch + 1))
+            self.at.epoch += 1
+            self.at.done = 0
+            yield from self.say()
             self._checkpoint_if_due(CHECKPOINT_SHARE * self._save_cost)
 
     def _epoch(self) -> Generator[Event, None, None]:
@@ -304,7 +312,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if images.device.type == "cpu" and not math.isfinite(loss.item()):
-            raise CrucibleError(self._not_finite(self.at.step, images))
+            raise CrucibleError(self.not_finite(self.at.step, images))
         if spec.clip.value:
             nn.utils.clip_grad_value_(self._parameters, spec.clip.value)
         if spec.clip.norm:
@@ -375,7 +383,7 @@ class Trainer:
         losses = torch.stack(seen.losses).tolist()
         for step, loss in zip(seen.steps, losses, strict=True):
             if not math.isfinite(loss):
-                raise CrucibleError(self._not_finite(step, None))
+                raise CrucibleError(self.not_finite(step, None))
         hits = torch.cat(seen.logits).argmax(1) == torch.cat(seen.labels)
         counts = [len(labels) for labels in seen.labels]
         lasts = torch.tensor([end - 1 for end in itertools.accumulate(counts)], device=hits.device)
@@ -393,13 +401,15 @@ class Trainer:
                 values["train/images_per_second"] = images_per_second
             yield Scalars(step + 1, values)
 
-    def _judged(self, judged: Evaluation) -> Scalars:
-        """Take note of a validation: is it the best so far?"""
+    def _judged(self, judged: Evaluation, epoch: int) -> Scalars:
+        """Take note of the validation of an epoch: is it the best so far?"""
+        if not math.isfinite(judged.loss):
+            raise CrucibleError(self.not_finite(self.at.step, None))
         least = self.spec.early_stopping.min_delta if self.spec.early_stopping else 0.0
         better = judged.accuracy > self.at.best_accuracy + (least if self.at.best_epoch else 0.0)
         self.at.accuracy = judged.accuracy
         if better:
-            self.at.best_accuracy, self.at.best_epoch = judged.accuracy, self.at.epoch
+            self.at.best_accuracy, self.at.best_epoch = judged.accuracy, epoch
             if self.spec.early_stopping:
                 state = self._present().state_dict()
                 self.best = {name: tensor.clone() for name, tensor in state.items()}
@@ -421,7 +431,7 @@ class Trainer:
             model.load_state_dict(self.best)
         return model.eval()
 
-    def _not_finite(self, step: int, images: Tensor | None) -> str:
+    def not_finite(self, step: int, images: Tensor | None) -> str:
         """What to say of a loss that is no number; looks for the layer that it comes from."""
         found: list[str] = []
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from engine.bench import Bench
     from engine.vault.spec import Export
 
+AGE = b"age-encryption.org/v1"
+"""How every age file begins (its first line); only such a file is ever replaced."""
+
 T = TypeVar("T")
 
 
@@ -144,8 +147,17 @@ def _protect(target: Path, source: Path, bench: Bench) -> None:
     real = Path(os.path.realpath(target))
     if real == Path(os.path.realpath(source)):
         raise BadInput(f"{target} is the model that is exported. Give another name.")
+    if real.is_file() and real.stat().st_size and not _is_age(real):
+        raise BadInput(
+            f"{target} is another kind of file and is not overwritten. Give another name."
+        )
     if real.parent == Path(os.path.realpath(bench.workspace / "keys")):
         raise BadInput(f"{target} is among the workspace's keys. Choose another folder.")
+
+
+def _is_age(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(AGE)) == AGE
 
 
 def _open_model(path: Path, bench: Bench) -> tuple[BinaryIO, ModelCard]:

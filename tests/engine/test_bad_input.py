@@ -624,12 +624,12 @@ def test_a_disk_that_is_full_leaves_the_old_export(
     assert engine("run", file, "--workspace", w).code == 0
     small = small_disk(400)
     old = small.folder / "m.age"
-    old.write_bytes(b"the old one")
+    old.write_bytes(b"age-encryption.org/v1\nthe old one")
     to_key = ("--recipient", made.recipient, "--workspace", w)
     said = engine("export", "wide", "--to", old, *to_key)
     refused(said, "the disk is full", "m.age", "unchanged", code=1)
     assert [path.name for path in small.folder.iterdir()] == ["m.age"]
-    assert old.read_bytes() == b"the old one"
+    assert old.read_bytes() == b"age-encryption.org/v1\nthe old one"
     small.make_room()
     assert engine("resume", "export", "--workspace", w).code == 0
     opened = engine("open", old, "--identity", made.key, "--to", tmp_path / "m.safetensors")

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -254,6 +255,51 @@ def test_only_the_newest_of_a_picture_that_is_not_kept(workspace: Workspace) -> 
     assert [i.step for i in run.images("adversarial")] == [4]
 
 
+def test_what_cannot_be_recorded_ends_the_run_in_words(workspace: Workspace) -> None:
+    run = workspace.create(SPEC, name="plain")
+    writer = RunWriter(run, lambda events: None)
+    writer.start()
+    writer.put(Table("t", ("a",), ((np.int64(1),),)))
+    with pytest.raises(CrucibleError, match="could not be recorded"):
+        writer.flush()
+    writer.close()
+
+
+def test_a_torn_picture_file_is_mended_when_the_run_goes_on(workspace: Workspace) -> None:
+    run = workspace.create(SPEC, name="plain")
+    write(run, [picture(s) for s in range(4)])
+    path = run.image_file("adversarial")
+    path.write_bytes(path.read_bytes()[:-5])
+    assert [i.step for i in run.images("adversarial")] == [0, 1, 2]
+    write(run, [picture(3), picture(4)], after=2)
+    assert [i.step for i in run.images("adversarial")] == [0, 1, 2, 3, 4]
+
+
+def test_looking_at_a_lock_does_not_take_it(workspace: Workspace) -> None:
+    run = workspace.create(SPEC, name="plain")
+    run.lock.release()
+    stop = threading.Event()
+    seen: list[str | None] = []
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(Run(run.folder).lock.holder())
+
+    observers = [threading.Thread(target=look) for _ in range(2)]
+    for thread in observers:
+        thread.start()
+    try:
+        for _ in range(100):
+            lock = Run(run.folder).lock
+            assert lock.acquire()
+            lock.release()
+    finally:
+        stop.set()
+        for thread in observers:
+            thread.join()
+    assert seen
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
@@ -307,3 +353,22 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(tmp_path: Path) 
     found = kept.latest()
     assert found is not None
     assert found.step == 1
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", '[{"file": "x"}]', "nonsense"])
+def test_a_manifest_of_another_shape_is_no_checkpoint(tmp_path: Path, content: str) -> None:
+    kept = Checkpoints(tmp_path / "checkpoints")
+    kept.save(checkpoint(1))
+    (kept.folder / "manifest.json").write_text(content)
+    assert kept.latest() is None
+    kept.save(checkpoint(2))
+    assert kept.latest() is not None
+
+
+@pytest.mark.parametrize(
+    "state", ['{"status": 3}', '{"artifacts": 1}', '{"summary": "x"}', '{"artifacts": ["a"]}']
+)
+def test_a_state_of_another_shape_harms_nobody(workspace: Workspace, state: str) -> None:
+    run = workspace.create(SPEC, name="plain")
+    (run.folder / "state.json").write_text(state)
+    assert [info.id for info in workspace.runs()] == [run.id]

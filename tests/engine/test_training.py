@@ -149,9 +149,12 @@ def test_stopped_at_any_yield_it_goes_on_to_the_same_weights(
     tmp_path: Path, drain: Drain, spec: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.bench.BURST", 0.0)  # a yield after every step
+    monkeypatch.setattr("engine.training.evaluating.PAUSE", -1.0)  # and within each validation
     events, whole = drain(run_train(spec, new_bench(tmp_path, "whole", spec.seed)))
     n = len(events)
-    for number, stop in enumerate((1, 7, n // 3, n // 2, n // 2 + 1, n - 3)):
+    judging = [i for i, e in enumerate(events) if isinstance(e, Progress) and e.unit == "images"]
+    stops = {1, 7, n // 3, n // 2, n // 2 + 1, n - 3, judging[2] + 1, judging[-2] + 1}
+    for number, stop in enumerate(sorted(stops)):
         name = f"cut{number}"
         heard = pull(run_train(spec, new_bench(tmp_path, name, spec.seed)), stop)
         bench = new_bench(tmp_path, name, spec.seed)
@@ -270,6 +273,26 @@ def test_a_loss_that_is_no_number_stops_the_run_at_once(tmp_path: Path, drain: D
     with pytest.raises(CrucibleError, match=r"not a finite number at step \d+; it begins in layer"):
         drain(steps)
     assert not (tmp_path / "runs" / "a" / "model.safetensors").exists()
+
+
+def test_weights_that_overflow_in_the_last_step_are_no_result(tmp_path: Path, drain: Drain) -> None:
+    beyond = SGD(lr=1.0).model_copy(update={"lr": 1e38})  # one step, whose own loss is still fine
+    spec = QUICK.model_copy(update={"optimizer": beyond, "epochs": 1, "batch_size": 1295})
+    with pytest.raises(CrucibleError, match="not a finite number"):
+        drain(run_train(spec, new_bench(tmp_path, "a")))
+    assert not (tmp_path / "runs" / "a" / "model.safetensors").exists()
+
+
+def test_a_cancel_in_the_final_test_keeps_the_model(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.training.evaluating.PAUSE", -1.0)
+    events, whole = drain(run_train(QUICK, new_bench(tmp_path, "whole")))
+    last = max(i for i, e in enumerate(events) if isinstance(e, Progress) and e.unit == "images")
+    pull(run_train(QUICK, new_bench(tmp_path, "cut")), last + 1)
+    assert (
+        load_model("cut", new_bench(tmp_path, "b")).card.weights_sha256 == whole["weights_sha256"]
+    )
 
 
 def test_clipping_limits_the_step(tmp_path: Path, drain: Drain) -> None:
@@ -458,6 +481,11 @@ def test_options_of_the_bench_train_too(tmp_path: Path, drain: Drain) -> None:
 def test_resnet_takes_small_images(tmp_path: Path, drain: Drain) -> None:
     spec = Train(model=ResNet18(), data=Digits(size=16, test=0.9), epochs=1, batch_size=128)
     assert train(tmp_path, drain, spec)["parameters"] > 11_000_000
+
+
+def test_batch_norm_refuses_batches_of_one(tmp_path: Path, drain: Drain) -> None:
+    with pytest.raises(BadInput, match="at least 2 images"):
+        train(tmp_path, drain, Train(model=CNN(width=2), batch_size=1))
 
 
 def test_a_checkpoint_of_another_shape_of_run_is_not_taken(tmp_path: Path, drain: Drain) -> None:

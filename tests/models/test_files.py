@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,14 +272,23 @@ def test_a_strangers_card_cannot_say_that_code_is_trusted(tmp_path, bench, write
     spec = Module(factory=factory, trust=True)
     path = tmp_path / "m.safetensors"
     save_model(path, {"w": torch.zeros(1)}, card_of(spec))
-    with pytest.raises(BadInput, match="trust = true"):
+    with pytest.raises(BadInput, match="--trust-code"):
         load_model(str(path), bench)
     assert not (tmp_path / "was run").exists()
 
 
-def test_the_card_of_an_own_run_can(bench, write_module):
+def test_a_yes_is_remembered_for_that_content_alone(bench, write_module):
     factory = write_module("def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))")
     spec = Module(factory=factory, trust=True)
     path = bench.folder / "model.safetensors"
     save_model(path, build(spec, SHAPE, 3, trust=True), card_of(spec))
+    with pytest.raises(BadInput, match="--trust-code"):
+        load_model(str(path), bench)
+    bench.trust_code = True
+    load_model(str(path), bench)
+    bench.trust_code = False
     assert load_model(str(path), bench).card.model == spec
+    file = Path(factory.rpartition(":")[0])
+    file.write_text(file.read_text() + "# changed")
+    with pytest.raises(BadInput, match="--trust-code"):
+        load_model(str(path), bench)

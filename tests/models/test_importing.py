@@ -15,6 +15,7 @@ from engine.files import sha256_of
 from engine.models import build, load_model, read_card, save_model, weights_sha256
 from engine.models.card import ModelCard
 from engine.models.spec import CNN, MLP, Import, Module, ResNet18
+from engine.models.trust import remember
 
 SHAPE = (1, 8, 8)
 SMALL = MLP(width=16, depth=1)
@@ -97,13 +98,16 @@ def test_a_module_of_their_own(bench, drain, tmp_path, trained, write_module):
     weights = [t for _, t in trained.body.state_dict().items()]
     names = ("1.weight", "1.bias", "3.weight", "3.bias")
     save_file(dict(zip(names, weights, strict=True)), tmp_path / "w.safetensors")
-    with pytest.raises(BadInput, match="trust = true"):
+    with pytest.raises(BadInput, match="--trust-code"):
         imported(bench, drain, tmp_path / "w.safetensors", Module(factory=factory))
+    with pytest.raises(BadInput, match="--trust-code"):  # whoever wrote that is not asked
+        imported(bench, drain, tmp_path / "w.safetensors", Module(factory=factory, trust=True))
+    remember(Module(factory=factory))
     _, summary = imported(
         bench,
         drain,
         tmp_path / "w.safetensors",
-        Module(factory=factory, trust=True),
+        Module(factory=factory),
         mean=(0.3,),
         std=(0.4,),
     )

@@ -19,7 +19,7 @@ GOOD = "return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))"
 
 def test_nothing_is_run_without_an_explicit_yes(write_module, tmp_path):
     factory = write_module(f"open({str(tmp_path / 'was run')!r}, 'w')\ndef make():\n    {GOOD}")
-    with pytest.raises(BadInput, match="trust = true"):
+    with pytest.raises(BadInput, match="--trust-code"):
         build(Module(factory=factory), (1, 8, 8), 3)
     assert not (tmp_path / "was run").exists()
     made(factory)

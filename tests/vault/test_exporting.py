@@ -25,6 +25,9 @@ from engine.vault.opening import open_export, open_on_bench, save_export
 from engine.vault.spec import Export
 from tests.vault.conftest import model_bytes
 
+OLD = b"age-encryption.org/v1\nan earlier export"
+
+
 PASSPHRASE = "a-passphrase-that-is-nowhere-马"
 
 MakeBench = Callable[..., Bench]
@@ -162,11 +165,11 @@ def test_a_cancel_at_any_moment_keeps_the_old_file(
     bench = make_bench()
     bench.single_step = True  # yields after every chunk
     target = tmp_path / "old.age"
-    target.write_bytes(b"old")
+    target.write_bytes(OLD)
     spec = Export(model=str(model), own_key=True, to=str(target))
     steps = run_export(spec, bench)
     progress = sum(isinstance(event, Progress) for event in steps)
-    target.write_bytes(b"old")
+    target.write_bytes(OLD)
     before = files_below(tmp_path)
     assert progress > 30
     for moment in range(1, progress + 1, 3):
@@ -178,7 +181,7 @@ def test_a_cancel_at_any_moment_keeps_the_old_file(
         else:
             with pytest.raises(Cancelled):
                 steps.throw(Cancelled())
-        assert target.read_bytes() == b"old"
+        assert target.read_bytes() == OLD
         assert files_below(tmp_path) == before
 
 
@@ -186,7 +189,7 @@ def test_a_full_disk_keeps_the_old_file(
     model: Path, make_bench: MakeBench, tmp_path: Path, largest_file
 ) -> None:
     target = tmp_path / "old.age"
-    target.write_bytes(b"old")
+    target.write_bytes(OLD)
     bench = make_bench()
     for size in (0, 300_000, model.stat().st_size):
         with largest_file(size), pytest.raises(CrucibleError, match="disk is full") as caught:
@@ -197,13 +200,13 @@ def test_a_full_disk_keeps_the_old_file(
                 to=str(target),
             )
         assert not isinstance(caught.value, BadInput)
-        assert target.read_bytes() == b"old"
+        assert target.read_bytes() == OLD
         assert files_below(tmp_path) == {model, target}
 
 
 def test_a_killed_export_keeps_the_old_file(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "old.age"
-    target.write_bytes(b"old")
+    target.write_bytes(OLD)
     script = (
         "import sys, os, signal; from engine.vault.age import *; from engine.files import atomic\n"
         "with open(sys.argv[1], 'rb') as source, atomic(sys.argv[2]) as file:\n"
@@ -214,7 +217,7 @@ def test_a_killed_export_keeps_the_old_file(model: Path, tmp_path: Path) -> None
     command = [sys.executable, "-c", script, str(model), str(target), key]
     process = subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
     assert process.returncode == -9
-    assert target.read_bytes() == b"old"
+    assert target.read_bytes() == OLD
 
 
 def test_a_disk_that_changes_what_it_is_given_is_noticed(
@@ -232,10 +235,10 @@ def test_a_disk_that_changes_what_it_is_given_is_noticed(
 
     monkeypatch.setattr(exporting, "encrypting", corrupting)
     target = tmp_path / "old.age"
-    target.write_bytes(b"old")
+    target.write_bytes(OLD)
     with pytest.raises(CrucibleError, match="does not read back"):
         export(make_bench(), model=str(model), own_key=True, to=str(target))
-    assert target.read_bytes() == b"old"
+    assert target.read_bytes() == OLD
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -267,7 +270,7 @@ def test_failed_opening_leaves_nothing(exported, tmp_path: Path, largest_file) -
     age.write_identity(other, age.generate_identity())
     good = file.read_bytes()
     target = tmp_path / "opened.safetensors"
-    target.write_bytes(b"old")
+    target.write_bytes(OLD)
     bare = io.BytesIO()
     recipient = age.read_identities(key)[0].recipient
     age.encrypt(io.BytesIO(os.urandom(1000)), bare, recipients=[recipient])
@@ -288,7 +291,7 @@ def test_failed_opening_leaves_nothing(exported, tmp_path: Path, largest_file) -
         assert ".part" not in str(caught.value)
         with pytest.raises(BadInput):
             open_export(file, identity=identity)
-        assert target.read_bytes() == b"old"
+        assert target.read_bytes() == OLD
         assert files_below(tmp_path) == before
     file.write_bytes(good)
     with largest_file(100_000), pytest.raises(CrucibleError, match="disk is full"):
@@ -297,7 +300,7 @@ def test_failed_opening_leaves_nothing(exported, tmp_path: Path, largest_file) -
         save_export(file, file, identity=key)
     with pytest.raises(BadInput, match="cannot be read"):
         open_export(tmp_path / "absent.age", identity=key)
-    assert target.read_bytes() == b"old"
+    assert target.read_bytes() == OLD
     assert files_below(tmp_path) == before
 
 
@@ -308,3 +311,13 @@ def test_importing_the_spec_pulls_no_torch() -> None:
         "\nassert engine.vault.open_export is engine.vault.opening.open_export"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_file_of_another_kind_is_not_overwritten(
+    model: Path, make_bench: MakeBench, tmp_path: Path
+) -> None:
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years of work")
+    with pytest.raises(BadInput, match="another kind of file and is not overwritten"):
+        export(make_bench(), model=str(model), own_key=True, to=str(thesis))
+    assert thesis.read_text() == "years of work"
