@@ -55,6 +55,9 @@ checkpoints cost less than 1 / CHECKPOINT_SHARE of the time since the last."""
 
 CHECKPOINT_SHARE = 100
 
+FIRST_SAVE = 0.02
+"""Seconds that the first checkpoint is taken to cost: a run of two seconds needs none."""
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """Places in the split, images, labels."""
 
@@ -220,7 +223,7 @@ class Trainer:
         self._plain = modules if plain else None
         self._unsaid: deque[Event] = deque()
         self._saved_at = time.monotonic()
-        self._save_cost = 0.0
+        self._save_cost = FIRST_SAVE
 
     # --- the run ------------------------------------------------------------------------------
 
