@@ -87,7 +87,8 @@ class _Audience:
         if self.passphrase is not None:
             return "a passphrase"
         own = " (the workspace's own key among them)" if self.key_file else ""
-        return f"{len(self.recipients)} recipient(s){own}"
+        count = len(self.recipients)
+        return f"{count} {'recipient' if count == 1 else 'recipients'}{own}"
 
 
 def _audience(spec: Export, bench: Bench) -> _Audience:

@@ -139,7 +139,7 @@ def _no_key(stanzas: Sequence[Stanza], identities: int, passphrase: bool) -> Bad
         )
         given += " not one of theirs" if identities == 1 else " one of theirs"
     return BadInput(
-        f"No key opens the file: it has {len(stanzas)} recipient(s) ({listed}), and {given}. Give "
+        f"No key opens the file: it is for {listed} ({len(stanzas)} in all), and {given}. Give "
         "the identity file of one of them (--identity on the command line)."
     )
 

@@ -10,10 +10,12 @@ from engine.events import Images, Table
 from engine.store import RunInfo
 from workbench import theme
 from workbench.i18n import mark, tr
-from workbench.panels.live import Curve, LiveView
+from workbench.panels.live import NOTHING, Curve, LiveView
+from workbench.runs.book import ENDED
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
 from workbench.views.comparison import Comparison
+from workbench.views.curves import within_sentence
 
 PICTURES = ("clean", "adversarial", "perturbation")
 FAREWELL = 4.0
@@ -90,6 +92,9 @@ class AttackView(LiveView):
             if isinstance(info.summary.get(name), int | float)
         ]
         self.accuracies.set_bars(bars)
+        if not bars and info.status in ENDED:
+            name = within_sentence(self.accuracies.title.text())
+            self.accuracies.set_empty(tr(NOTHING, card=name))
 
     def _make_grid(self) -> QGridLayout:
         column = QVBoxLayout(self._make_scrolled())

@@ -19,6 +19,7 @@ from engine.store import RunInfo
 from workbench import i18n, theme
 from workbench.i18n import mark
 from workbench.mailbox import News
+from workbench.runs.book import ENDED
 from workbench.runs.record import Record
 from workbench.views.curves import CurveCard
 from workbench.views.mosaic import Mosaic
@@ -34,6 +35,7 @@ PREVIEW_ROW, TABLES_ROW = 50, 60
 cell: Qt then forgets the spacing.)"""
 OWN_GROUPS = ("train/", "attack/")
 """Beginnings of names of the series that a run is about."""
+NOTHING = mark("This run recorded no {card}.")
 EMPTY = mark("Drawn while a run works. Fill in the form on the right and press Start run.")
 
 
@@ -45,6 +47,7 @@ class Curve:
     title: str
     percent: bool = False
     unit: str = ""
+    smooth: bool = True
 
 
 class LiveView(QWidget):
@@ -96,6 +99,7 @@ class LiveView(QWidget):
             self.show_images(images, record.frames.get(name, []))
         if info.status != "running":
             self.rest()
+        self._explain_emptiness()
 
     def show_nothing(self) -> None:
         """No run: the cards say what will appear in them."""
@@ -107,6 +111,7 @@ class LiveView(QWidget):
             table.clear()
         for mosaic in self.mosaics.values():
             mosaic.hide()
+        self._explain_emptiness()
         self.retranslate()
 
     def news(self, news: News) -> None:
@@ -141,11 +146,18 @@ class LiveView(QWidget):
     def update_info(self, info: RunInfo) -> None:
         """Status or summary of the shown run changed."""
         self.info = info
+        self._explain_emptiness()
 
     def retranslate(self) -> None:
         """Set texts again, after the language changed."""
         for name in self._known:
             self._declare(name)
+
+    def _explain_emptiness(self) -> None:
+        """Nothing more will come of a run that has ended: its empty cards no longer promise it."""
+        ended = self.info is not None and self.info.status in ENDED
+        for card in self.curves.values():
+            card.set_empty(NOTHING if ended else self._empty)
 
     # --- parts, which custom views build on
 
@@ -194,7 +206,12 @@ class LiveView(QWidget):
 
     def _add_curve(self, curve: Curve) -> None:
         card = CurveCard(
-            curve.title, unit=curve.unit, percent=curve.percent, empty=self._empty, parent=self
+            curve.title,
+            unit=curve.unit,
+            percent=curve.percent,
+            smooth=curve.smooth,
+            empty=self._empty,
+            parent=self,
         )
         card.setMinimumHeight(theme.px(150))
         self.curves[curve.quantity] = card

@@ -37,7 +37,7 @@ class TrainView(LiveView):
                 Curve("loss", mark("Loss")),
                 Curve("accuracy", mark("Accuracy"), percent=True),
                 Curve("gradient_norm", mark("Gradient norm")),
-                Curve("lr", mark("Learning rate")),
+                Curve("lr", mark("Learning rate"), smooth=False),
             ),
             tables={"parameters": mark("Parameters")},
             hidden=("images_per_second",),
@@ -131,14 +131,15 @@ class TrainView(LiveView):
         counts, shape = self._data["counts"], self._data["shape"]
         batch = int(self._values.get("batch_size") or 1)
         epochs = int(self._values.get("epochs") or 0)
-        steps = counts["train"] // batch * epochs or epochs
+        whole, rest = divmod(counts["train"], batch)
+        steps = max(1, whole + (rest > 1)) * epochs  # a rest of one image is left out
         rows: list[tuple[str, Any]] = [
             (tr("Images, {split}", split=word(split)), counts[split]) for split in SPLITS
         ]
         rows += [
             (tr("Size of an image"), tuple(shape)),
             (tr("Classes"), len(self._data["classes"])),
-            (tr("Steps, about"), steps),
+            (tr("Steps of the run"), steps),
         ]
         if self._model:
             rows += [

@@ -46,7 +46,8 @@ IDLE_TICKS = 15
 
 class CurveCard(Card):
     """Named series over steps. `percent` shows fractions as percent; `empty` (English) says what
-    will appear here and how to start it.
+    will appear here and how to start it. Without `smooth`, values are drawn as they are: for what
+    has no noise, as a schedule.
 
     Values are appended as they come and cost nothing then; `draw()` is called on every tick of
     the window and takes in one series at a time, and none while the card is hidden. `rest()`
@@ -60,9 +61,12 @@ class CurveCard(Card):
         percent: bool = False,
         empty: str = mark("Curves appear here while a run works."),
         parent: QWidget | None = None,
+        smooth: bool = True,
     ) -> None:
         super().__init__(title, parent)
         self.plot = Plot(Frame(unit=unit, percent=percent))
+        self._smooth = smooth
+        self.plot.strength = 1.0 if smooth else 0.0
         self.body.addWidget(self.plot, 1)
         self._explain = empty
         self._turn = 0
@@ -125,6 +129,12 @@ class CurveCard(Card):
         else:
             self.plot.frame.lines[name] = value
         self.plot.fit(live=self.plot.live)
+
+    def set_empty(self, text: str) -> None:
+        """What to say while there are no curves, in English as for the constructor; `{card}` in it
+        stands for the card's title. The card itself sees when it is time to say it."""
+        self._explain = text
+        self._show_emptiness()
 
     def set_log(self, log: bool) -> None:
         self._log.setChecked(log)
@@ -195,7 +205,8 @@ class CurveCard(Card):
 
     def _show_emptiness(self) -> None:
         empty = not any(len(c.raw) or c.waiting for c in self.plot.curves.values())
-        self.set_empty(tr(self._explain) if empty else "")
+        text = tr(self._explain, card=within_sentence(self.title.text())) if empty else ""
+        super().set_empty(text)
         self.plot.setVisible(not empty)
 
     # --- menu ---
@@ -210,11 +221,12 @@ class CurveCard(Card):
         for _, strength in SMOOTHING:
             action = QAction(self)
             action.setCheckable(True)
-            action.setChecked(strength == 1.0)
+            action.setChecked(strength == self.plot.strength)
             action.setData(strength)
             self._smoothing.addAction(action)
             self._smoothing_menu.addAction(action)
         self._smoothing.triggered.connect(self._choose_smoothing)
+        self._smoothing_menu.menuAction().setVisible(self._smooth)
         self._fit = self.menu.addAction("")
         self._fit.triggered.connect(self.plot.reset)
         self.menu.addSeparator()
@@ -392,8 +404,8 @@ class Plot(pg.GraphicsView):
             left = min((float(x[0]) for x in xs), default=0.0)
             right = max((float(x[-1]) for x in xs), default=1.0)
             left = _from_zero(left, right)
-            if right <= left:
-                left, right = left - 0.5, right + 0.5
+            if right <= left:  # steps are counted: none is below zero
+                left, right = max(left - 1, min(left, 0.0)), right + 1
             room = (right - left) * 0.02
             self.frame.x = (left - room, right + room)
             self.frame.y = axis.padded(*plot.value_range(list(self.curves.values()), self.frame))
@@ -416,7 +428,7 @@ class Plot(pg.GraphicsView):
             if last > x[1] or lone:
                 x = (x[0], first + (last - first or 1) * axis.GROWTH)
             x = (min(x[0], first), x[1])
-            low, high = plot.value_range([curve], frame)
+            low, high = plot.value_range(list(self.curves.values()), frame)
             y = axis.grown(None if lone else frame.y, low, high) if low <= high else frame.y
             if (x, y) != (frame.x, frame.y) or lone:
                 frame.x, frame.y = x, y
@@ -644,6 +656,11 @@ class Plot(pg.GraphicsView):
         self.cursor_step = min(max(now, left), right)
         self.setAccessibleDescription(", ".join(f"{label} {value}" for _, label, value in rows))
         self.viewport().update()
+
+
+def within_sentence(title: str) -> str:
+    """A title as it stands inside a sentence: "Learning rate" is "learning rate"."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
 def _from_zero(first: float, last: float) -> float:

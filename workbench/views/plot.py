@@ -18,7 +18,7 @@ from PySide6.QtWidgets import QGraphicsScene
 from workbench import theme
 from workbench.views import axis
 from workbench.views.pyramid import Floats, Pyramid, Smoother
-from workbench.views.text import number, percent, tick
+from workbench.views.text import MINUS, number, percent, tick
 
 Range = tuple[float, float]
 POINTS = 2000
@@ -151,11 +151,11 @@ class Frame:
             ]
         by = 100 if self.percent else 1
         values, step = axis.ticks(self.y[0] * by, self.y[1] * by, room)
-        return [(v / by, tick(v, step)) for v in values]
+        return [(v / by, label(v, step)) for v in values]
 
     def steps(self) -> list[tuple[float, str]]:
         """The ticks of the x axis, and their labels."""
-        values, step = axis.ticks(*self.x, max(self.area.width() / theme.px(72), 2))
+        values, step = axis.ticks(*self.x, max(self.area.width() / theme.px(72), 2), whole=True)
         return [(v, tick(v, step)) for v in values]
 
 
@@ -180,7 +180,18 @@ def value_range(curves: Sequence[Curve], frame: Frame, within: Range | None = No
         highs = [math.log10(v) if v > 0 else math.nan for v in highs]
     lows = [v for v in lows if math.isfinite(v)]
     highs = [v for v in highs if math.isfinite(v)]
-    return (min(lows), max(highs)) if lows and highs else (math.nan, math.nan)
+    if not (lows and highs):
+        return math.nan, math.nan
+    return axis.spread(min(lows), max(highs), frame.log, frame.percent)
+
+
+def label(value: float, step: float) -> str:
+    """The label of a tick, with enough places to tell small values apart that lie close."""
+    places = math.floor(math.log10(abs(value))) - math.floor(math.log10(step)) if value else 0
+    if abs(value) >= 1e-3 or places <= 0:
+        return tick(value, step)
+    mantissa, exponent = f"{value:.{places}e}".split("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
 
 
 class Axis(pg.AxisItem):
@@ -192,7 +203,7 @@ class Axis(pg.AxisItem):
         self.setStyle(autoExpandTextSpace=False, autoReduceTextSpace=False, tickAlpha=255)
 
     def boundingRect(self) -> QRectF:
-        room = theme.px(10)
+        room = theme.px(30)  # a label that is not wholly inside is left out
         return super().boundingRect().adjusted(-room, -room, room, room)
 
     def dress(self) -> None:
@@ -322,7 +333,12 @@ class Chart:
         metrics = QFontMetricsF(theme.font(11))
         widest = max((metrics.horizontalAdvance(text) for _, text in frame.marks()), default=0)
         margin = math.ceil(max(widest + px(10), px(30)))
-        area = frame.area = frame.area.adjusted(margin, 0, 0, 0)
+        # The last label of the x axis is centred under its tick, which may stand at the very edge.
+        frame.area = frame.area.adjusted(margin, 0, 0, 0)
+        widest = max((metrics.horizontalAdvance(text) for _, text in frame.steps()), default=0)
+        right = whole.right() - max(math.ceil(widest / 2) + 1, px(6))
+        frame.area.setRight(max(right, frame.area.left() + 1))
+        area = frame.area
         self.box.setGeometry(area)
         self.box.setRange(xRange=frame.x, yRange=frame.y, padding=0)
         self.left.setWidth(margin)

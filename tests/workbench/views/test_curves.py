@@ -13,7 +13,12 @@ from PySide6.QtCore import QCoreApplication, QEvent, QPoint, QPointF, Qt
 from PySide6.QtGui import QImage, QWheelEvent
 from pytestqt.qtbot import QtBot
 
+from engine.store import RunInfo
 from workbench import i18n, theme
+from workbench.panels.attack_view import AttackView
+from workbench.panels.train_view import TrainView
+from workbench.runs.record import Record
+from workbench.views import axis
 from workbench.views.curves import IDLE_TICKS, CurveCard
 
 
@@ -177,6 +182,169 @@ def test_log_scale_leaves_out_what_has_no_logarithm(card: CurveCard) -> None:
     labels = [label for _, label in card.plot.frame.marks()]
     drawn(card)
     assert len(labels) >= 2
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "log", "low", "high", "labels"),
+    [
+        (0.0, True, False, 0, 1, {"0", "100"}),
+        (0.5, True, False, 0.45, 0.55, {"46", "50", "54"}),
+        (1.0, True, False, 0.9, 1.0, {"90", "100"}),
+        (0.0, False, False, 0, 1, {"0.0", "1.0", "0", "0.2"}),
+        (0.002, False, False, 0.0018, 0.0022, {"0.0018", "0.0020", "0.0022"}),
+        (0.0005, False, False, 0.00045, 0.00055, {"4.6e−4", "5.0e−4", "5.4e−4"}),
+        (-5.0, False, False, -5.5, -4.5, {"−5.0"}),
+        (0.002, False, True, -3.2, -2.2, {"1e−3", "0.002", "0.005"}),
+    ],
+)
+def test_a_constant_has_a_sensible_range(
+    qtbot: QtBot, value: float, percent: bool, log: bool, low: float, high: float, labels: set[str]
+) -> None:
+    card = CurveCard("Constant", percent=percent)
+    qtbot.addWidget(card)
+    card.resize(480, 240)
+    card.show()
+    card.set_log(log)
+    rounding = value * (1 + 1e-8 * np.arange(5))
+    for live in (True, False):
+        card.clear()
+        card.append("a", range(5), rounding.tolist())
+        if live:
+            card.draw()
+        else:
+            card.rest()
+        drawn(card)
+        frame = card.plot.frame
+        assert frame.y == pytest.approx((low, high), abs=0.07 * (high - low))
+        found = [text for _, text in frame.marks()]
+        assert len(set(found)) == len(found), "each tick says something else"
+        assert labels & set(found)
+
+
+def test_a_constant_beside_a_small_curve_does_not_shake_the_axis(card: CurveCard) -> None:
+    ranges = []
+    for step in range(60):
+        card.append("a", [step], [0.01 * (step % 2)])
+        card.append("b", [step], [0.0])
+        card.draw()
+        card.draw()
+        ranges.append(card.plot.frame.y)
+    assert len(set(ranges[4:])) == 1
+    assert ranges[-1][1] < 0.1
+
+
+def test_steps_are_whole(card: CurveCard) -> None:
+    for steps in ([0], [1], [7], [0, 1], [0, 1, 2]):
+        for live in (True, False):
+            card.clear()
+            card.append("a", steps, [1.0] * len(steps))
+            if live:
+                card.draw()
+            else:
+                card.rest()
+            drawn(card)
+            assert card.plot.frame.x[0] > -0.1
+            found = [text for _, text in card.plot.frame.steps()]
+            assert found
+            assert not any("." in text for text in found)
+            assert len(set(found)) == len(found)
+    card.plot.zoom(0.01, card.plot.frame.area.center())
+    drawn(card)  # not one whole step is left
+    assert all(v == int(v) for v, _ in card.plot.frame.steps())
+
+
+@pytest.mark.parametrize("last", [6, 1000, 8000, 100_000])
+def test_the_last_label_is_inside(card: CurveCard, last: int) -> None:
+    card.replace("a", [0, last], [0.0, 1.0])
+    card.plot.view = ((0.0, float(last)), (0.0, 1.0))  # the last tick at the very edge
+    card.plot.frame.x, card.plot.frame.y = card.plot.view
+    card.plot.forget()
+    image = drawn(card)
+    frame = card.plot.frame
+    assert frame.steps()[-1][0] == last
+    below = range(int(frame.area.bottom()) + 3, image.height())
+    ink = [
+        x
+        for x in range(int(frame.area.right()) - 20, image.width())
+        if any(image.pixelColor(x, y) != theme.color("card") for y in below)
+    ]
+    assert ink
+    assert max(ink) < image.width() - 1, "nothing of it touches the edge"
+    assert (min(ink) + max(ink)) / 2 == pytest.approx(frame.area.right(), abs=2), "it is whole"
+
+
+def test_a_long_axis_has_few_ticks(card: CurveCard) -> None:
+    card.resize(1900, 1000)
+    for top in (1.0, 3.7, 9.9, 41.0):
+        card.replace("a", list(range(997)), np.linspace(0, top, 997).tolist())
+        drawn(card)
+        assert 3 <= len(card.plot.frame.marks()) <= 8
+        assert 3 <= len(card.plot.frame.steps()) <= 8
+    for span in np.linspace(0.05, 12, 60):
+        assert 1 <= len(axis.log_ticks(-4.03, -4.03 + span, 40)) <= 9
+
+
+def test_a_schedule_is_not_smoothed(qtbot: QtBot) -> None:
+    card = CurveCard("Learning rate", smooth=False)
+    qtbot.addWidget(card)
+    card.show()
+    values = np.where(np.arange(3000) < 1500, 1e-2, 1e-3)
+    card.replace("a", list(range(3000)), values.tolist())
+    drawn(card)
+    curve = card.plot.curves["a"]
+    assert not curve.smoothed
+    np.testing.assert_array_equal(curve.smooth.y, values)
+    trace = card.plot._chart.traces["a"]
+    assert not trace.raw.isVisible()
+    assert trace.line.opts["pen"].color().alpha() == 255
+    assert not card._smoothing_menu.menuAction().isVisible()
+    view = TrainView()
+    qtbot.addWidget(view)
+    assert view.curves["lr"].plot.strength == 0
+    assert view.curves["loss"].plot.strength == 1
+
+
+def test_an_empty_text_can_be_set(card: CurveCard) -> None:
+    card.set_empty("This run recorded no {card}.")
+    assert card._empty_label().text() == "This run recorded no training loss."
+    card.replace("a", [0, 1], [0.0, 1.0])
+    card.set_empty("Something else.")
+    assert not card._empty_label().isVisible(), "there is something to show"
+    card.clear()
+    assert card._empty_label().text() == "Something else."
+
+
+@pytest.mark.parametrize(("kind", "view"), [("train", TrainView), ("attack", AttackView)])
+def test_an_ended_run_promises_nothing(
+    qtbot: QtBot, kind: str, view: type[TrainView | AttackView]
+) -> None:
+    shown = view()
+    qtbot.addWidget(shown)
+
+    def says() -> str:
+        return shown.curves["loss"]._empty_label().text()
+
+    def info(status: str) -> RunInfo:
+        return RunInfo(
+            id="a1", name="a", kind=kind, status=status, created="2025-01-01T00:00:00Z", spec={}
+        )
+
+    assert "press Start run" in says()
+    shown.show_run(info("running"), Record(), "series:1")
+    assert "press Start run" in says()
+    shown.update_info(info("failed"))
+    assert says() == "This run recorded no loss."
+    if isinstance(shown, AttackView):
+        assert shown.accuracies._empty_label().text() == "This run recorded no accuracy."
+    i18n.set_language("zh")
+    assert says() == "此实验没有损失的记录。"
+    i18n.set_language("en")
+    shown.show_nothing()
+    assert "press Start run" in says()
+    if isinstance(shown, AttackView):
+        assert "when the attack is over" in shown.accuracies._empty_label().text()
+    shown.show_run(info("cancelled"), Record(), "series:1")
+    assert says() == "This run recorded no loss."
 
 
 def test_few_and_hollow_values_can_be_drawn(card: CurveCard) -> None:
