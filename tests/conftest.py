@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Started in the background of a script or under nohup, a process ignores Ctrl-C and a closed
+    terminal, and so would every process that a test starts."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
