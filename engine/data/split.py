@@ -116,8 +116,9 @@ class StreamedSplit(Split):
         self._rows = rows
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        (_, images, labels), *_ = self.batches(index, max(1, len(index)))
-        return images, labels
+        for _, images, labels in self.batches(index, max(1, len(index))):
+            return images, labels
+        return torch.empty(0, *self.shape, device=self.device), self.labels[:0]
 
     def batches(self, index: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
