@@ -139,10 +139,14 @@ def _no_key(stanzas: Sequence[Stanza], identities: int, passphrase: bool) -> Bad
         )
         given += " not one of theirs" if identities == 1 else " one of theirs"
     return BadInput(
-        f"No key opens the file: it is for {listed} ({len(stanzas)} in all), and {given}. Give "
+        f"No key opens the file: it has {_count(len(stanzas))} ({listed}), and {given}. Give "
         "the identity file of one of them (--identity on the command line)."
     )
 
 
 def _damaged(why: str) -> BadInput:
     return BadInput(f"The header is damaged: {why}. Take an unharmed copy of the file.")
+
+
+def _count(recipients: int) -> str:
+    return f"{recipients} recipient{'' if recipients == 1 else 's'}"

@@ -168,7 +168,7 @@ def _degenerate() -> str:
 def test_no_matching_key_says_who_could(quick_passphrase) -> None:
     other = age.generate_identity()
     file = encrypted(b"x", recipients=[age.generate_identity().recipient for _ in range(2)])
-    refused(file, r"2 recipient\(s\) \(2 of type X25519\).*is not one of theirs")
+    refused(file, r"2 recipients \(2 of type X25519\).*is not one of theirs")
     refused(file, "none of the 2 given is one", identities=[other, IDENTITY])
     refused(file, "no secret key was given, only a passphrase", passphrase="x")
     refused(encrypted(b"x", passphrase="x"), "none was given", identities=[IDENTITY])

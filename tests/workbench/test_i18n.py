@@ -60,7 +60,8 @@ def specs() -> list[type[Spec]]:
 
 def texts_of_specs() -> Iterator[tuple[str, str]]:
     for task in task_kinds().values():
-        yield task.title, task.__name__
+        if task.__module__.startswith("engine."):  # other tests make tasks of their own
+            yield task.title, task.__name__
     for spec in specs():
         if kind_of(spec):
             yield about_spec(spec), spec.__name__

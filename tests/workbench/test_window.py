@@ -148,7 +148,7 @@ def test_engine_dies_and_the_run_is_resumed(
     qtbot, open_window: Open, number: signal.Signals, words: str
 ) -> None:
     window = open_window()
-    set_up(window, "victim", 60)
+    set_up(window, "victim", 400)  # long enough for a checkpoint
     window.do.start()
     wait_for(qtbot, window, "victim", "running")
     # The store may tell of the run a moment before the engine's own word of it arrives.
