@@ -6,7 +6,7 @@
     python -m tests.benchmarks --json FILE              the same as JSON, with the machine
 
 Each benchmark is a module with `main(data_root) -> list[Row]` and runs in a process of its own,
-one after another, about eight minutes in all:
+one after another, about five minutes on an idle machine:
 
 - training: the engine's training loop against the same bare PyTorch loop
 - window: what the open window costs the engine, and the engine the window
