@@ -50,3 +50,10 @@ class Cancelled(BaseException):
     """Thrown into a task at its current yield. An algorithm that has partial results catches it
     and returns them; every other one lets it pass. Not an Exception, so that no handler meant for
     failures swallows it."""
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, an allocator's of torch, or a GPU's."""
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

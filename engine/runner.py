@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import BadInput, Cancelled, CrucibleError, StorageError
+from engine.errors import BadInput, Cancelled, CrucibleError, StorageError, is_memory
 from engine.events import (
     Event,
     Failed,
@@ -56,7 +56,6 @@ class Runner:
     ) -> None:
         """`between` is called between two steps, and while paused: questions are answered there."""
         self.workspace = workspace
-        self.secrets: dict[str, str] = {}
         self.failure: Exception | None = None
         """What the last run came to grief over."""
         self._listener = listener
@@ -141,7 +140,7 @@ class Runner:
             if missing:
                 self._end(run, "skipped", [], error=missing)
                 return "skipped"
-            return self._run(run, parse_task(info.spec), secrets or self.secrets)
+            return self._run(run, parse_task(info.spec), secrets or {})
         finally:
             run.lock.release()
 
@@ -183,7 +182,7 @@ class Runner:
             self.failure = error
             if isinstance(error, BadInput) and begun:  # as a data root that was not named again
                 status = "interrupted"
-            if _is_memory(error) and self._has_checkpoint(run):  # as of a GPU that others use too
+            if is_memory(error) and self._has_checkpoint(run):  # as of a GPU that others use too
                 status = "interrupted"
         except BaseException:
             writer.close()  # its thread would keep the process alive
@@ -335,7 +334,7 @@ def _failure(error: Exception) -> tuple[Status, Event]:
         text = f"{explain(error)} ({error.filename})" if error.filename else explain(error)
         full = error.errno in FULL
         return "interrupted" if full else "failed", Failed(text, traceback.format_exc())
-    text = _MEMORY if _is_memory(error) else f"{type(error).__name__}: {error}"
+    text = _MEMORY if is_memory(error) else f"{type(error).__name__}: {error}"
     return "failed", Failed(text, traceback.format_exc())
 
 
@@ -347,13 +346,6 @@ _MEMORY = (
     "out of memory. The run needs more than there is: a smaller batch size, model or data set "
     "will do, or another device."
 )
-
-
-def _is_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "bad_alloc" in text
 
 
 def _versions_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

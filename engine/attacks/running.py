@@ -20,7 +20,7 @@ from engine.attacks.oracle import Oracle
 from engine.attacks.showing import Gallery
 from engine.attacks.spec import Attack
 from engine.data import Split, load
-from engine.errors import BadInput, Cancelled
+from engine.errors import BadInput, Cancelled, is_memory
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import atomic, sha256_of
 from engine.models import load_model
@@ -322,11 +322,7 @@ def _stopped(search: Generator[Iteration, None, AttackResult]) -> AttackResult:
 
 def _halved(error: RuntimeError | MemoryError, size: int) -> int:
     """Half the batch size if memory ran out and there is a half, else raises `error`."""
-    text = str(error).lower()
-    memory = isinstance(error, MemoryError) or any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "bad_alloc")
-    )
-    if not memory or size == 1:
+    if not is_memory(error) or size == 1:
         raise error
     return size // 2
 
