@@ -7,6 +7,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,17 @@ from engine.store.metrics import MetricsWriter
 from engine.store.workspace import Run
 
 PERIOD = 0.033
-"""Seconds between two commits while there is something to write."""
+"""Seconds between two commits while there is something to write, at least."""
+
+COMMIT_SHARE = 150
+"""Commits may take one in so many CPU seconds: what a run says is gathered for longer where they
+are dear."""
+
+LONGEST = 0.1
+"""Seconds that nothing waits for longer, however dear a commit."""
+
+BACKLOG = 20_000
+"""Events that may wait for the disk; a run that says more waits for it too."""
 
 KEPT_IMAGES = 64 * 2**20
 """Bytes of replayable pictures that one run may store."""
@@ -59,6 +70,8 @@ class RunWriter:
     def put(self, event: Event) -> None:
         """Queue an event. Raises StorageError if an earlier one could not be written."""
         self.check()
+        if len(self._pending) > BACKLOG:
+            self.flush()
         self._pending.append(event)
         self._put += 1
         self._wake.set()
@@ -114,6 +127,7 @@ class RunWriter:
 
     def _loop(self) -> None:
         database = MetricsWriter(self._run.database)
+        pause = PERIOD
         try:
             if self._restart is not None:
                 database.truncate(self._restart)
@@ -124,14 +138,17 @@ class RunWriter:
                 closing = self._closing
                 events = [self._pending.popleft() for _ in range(len(self._pending))]
                 if events:
+                    begun = time.thread_time()
                     self._commit(database, events)
+                    cost = time.thread_time() - begun
+                    pause = min(max(PERIOD, COMMIT_SHARE * cost), LONGEST)
                 elif closing:
                     return
                 if not closing:
                     self._wake.wait()
                     self._wake.clear()
                     # Let a group gather, one commit for all of it, unless somebody waits for it.
-                    self._hurry.wait(PERIOD)
+                    self._hurry.wait(pause)
                     self._hurry.clear()
         finally:
             database.close()
@@ -161,7 +178,8 @@ class RunWriter:
                         "The picture budget of the run is spent: later iterations are not stored."
                     )
                     self._pending.append(Note("warning", text))
-                    self._put += 1
+                    self._committed -= 1  # one more to come; `_put` is the other thread's
+                    self._wake.set()
                 return
             self._kept += len(frame)
             self._file(picture.name).write(frame)

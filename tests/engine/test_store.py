@@ -23,7 +23,7 @@ from engine.errors import BadInput, CrucibleError
 from engine.events import Event, Images, Note, Scalars, Table
 from engine.store import Checkpoint, Checkpoints, Run, Workspace
 from engine.store.metrics import MetricsWriter, read_events, read_scalars
-from engine.store.writer import RunWriter
+from engine.store.writer import LONGEST, PERIOD, RunWriter
 
 SPEC = {"kind": "train", "seed": 1}
 
@@ -263,6 +263,45 @@ def test_what_cannot_be_recorded_ends_the_run_in_words(workspace: Workspace) -> 
     with pytest.raises(CrucibleError, match="could not be recorded"):
         writer.flush()
     writer.close()
+
+
+def test_a_run_waits_for_a_disk_that_is_too_slow(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.store.writer.BACKLOG", 5)
+    run = workspace.create(SPEC, name="plain")
+    heard: list[int] = []
+    writer = RunWriter(run, lambda events: heard.append(len(events)))
+    writer.start()
+    for step in range(50):
+        writer.put(Scalars(step, {"x": 1.0}))
+    writer.close()
+    assert sum(heard) == 50
+    assert max(heard) <= 6
+
+
+def test_what_is_dear_to_commit_is_gathered_for_longer(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))  # every commit takes a whole second, by this clock
+    monkeypatch.setattr("engine.store.writer.time.thread_time", lambda: next(clock))
+    waits: list[float | None] = []
+
+    class Hurry(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return True
+
+    run = workspace.create(SPEC, name="plain")
+    writer = RunWriter(run, lambda events: None)
+    writer._hurry = Hurry()
+    writer.start()
+    for step in range(3):
+        writer.put(Scalars(step, {"x": 1.0}))
+        writer.flush()
+    writer.close()
+    assert waits[0] == PERIOD
+    assert LONGEST in waits
 
 
 def test_a_torn_picture_file_is_mended_when_the_run_goes_on(workspace: Workspace) -> None:
