@@ -11,6 +11,7 @@ import torch
 
 from engine.device import free_memory, prepare
 from engine.errors import BadInput
+from engine.events import Change
 from engine.random import derive
 from engine.store import Workspace
 from engine.store.checkpoints import Checkpoint, Checkpoints
@@ -42,7 +43,9 @@ class Bench:
         self.data_root = data_root
         self.trust_code = trust_code
         self.single_step = False
-        self.controls: dict[str, float] = {}
+        self.changes: list[Change] = []
+        """What a person set while the task runs, in the order in which it holds."""
+        self._step = 0
         self.device, self.environment = prepare(self.spec)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.resume: Checkpoint | None = None
@@ -92,9 +95,26 @@ class Bench:
         """Seconds the task may go on without yielding; 0 while somebody single-steps."""
         return 0.0 if self.single_step else BURST
 
-    def control(self, name: str, value: float) -> float:
-        """What a person set `name` to while the task runs, else `value`."""
-        return self.controls.get(name, value)
+    def control(self, name: str, value: float, step: int) -> float:
+        """What a person set `name` to for `step` (as Scalars count them), else `value`.
+
+        Asked once for every step that is taken, so that a change is one of a step, not of a moment:
+        a resumed run repeats it."""
+        self._step = step
+        held = (c.value for c in reversed(self.changes) if c.name == name and c.step <= step)
+        return next(held, value)
+
+    def change(self, name: str, value: float) -> Change:
+        """Set `name` from the next step on. What a run that is repeated had set it to later on, a
+        person has thought better of."""
+        change = Change(name, value, self._step + 1)
+        self.take_up(change)
+        return change
+
+    def take_up(self, change: Change) -> None:
+        """Let a change hold from its step on."""
+        before = [c for c in self.changes if c.name != change.name or c.step < change.step]
+        self.changes = [*before, change]
 
     # --- files --------------------------------------------------------------------------------
 
@@ -124,25 +144,22 @@ class Bench:
         """Keep where the task is, so that it can go on from `step` bit-identically.
 
         Everything said up to here is on the disk first: a resumed run repeats only what comes
-        after `step`. Global random state and live values are kept with it. Raises CrucibleError.
+        after `step`. Global random state is kept with it. Raises CrucibleError.
         """
         self._flush()
         random = {f"random.{name}": state for name, state in (self._random or {}).items()}
-        kept = Checkpoint(
-            step, {**tensors, **random}, {"task": dict(values), "controls": self.controls}
-        )
-        self.checkpoints.save(kept)
+        self.checkpoints.save(Checkpoint(step, {**tensors, **random}, {"task": dict(values)}))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up random state and live values where `checkpoint` left them; the task finds the
-        rest in `self.resume`."""
+        """Take up global random state where `checkpoint` left it; the task finds the rest in
+        `self.resume`."""
         random = {
             name.removeprefix("random."): state
             for name, state in checkpoint.tensors.items()
             if name.startswith("random.")
         }
         self._random = random or None
-        self.controls = dict(checkpoint.values["controls"])
+        self._step = checkpoint.step
         self.resume = checkpoint
 
 

@@ -7,15 +7,16 @@ imports torch or Qt; numpy is imported only when a picture is built or read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Level: TypeAlias = Literal["info", "warning", "error"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,19 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A person set the live value `name`; it holds from `step` on, as Scalars count steps."""
+
+    name: str
+    value: float
+    step: int
+
+    def note(self) -> Note:
+        """As a line for the log."""
+        return Note("info", f"{self.name} set to {self.value:g}")
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A file was written. `path` is relative to the run's folder, or absolute outside of it."""
 
@@ -109,13 +123,20 @@ class Failed:
 
 
 Event: TypeAlias = (
-    Started | Scalars | Images | Table | Progress | Note | Saved | Finished | Stopped | Failed
+    Started
+    | Scalars
+    | Images
+    | Table
+    | Progress
+    | Note
+    | Change
+    | Saved
+    | Finished
+    | Stopped
+    | Failed
 )
 
-_TYPES: dict[str, type[Any]] = {
-    cls.__name__.lower(): cls
-    for cls in (Started, Scalars, Images, Table, Progress, Note, Saved, Finished, Stopped, Failed)
-}
+_TYPES: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in get_args(Event)}
 
 
 def to_message(event: Event) -> tuple[dict[str, Any], bytes]:
@@ -144,3 +165,13 @@ def from_message(message: Mapping[str, Any], payload: bytes | memoryview = b"") 
         return Table(body["name"], tuple(body["columns"]), rows)
     event: Event = cls(**body)
     return event
+
+
+def drain(steps: Generator[Any, None, T]) -> T:
+    """Pull a generator to its end; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result

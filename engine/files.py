@@ -19,6 +19,7 @@ from engine.errors import BadInput, CrucibleError, StorageError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PART = ".crucible-{}.part"
 
 
 @contextmanager
@@ -37,17 +38,17 @@ def atomic(
     """
     target = Path(os.path.realpath(path))
     mode = _check(target, mode, replace)
-    # Named apart from the target: a long name with a suffix would exceed what a folder takes.
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        file = cast(BinaryIO, open(temporary, "x+b", opener=lambda n, f: os.open(n, f, mode)))  # noqa: SIM115
+        file = _temporary(target.parent, mode)
     except OSError as error:
         raise _explain(error, target) from error
+    temporary = Path(file.name)
     try:
         yield file
         file.flush()
         os.fsync(file.fileno())
-        file.close()
+        if os.name == "nt":  # renames nothing that is open; elsewhere it stays ours until then
+            file.close()
         if replace:
             temporary.replace(target)
         else:
@@ -63,10 +64,49 @@ def atomic(
     _sync_folder(target.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that `atomic` left in `folder` when its process was killed; those
+    that a process still writes stay, and where that cannot be told, all of them."""
+    for path in folder.glob(_PART.format("*")):
+        with suppress(OSError), path.open("rb") as file:
+            if _hold(file):
+                path.unlink()
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary(folder: Path, mode: int) -> BinaryIO:
+    """A new file that is ours alone. Raises OSError."""
+    while True:
+        # Named apart from the target: a long name with a suffix would exceed what a folder takes.
+        path = folder / _PART.format(secrets.token_hex(8))
+        file = cast(BinaryIO, open(path, "x+b", opener=lambda n, f: os.open(n, f, mode)))  # noqa: SIM115
+        try:
+            held = _hold(file)
+        except OSError:  # a file system without locks, on which no leftovers are removed either
+            held = True
+        if held and path.exists():
+            return file
+        file.close()  # taken for a leftover in the instant before it was locked
+
+
+def _hold(file: BinaryIO) -> bool:
+    """Whether `file` is locked by us now; a process that is killed lets go of what it locked.
+
+    Raises OSError where files cannot be locked."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nothing that is open can be removed
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _check(target: Path, mode: int, replace: bool) -> int:

@@ -1,13 +1,17 @@
-"""Questions: what the window asks beside runs, answered between two steps.
+"""Questions: what the window asks beside runs.
 
-Each takes the question's fields and gives (JSON values, bytes of a picture or none).
+Each is a generator, and takes the question's fields. While it runs it loads data, yielding the
+events of that, and touches nothing that a run in another thread depends on. It returns its answer
+(JSON values, bytes of a picture or none) or, where a model is to be built or asked, a function that
+computes the answer: that one touches global random state, and is called between two steps of the
+run (see `engine.desk`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,22 +22,24 @@ from engine.data.spec import DataSpec
 from engine.errors import BadInput
 from engine.events import Event
 from engine.models import describe, load_model
+from engine.models.files import read_model
 from engine.models.spec import ModelSpec
 from engine.models.trust import trusts
 from engine.store import Workspace
 from engine.task import BenchSpec, kinds, parse
 from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
 
-Answer = tuple[dict[str, Any], bytes]
-T = TypeVar("T")
+Answer: TypeAlias = tuple[dict[str, Any], bytes]
+Finish: TypeAlias = Callable[[], Answer]
+Loading: TypeAlias = Generator[Event, None, Answer | Finish]
 
 SHOWN = 24
 """Images of a preview."""
 
 
-def answer(question: Mapping[str, Any], workspace: Workspace, data_root: Path | None) -> Answer:
+def prepare(question: Mapping[str, Any], workspace: Workspace, data_root: Path | None) -> Loading:
     """Answer a question of one of the kinds below. Raises BadInput where it makes no sense."""
-    known: dict[str, Callable[[Mapping[str, Any], Bench], Answer]] = {
+    known: dict[str, Callable[[Mapping[str, Any], Bench], Loading]] = {
         "describe_model": describe_model,
         "predict": predict,
         "preview_data": preview_data,
@@ -44,30 +50,36 @@ def answer(question: Mapping[str, Any], workspace: Workspace, data_root: Path | 
     # A run may be under way: its number of threads must not change under it.
     spec = BenchSpec(device="cpu", threads=torch.get_num_threads())
     bench = Bench(workspace.root, workspace.root, spec=spec, data_root=data_root)
-    return known[kind](question, bench)
+    return (yield from known[kind](question, bench))
 
 
-def describe_model(question: Mapping[str, Any], bench: Bench) -> Answer:
+def describe_model(question: Mapping[str, Any], bench: Bench) -> Loading:
     """`model` and `data` (specs, or absent for the defaults): layers, parameters, FLOPs."""
     model = _spec(ModelSpec, question.get("model")) or DEFAULT_MODEL
-    data = _load(question, bench)
-    described = describe(model, data.shape, len(data.classes), trust=trusts(model, bench))
-    layers = [
-        {
-            "name": layer.name,
-            "type": layer.type,
-            "output": list(layer.output),
-            "parameters": layer.parameters,
-            "flops": layer.flops,
-        }
-        for layer in described.layers
-    ]
-    return {"layers": layers, "parameters": described.parameters, "flops": described.flops}, b""
+    data = yield from _load(question, bench)
+    shape, classes = data.shape, len(data.classes)
+
+    def finish() -> Answer:
+        described = describe(model, shape, classes, trust=trusts(model, bench))
+        layers = [
+            {
+                "name": layer.name,
+                "type": layer.type,
+                "output": list(layer.output),
+                "parameters": layer.parameters,
+                "flops": layer.flops,
+            }
+            for layer in described.layers
+        ]
+        sums = {"parameters": described.parameters, "flops": described.flops}
+        return {"layers": layers, **sums}, b""
+
+    return finish
 
 
-def preview_data(question: Mapping[str, Any], bench: Bench) -> Answer:
+def preview_data(question: Mapping[str, Any], bench: Bench) -> Loading:
     """`data` (a spec): classes, shape, how many images a split, and pictures of the first ones."""
-    data = _load(question, bench)
+    data = yield from _load(question, bench)
     index = torch.arange(min(SHOWN, len(data.train)))
     images, labels = data.train.batch(index)
     pixels = _pixels(images)
@@ -86,13 +98,14 @@ def preview_data(question: Mapping[str, Any], bench: Bench) -> Answer:
     return reply, pixels.tobytes()
 
 
-def predict(question: Mapping[str, Any], bench: Bench) -> Answer:
+def predict(question: Mapping[str, Any], bench: Bench) -> Loading:
     """`model` (a run or file) on `image`: the place of a test image, or rows of values in [0, 1],
     (H, W) or (H, W, C). Class probabilities."""
-    loaded = load_model(str(question["model"]), bench)
-    image = question["image"]
+    ref, image = str(question["model"]), question["image"]
+    label: int | None = None
     if isinstance(image, int):
-        data = _drain(load(loaded.card.data or DEFAULT_DATA, bench))
+        card, _ = read_model(bench.find_model(ref), bench)
+        data = yield from load(card.data or DEFAULT_DATA, bench)
         if not 0 <= image < len(data.test):
             raise BadInput(f"there is no test image {image}; there are {len(data.test)}")
         images, labels = data.test.batch(torch.tensor([image]))
@@ -100,23 +113,28 @@ def predict(question: Mapping[str, Any], bench: Bench) -> Answer:
     else:
         values = torch.tensor(image, dtype=torch.float32)
         values = values[..., None] if values.ndim == 2 else values
-        images, label = values.permute(2, 0, 1)[None], None
+        images = values.permute(2, 0, 1)[None]
+
+    def finish() -> Answer:
+        loaded = load_model(ref, bench)
         if tuple(images.shape[1:]) != loaded.card.shape:
             raise BadInput(
                 f"the model takes images {loaded.card.shape} (channels, height, width), "
                 f"not {tuple(images.shape[1:])}"
             )
-    with torch.no_grad():
-        probabilities = loaded.module(images).softmax(1)[0]
-    pixels = _pixels(images)
-    reply = {
-        "classes": list(loaded.card.classes),
-        "probabilities": probabilities.tolist(),
-        "prediction": int(probabilities.argmax()),
-        "label": label,
-        "pixels": list(pixels.shape),
-    }
-    return reply, pixels.tobytes()
+        with torch.no_grad():
+            probabilities = loaded.module(images).softmax(1)[0]
+        pixels = _pixels(images)
+        reply = {
+            "classes": list(loaded.card.classes),
+            "probabilities": probabilities.tolist(),
+            "prediction": int(probabilities.argmax()),
+            "label": label,
+            "pixels": list(pixels.shape),
+        }
+        return reply, pixels.tobytes()
+
+    return finish
 
 
 def _spec(family: type[Any], values: Mapping[str, Any] | None) -> Any:
@@ -129,8 +147,8 @@ def _spec(family: type[Any], values: Mapping[str, Any] | None) -> Any:
     return parse(known[str(kind)], values)
 
 
-def _load(question: Mapping[str, Any], bench: Bench) -> Dataset:
-    return _drain(load(_spec(DataSpec, question.get("data")) or DEFAULT_DATA, bench))
+def _load(question: Mapping[str, Any], bench: Bench) -> Generator[Event, None, Dataset]:
+    return load(_spec(DataSpec, question.get("data")) or DEFAULT_DATA, bench)
 
 
 def _pixels(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -140,12 +158,3 @@ def _pixels(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     )
     return pixels
-
-
-def _drain(steps: Generator[Event, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            value: T = end.value
-            return value

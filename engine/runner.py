@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, Cancelled, CrucibleError, StorageError, is_memory
 from engine.events import (
+    Change,
     Event,
     Failed,
     Finished,
@@ -27,10 +28,10 @@ from engine.events import (
     Started,
     Stopped,
 )
-from engine.files import FULL
+from engine.files import FULL, remove_leftovers
 from engine.store import Run, RunInfo, Status, Workspace
 from engine.store.writer import RunWriter, explain
-from engine.task import Task, parse_task
+from engine.task import Task, check_live, extra_of, parse_task
 
 if TYPE_CHECKING:
     from engine.bench import Bench
@@ -54,7 +55,9 @@ class Runner:
         trust_code: bool = False,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        """`between` is called between two steps, and while paused: questions are answered there."""
+        """`data_root` is where data sets lie; without it, where the run was started with them (or
+        the run that its model comes from). `between` is called between two steps, and while paused:
+        questions are answered there."""
         self.workspace = workspace
         self.failure: Exception | None = None
         """What the last run came to grief over."""
@@ -64,6 +67,7 @@ class Runner:
         self._between = between
         self._changed = threading.Condition()
         self._current: Run | None = None
+        self._task: Task | None = None
         self._stop: Status | None = None
         self._paused = False
         self._steps = 0
@@ -100,9 +104,14 @@ class Runner:
             self._steps += 1
             self._changed.notify_all()
 
-    def set_control(self, name: str, value: float) -> None:
-        """Change a live value of the current run, from its next step on."""
+    def set_control(self, name: str, value: float, run: str | None = None) -> None:
+        """Change a live value of the current run (`run`, if it is named), from its next step on.
+
+        Raises BadInput if nothing runs, or its task has no such value, or not in this range."""
         with self._changed:
+            if self._current is None or self._task is None or run not in (None, self._current.id):
+                raise BadInput(f"{name} cannot be set: the run is not under way")
+            check_live(self._task, name, value)
             self._controls[name] = value
 
     def poke(self) -> None:
@@ -140,7 +149,9 @@ class Runner:
             if missing:
                 self._end(run, "skipped", [], error=missing)
                 return "skipped"
-            return self._run(run, parse_task(info.spec), secrets or {})
+            task = parse_task(info.spec)
+            _clear_away(run, task)
+            return self._run(run, task, secrets or {})
         finally:
             run.lock.release()
 
@@ -168,8 +179,9 @@ class Runner:
         artifacts: list[Mapping[str, Any]] = []
         self._stop = None
         self._steps = 0
-        self._controls = {}
-        self._current = run
+        with self._changed:
+            self._controls = {}
+            self._current, self._task = run, task
         self.failure = None
         begun = bool(run.info().environment)
         end: Event
@@ -180,7 +192,7 @@ class Runner:
             error = raised if isinstance(raised, Exception) else CrucibleError(_LEFT)
             status, end = _failure(error)
             self.failure = error
-            if isinstance(error, BadInput) and begun:  # as a data root that was not named again
+            if isinstance(error, BadInput) and begun:  # as a passphrase that was not given again
                 status = "interrupted"
             if is_memory(error) and self._has_checkpoint(run):  # as of a GPU that others use too
                 status = "interrupted"
@@ -188,7 +200,7 @@ class Runner:
             writer.close()  # its thread would keep the process alive
             raise
         finally:
-            self._current = None
+            self._current = self._task = None
             self._paused = False
         with contextlib.suppress(CrucibleError):
             writer.put(end)
@@ -213,12 +225,13 @@ class Runner:
         if before.environment:  # resumed: on the same device, with the same threads
             recorded = {k: before.environment[k] for k in ("device", "threads")}
             spec = spec.model_copy(update=recorded)
+        data_root = self._data_root or self._recorded_data_root(before)
         bench = Bench(
             run.folder,
             self.workspace.root,
             seed=task.seed,
             spec=spec,
-            data_root=self._data_root,
+            data_root=data_root,
             secrets=secrets,
             trust_code=self._trust_code,
             flush=writer.flush,
@@ -232,11 +245,15 @@ class Runner:
             status="running",
             started=before.started or _now(),
             environment=bench.environment,
+            data_root=str(data_root.absolute()) if data_root else "",
             error="",
             summary={},
             artifacts=[],
         )
         writer.start(truncate_after=step)
+        for _, _, event in run.events():
+            if isinstance(event, Change):
+                bench.take_up(event)
         writer.put(Started(bench.environment, max(step, 0)))
         if (
             before.environment
@@ -276,6 +293,12 @@ class Runner:
             return self._stop, Stopped(summary)
         return "done", Finished(summary)
 
+    def _recorded_data_root(self, info: RunInfo) -> Path | None:
+        """Where the run was started with its data, else what it came from was."""
+        parents = (Run(self.workspace.folder / parent).info() for parent in info.lineage.values())
+        roots = (each.data_root for each in (info, *parents) if each.data_root)
+        return next(map(Path, roots), None)
+
     def _stepped(self, bench: Bench) -> None:
         if bench.single_step:
             with self._changed:
@@ -299,8 +322,9 @@ class Runner:
             changed, self._controls = self._controls, {}
             stop = self._stop is not None
         for name, value in changed.items():
-            bench.controls[name] = value
-            writer.put(Note("info", f"{name} set to {value:g}"))
+            writer.put(bench.change(name, value))
+        if changed:  # on the disk before the first step that it holds for
+            writer.flush()
         return stop
 
     def _end(
@@ -322,6 +346,22 @@ class Runner:
         except CrucibleError as failure:  # the disk that the run failed on
             log.error("run %s: %s could not be recorded: %s", run.id, status, failure)
         self._listener(run, [])
+
+
+def _clear_away(run: Run, task: Task) -> None:
+    """Remove what a process that was killed left half written: in the folder of the run, which is
+    locked by us, and beside the files that it saves."""
+    saved = [
+        getattr(task, name)
+        for name, field in type(task).model_fields.items()
+        if extra_of(field).get("path") == "save" and getattr(task, name)
+    ]
+    beside = [Path(path).expanduser().parent for path in saved]
+    for folder in (run.folder, run.folder / "checkpoints", *beside):
+        remove_leftovers(folder)
+    for part in (run.folder / "images").glob("*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _failure(error: Exception) -> tuple[Status, Event]:

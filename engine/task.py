@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonVal
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
-from engine.errors import Problem, SpecError
+from engine.errors import BadInput, Problem, SpecError
 
 if TYPE_CHECKING:
     from engine.bench import Bench
@@ -72,9 +72,10 @@ def param(
     """A field of a spec, with what its form, its help and its error messages need.
 
     `default` is `...` where a value must be given. `unit` is shown beside the value; `cite` names
-    a paper and section; `advanced` folds the field away; `live` marks a value that may be changed
-    while the task runs; `reference` marks a field that names a run or an exported file; `path`
-    says what kind of path it is. `limits` are pydantic's (ge, gt, le, lt, min_length, ...).
+    a paper and section; `advanced` folds the field away; `live` marks a number that may be changed
+    while the task runs, which asks `bench.control` for it by the field's name; `reference` marks a
+    field that names a run or an exported file; `path` says what kind of path it is. `limits` are
+    pydantic's (ge, gt, le, lt, min_length, ...).
     """
     extra: dict[str, JsonValue] = {
         "unit": unit,
@@ -222,6 +223,35 @@ def task_kinds() -> dict[str, type[Task]]:
     return kinds(Task)  # type: ignore[type-abstract]
 
 
+# --- live values ----------------------------------------------------------------------------------
+
+
+def live_fields(spec: Spec) -> dict[str, Spec]:
+    """The values that may be changed while `spec` runs, by name, each with the spec that holds it:
+    its title and range are those of the field."""
+    found: dict[str, Spec] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if extra_of(field).get("live"):
+            found[name] = spec
+        elif isinstance(value, Spec):
+            found |= live_fields(value)
+    return found
+
+
+def check_live(task: Task, name: str, value: float) -> None:
+    """Raises BadInput if `task` has no live value `name`, or not in this range."""
+    known = live_fields(task)
+    if not known:
+        raise BadInput(f"{name} cannot be set: nothing of a run of kind {task.kind} can be changed")
+    if name not in known:
+        raise BadInput(_unknown("live value", name, known))
+    try:
+        parse(type(known[name]), {**known[name].to_dict(), name: value})
+    except SpecError as error:  # its paths are not those of the form that the task came from
+        raise BadInput(str(error)) from None
+
+
 # --- references ---------------------------------------------------------------------------------
 
 
@@ -283,6 +313,10 @@ def _problem(spec: type[Spec], error: dict[str, Any]) -> Problem:
             family = family_of(owner.model_fields[path[-1]]) if path else None
             names = ", ".join(kinds(family)) if family else ""
             return Problem((*path, "kind"), f"say which kind it is: one of {names}")
+        case "model_type" | "dict_type" if path and path[-1] in owner.model_fields:
+            family = family_of(owner.model_fields[path[-1]])
+            form = f', as in {{kind = "{next(iter(kinds(family)))}"}}' if family else ""
+            return Problem(path, f"expected a table{form}, but it is {error['input']!r}")
         case "literal_error" if isinstance(error["input"], str):
             expected = [
                 name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")

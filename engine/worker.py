@@ -1,9 +1,10 @@
 """The engine process: commands come in on standard input, events go out on standard output.
 
-Both are streams of `engine.frames`. Four threads: the main one computes; the reader takes commands
-(and answers a ping even inside a long step); each run's store thread writes the record; the sender
-writes to the pipe and may be stuck for as long as it likes. The end of the input means: checkpoint,
-mark the run interrupted, leave.
+Both are streams of `engine.frames`. Five threads: the main one computes; the reader takes commands
+(and answers a ping even inside a long step); each run's store thread writes the record; the one of
+`engine.desk` loads the data that questions are about; the sender writes to the pipe and may be
+stuck for as long as it likes. The end of the input means: checkpoint, mark the run interrupted,
+leave.
 
 Commands (`do`): hello, start, resume, cancel, pause, continue, step, order, control, ask, ping,
 quit. Messages (`say`): hello, ready, queued, refused, queue, status, event, scalars, missed,
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import math
 import os
 import signal
 import socket
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from engine import frames
+from engine.desk import Desk
 from engine.errors import BadInput, CrucibleError, SpecError
 from engine.events import Event, Images, Progress, Scalars, to_message
 from engine.models.spec import Module
@@ -145,8 +146,8 @@ class Worker:
         self._data_root = data_root
         self._queue: list[Run] = []
         self._secrets: dict[str, Mapping[str, str]] = {}
-        self._questions: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self._changed = threading.Condition()
+        self._desk = Desk(workspace, data_root, outbox.say, self._wake)
         self._closing = False
         self._begun = ""
         self._unwanted = ""
@@ -204,16 +205,10 @@ class Worker:
                     self._queue.sort(key=lambda run: place.get(run.id, len(place)))
                 self._say_queue()
             case "control":
-                value = float(command["value"])
-                if not math.isfinite(value):
-                    raise BadInput(f"{command['name']} cannot be set to {value}: no finite number")
-                self.runner.set_control(command["name"], value)
+                run, name = command.get("run"), command["name"]
+                self.runner.set_control(name, float(command["value"]), run)
             case "ask":
-                question = command["question"]
-                with self._changed:
-                    self._questions[question["kind"]] = (command["id"], question)
-                    self._changed.notify_all()
-                self.runner.poke()
+                self._desk.ask(command["id"], command["question"])
             case "quit":
                 self.close()
             case unknown:
@@ -226,7 +221,8 @@ class Worker:
             if isinstance(model, Module) and model.trust:  # the window asked, or its form says so
                 remember(model)
         label = f"{time.time():.3f}" if len(recipe) > 1 else None
-        self._add(enqueue(self.workspace, recipe, label=label), command)
+        runs = enqueue(self.workspace, recipe, label=label, data_root=self._data_root)
+        self._add(runs, command)
 
     def _resume(self, command: Mapping[str, Any]) -> None:
         runs = rest_of(self.workspace, self.workspace.find(command["run"]))
@@ -268,24 +264,32 @@ class Worker:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._desk.close()
         self.runner.interrupt()
         watchdog = threading.Timer(GRACE, _cut_off)
         watchdog.daemon = True
         watchdog.start()
 
+    def _wake(self) -> None:
+        """Have the main thread look at the desk: it is idle, or works, or waits in a pause."""
+        with self._changed:
+            self._changed.notify_all()
+        self.runner.poke()
+
     # --- the main thread --------------------------------------------------------------------------
 
     def work(self) -> None:
         """Run what is queued, answer what is asked, until closed."""
+        self._desk.open()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._questions or self._closing)
+                self._changed.wait_for(lambda: self._queue or self._desk.ready or self._closing)
                 if self._closing:
-                    return
-                run = self._queue.pop(0) if self._queue and not self._questions else None
+                    break
+                run = self._queue.pop(0) if self._queue and not self._desk.ready else None
                 self._begun, self._unwanted = (run.id if run is not None else ""), ""
             if run is None:
-                self._answer()
+                self._desk.compute()
                 continue
             self._say_queue(run)
             self.out.say("status", run=run.id, status="running")
@@ -298,6 +302,7 @@ class Worker:
                 self._begun = ""
             self.out.say("status", run=run.id, status=status)
             self._say_queue()
+        self._desk.join(1.0)
 
     def _say_queue(self, running: Run | None = None) -> None:
         current = running or self.runner.current
@@ -319,25 +324,7 @@ class Worker:
             self.runner.interrupt()
         elif unwanted:
             self.runner.cancel()
-        self._answer()
-
-    def _answer(self) -> None:
-        """Answer what was asked, between two steps; of each kind only the newest."""
-        while self._questions:
-            with self._changed:
-                if not self._questions:
-                    return
-                _, (number, question) = self._questions.popitem()
-            from engine.questions import answer
-
-            try:
-                reply, payload = answer(question, self.workspace, self._data_root)
-            except (Exception, SystemExit) as error:
-                if not isinstance(error, CrucibleError):
-                    log.exception("a question failed")
-                self.out.say("answer", id=number, error=str(error) or type(error).__name__)
-            else:
-                self.out.say("answer", payload, id=number, answer=reply)
+        self._desk.compute()
 
 
 def _cut_off() -> None:
@@ -396,6 +383,8 @@ def main(workspace: Path, data_root: Path | None = None, trust_code: bool = Fals
     health.start()
 
     import torch._dynamo  # noqa: F401 - ahead of need: the first optimiser imports it, for seconds
+
+    import engine.questions  # noqa: F401 - ahead of need, and before a second thread imports
 
     worker.work()
     outbox.close()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from engine.events import Event, Scalars, from_message, to_message
+from engine.events import Change, Event, Scalars, from_message, to_message
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -70,9 +70,11 @@ class MetricsWriter:
                     yield self._name(name), event.step, value
             else:
                 body = json.dumps(to_message(event)[0], ensure_ascii=False)
+                # What a person changed is no part of what a resumed run says again.
+                step = -1 if isinstance(event, Change) else self._step
                 self._db.execute(
                     "INSERT INTO events (time, step, body) VALUES (?, ?, ?)",
-                    (time.time(), self._step, body),
+                    (time.time(), step, body),
                 )
 
     def _name(self, name: str) -> int:
@@ -83,7 +85,8 @@ class MetricsWriter:
         return key
 
     def truncate(self, step: int) -> None:
-        """Drop what was written after `step`: the run goes on from there and says it again."""
+        """Drop what was written after `step`: the run goes on from there and says it again. What a
+        person changed stays, for the run to repeat it."""
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("DELETE FROM scalars WHERE step > ?", (step,))
         self._db.execute("DELETE FROM events WHERE step > ?", (step,))

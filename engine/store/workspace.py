@@ -49,6 +49,7 @@ class RunInfo:
     error: str = ""
     details: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    data_root: str = ""
     artifacts: tuple[Mapping[str, Any], ...] = ()
     started: str = ""
     ended: str = ""
@@ -165,6 +166,7 @@ class Run:
             error=state.get("error", ""),
             details=state.get("details", ""),
             environment=state.get("environment", {}),
+            data_root=state.get("data_root", ""),
             artifacts=tuple(state.get("artifacts", ())),
             started=state.get("started", ""),
             ended=state.get("ended", ""),
@@ -296,9 +298,11 @@ class Workspace:
         name: str,
         lineage: Mapping[str, str] | None = None,
         recipe: str | None = None,
+        data_root: Path | None = None,
     ) -> Run:
-        """A new run, queued and locked by this process. Raises BadInput or StorageError, with
-        nothing left of it, if it cannot be written."""
+        """A new run, queued and locked by this process. `data_root` is noted for whoever goes on
+        with it. Raises BadInput or StorageError, with nothing left of it, if it cannot be written.
+        """
         self._newest = max(datetime.now(UTC), self._newest + timedelta(milliseconds=1))
         stamp = self._newest.strftime("%Y%m%d-%H%M%S") + f"{self._newest.microsecond // 1000:03d}"
         run = Run(self.folder / f"{stamp}-{secrets.token_hex(2)}")
@@ -307,7 +311,7 @@ class Workspace:
         try:
             (run.folder / "images").mkdir(parents=True)
             run.lock.acquire()
-            run.set_state(status="queued")
+            run.set_state(status="queued", data_root=str(data_root.absolute()) if data_root else "")
             _write(
                 run.folder / "run.json",
                 {
@@ -336,6 +340,11 @@ class Workspace:
         path = run.folder / "model.safetensors"
         if not path.is_file():
             info = run.info()
+            if info.status == "done":
+                raise BadInput(
+                    f"run {info.name!r} ({run.id}) has no model: "
+                    f"a task of kind {info.kind!r} makes none"
+                )
             raise BadInput(f"run {info.name!r} ({run.id}) has no model: it is {info.status}")
         return path
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 
 from engine.bench import Bench
 from engine.errors import BadInput, Cancelled, CrucibleError
-from engine.events import Event, Failed, Finished, Note, Progress, Scalars, Started, Stopped
+from engine.events import Change, Event, Failed, Finished, Progress, Scalars, Started, Stopped
+from engine.files import atomic
 from engine.runner import Runner
 from engine.store import Run, Workspace
 from engine.task import Steps, Task, param
@@ -26,6 +29,8 @@ class Count(Task):
     to: int = param(5, "To", "Where it ends.")
     fault: str = param("", "Fault", "What goes wrong half way.")
     returns: bool = param(False, "Returns", "Whether it has partial results.")
+    by: float = param(1.0, "By", "What it says.", ge=0.0, live=True)
+    file: str = param("", "File", "What it saves.", path="save")
     progress: bool = param(False, "Progress", "Whether it says how far it is, too.")
 
     def run(self, bench: Bench) -> Steps:
@@ -33,7 +38,7 @@ class Count(Task):
         try:
             while at < self.to:
                 at += 1
-                yield Scalars(at, {"count": bench.control("by", 1.0)})
+                yield Scalars(at, {"count": bench.control("by", self.by, at)})
                 if self.progress:
                     yield Progress(at, self.to, "steps")
                 if at == self.to // 2:
@@ -257,7 +262,7 @@ def test_a_paused_run_waits_and_steps_one_at_a_time(setup: Setup) -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert run.scalars()["count"] == ([1, 2, 3, 4, 5, 6], [1, 1, 1, 7, 7, 7])
-    assert Note("info", "by set to 7") in heard.events
+    assert heard.of(Change) == [Change("by", 7.0, 4)]
 
 
 def test_a_step_is_one_step_also_of_a_task_that_says_progress_beside_it(setup: Setup) -> None:
@@ -321,6 +326,46 @@ def seen_more(seen: threading.Condition, heard: Heard, count: int) -> bool:
         return seen.wait_for(lambda: len(heard.of(Scalars)) > count, 0.2)
 
 
+def test_a_run_remembers_its_data_root(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For going on with it, and for runs that use its model; another that is named wins."""
+    workspace, heard, _ = setup
+    monkeypatch.chdir(tmp_path)
+    roots: list[Path | None] = []
+
+    class Look(Count):
+        def run(self, bench: Bench) -> Steps:
+            roots.append(bench.data_root)
+            return super().run(bench)
+
+    monkeypatch.setattr("engine.runner.parse_task", lambda values: Look(**values))
+
+    def go(run: Run, root: Path | None = None) -> str:
+        Runner(workspace, heard, data_root=root).run(run)
+        return run.info().data_root
+
+    def child(lineage: dict[str, str]) -> Run:
+        return workspace.create({"kind": "count_for_tests"}, name="c", lineage=lineage)
+
+    here, other = tmp_path / "数据 a", tmp_path / "b"
+    first = make(workspace, fault="disk")
+    assert go(first, Path("数据 a")) == str(here)
+    assert first.info().status == "interrupted"
+    assert go(first) == str(here)
+    assert go(first, other) == str(other)
+    assert go(first) == str(other)
+    parent = make(workspace)
+    assert go(parent, here) == str(here)
+    attack = child({"model": parent.id})
+    assert go(attack) == str(here)
+    assert go(child({"model": attack.id})) == str(here)
+    assert go(child({})) == ""
+    queued = workspace.create({"kind": "count_for_tests"}, name="q", data_root=Path("b"))
+    assert go(queued) == str(other)
+    assert roots == [Path("数据 a"), here, other, other, here, here, here, None, other]
+
+
 def test_cancel_reaches_a_paused_run(setup: Setup) -> None:
     workspace, heard, runner = setup
     run = make(workspace)
@@ -352,6 +397,38 @@ def test_the_rest_of_a_recipe_does_not_go_on_with_half_a_model(setup: Setup) -> 
     asked = {"spec": {"kind": "count_for_tests"}, "lineage": {"model": parent.id}}
     assert runner.run(workspace.create(**asked, name="rest", recipe="r")) == "skipped"
     assert runner.run(workspace.create(**asked, name="by hand")) == "done"
+
+
+KILLED = """
+import os, signal, sys
+from engine.files import atomic
+with atomic(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_half_written_is_removed(setup: Setup, tmp_path: Path) -> None:
+    workspace, heard, runner = setup
+    saved = tmp_path / "elsewhere" / "saved.age"
+    run = make(workspace, file=str(saved))
+    folders = (run.folder, run.folder / "checkpoints", saved.parent)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        subprocess.run([sys.executable, "-c", KILLED, str(folder / "f")], check=False)
+    left = [path for folder in folders for path in folder.glob(".*.part")]
+    assert [path.read_bytes() for path in left] == [b"half"] * 3
+    torn = run.folder / "images" / "now.part"
+    theirs = saved.parent / ".theirs.part"
+    for path in (torn, theirs):
+        path.write_bytes(b"half")
+    with atomic(saved) as file:  # as another run that goes on
+        file.write(b"whole")
+        assert runner.run(run) == "done"
+    assert not any(path.exists() for path in (*left, torn))
+    assert theirs.exists()
+    assert saved.read_bytes() == b"whole"
 
 
 def test_a_run_that_somebody_else_has_is_left_alone(setup: Setup) -> None:

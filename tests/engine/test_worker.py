@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from engine import frames
+from engine.desk import SUPERSEDED
 from engine.events import Images, Note, Progress, Scalars
 from engine.store import Workspace
 from engine.task import Task, parse_task
@@ -156,7 +157,7 @@ def test_pause_step_control_reorder_and_cancel(engine: Engine) -> None:
     engine.said("queue", paused=True)
     engine.send(do="control", name="lr", value=0.5)
     engine.send(do="step")
-    engine.until(lambda m: m["say"] == "event" and m.get("text") == "lr set to 0.5")
+    engine.said("event", event="change", name="lr", value=0.5)
     engine.send(do="order", runs=[c, b])
     engine.said("queue", runs=[c, b])
     engine.send(do="cancel", run=b)
@@ -169,6 +170,105 @@ def test_pause_step_control_reorder_and_cancel(engine: Engine) -> None:
     engine.said("status", run=c, status="done")
     assert engine.workspace.find(a).scalars()["train/lr"][1][-1] == 0.5
     assert (engine.workspace.find(a).folder / "model.safetensors").is_file()
+
+
+def test_a_live_value_that_is_none_is_refused(engine: Engine) -> None:
+    engine.send(do="control", name="lr", value=0.5)
+    assert "not under way" in engine.said("refused")["error"]
+    engine.send(do="start", id=1, tasks=[LONG])
+    run = engine.said("queued", id=1)["runs"][0]
+    engine.said("scalars", run=run)
+    for values, words in (
+        ({"name": "lrr", "value": 0.5}, "there is no live value 'lrr'; did you mean 'lr'?"),
+        ({"name": "lr", "value": 0.0}, "lr: input should be greater than 0, but it is 0.0"),
+        ({"name": "lr", "value": float("nan")}, "lr: input should be a finite number"),
+        ({"name": "lr", "value": 0.5, "run": "another"}, "not under way"),
+    ):
+        engine.send(do="control", **values)
+        refused = engine.said("refused")
+        assert words in refused["error"]
+        assert refused["problems"] == []
+    engine.send(do="control", name="lr", value=0.5, run=run)
+    engine.said("event", run=run, event="change", name="lr")
+
+
+QUESTIONS: list[dict[str, Any]] = [
+    {"kind": "predict", "model": "calm", "image": 3},
+    {"kind": "describe_model", "model": {"kind": "cnn", "dropout": 0.5}},
+    {"kind": "preview_data", "data": {"kind": "digits", "size": 16}},
+    {"kind": "predict", "model": "calm", "image": [[0.5] * 8] * 8},
+]
+
+
+def test_questions_change_no_weights(engine: Engine) -> None:
+    """Dropout draws from the process's generator, which a model that is built seeds."""
+    task = {**SHORT, "name": "calm", "epochs": 25}
+    task["model"] = {"kind": "mlp", "width": 32, "dropout": 0.5}
+    engine.send(do="start", id=1, tasks=[task])
+    calm = engine.said("queued", id=1)["runs"][0]
+    engine.said("status", run=calm, status="done")
+    engine.send(do="start", id=2, tasks=[{**task, "name": "asked"}])
+    asked = engine.said("queued", id=2)["runs"][0]
+    engine.said("scalars", run=asked)
+    for number, question in enumerate(QUESTIONS):
+        engine.send(do="ask", id=number, question=question)
+    number, answered = len(QUESTIONS), 0
+    while True:
+        message = engine.until(lambda m: m["say"] == "answer" or m.get("status") == "done")
+        if message["say"] == "status":
+            break
+        answered += "answer" in message
+        assert message.get("error", SUPERSEDED) == SUPERSEDED
+        engine.send(do="ask", id=number, question=QUESTIONS[number % len(QUESTIONS)])
+        number += 1
+    assert answered > 0
+    hashes = {engine.workspace.find(r).info().summary["weights_sha256"] for r in (calm, asked)}
+    assert len(hashes) == 1
+
+
+def test_a_question_under_way_stalls_neither_the_run_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, closed = threading.Event(), threading.Event()
+
+    def forever(*_: object) -> Iterator[Progress]:
+        begun.set()
+        try:
+            while True:
+                yield Progress(0, 0, "bytes")
+                closed.wait(0.001)
+        finally:
+            closed.set()
+
+    ended = threading.Event()
+
+    class Listening(Outbox):
+        def say(self, what: str, payload: bytes = b"", **fields: Any) -> None:
+            super().say(what, payload, **fields)
+            if fields.get("status") == "done":
+                ended.set()
+
+    monkeypatch.setattr("engine.worker.GRACE", 1e6)
+    monkeypatch.setattr("engine.questions.load", forever)
+    worker = Worker(Workspace(tmp_path), Listening(), None, False)
+    given, taken = os.pipe()
+    with os.fdopen(given, "rb") as stream, os.fdopen(taken, "wb", buffering=0) as commands:
+        reader = threading.Thread(target=worker.read_from, args=(stream,))
+        working = threading.Thread(target=worker.work, daemon=True)
+        for thread in (reader, working):
+            thread.start()
+        question = {"kind": "preview_data"}
+        commands.write(frames.pack({"do": "ask", "id": 1, "question": question}))
+        assert begun.wait(PATIENCE)
+        commands.write(frames.pack({"do": "start", "id": 2, "tasks": [SHORT]}))
+        assert ended.wait(PATIENCE)
+        assert not closed.is_set()
+        commands.close()
+        reader.join(PATIENCE)
+    working.join(PATIENCE)
+    assert not working.is_alive()
+    assert closed.is_set()
+    assert "questions" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_window_that_goes_away_leaves_no_orphan_and_a_run_to_resume(engine: Engine) -> None:
