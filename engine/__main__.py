@@ -68,7 +68,13 @@ def _parser() -> ArgumentParser:
         help="folder of runs (default: the user's data folder)",
     )
     data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("--data-root", type=Path, metavar="D", help="where MNIST and the like lie")
+    data.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="D",
+        help="where MNIST and the like lie, or are downloaded to (default: where the run was "
+        "started with them, else W/data)",
+    )
     data.add_argument("--trust-code", action="store_true", help="run Python files that specs name")
     keys = argparse.ArgumentParser(add_help=False)
     keys.add_argument("--identity", type=Path, metavar="F", help="file of secret keys")
@@ -76,35 +82,50 @@ def _parser() -> ArgumentParser:
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
 
+    which = "its id, a unique beginning of that, or the name (the newest run of it)"
     commands.add_parser("tasks", parents=[as_json], help="list what can be asked for")
     describe = commands.add_parser("describe", help="print the JSON schema of a task kind")
-    describe.add_argument("kind")
+    describe.add_argument("kind", help="one of those that `engine tasks` lists")
 
     run = commands.add_parser(
         "run", parents=[place, data, keys, as_json], help="run the tasks of a recipe"
     )
-    run.add_argument("recipe", type=Path)
+    run.add_argument("recipe", type=Path, help="a TOML file with one [[task]] or more")
     run.add_argument(
-        "--set", action="append", default=[], metavar="task.field=value", help="change a field"
+        "--set",
+        action="append",
+        default=[],
+        metavar="task.field=value",
+        help="change a field, as in --set plain.epochs=3; may be given again",
     )
     commands.add_parser("runs", parents=[place, as_json], help="list the runs of the workspace")
     show = commands.add_parser("show", parents=[place, as_json], help="what is known of a run")
-    show.add_argument("run")
+    show.add_argument("run", help=which)
     resume = commands.add_parser(
         "resume", parents=[place, data, keys, as_json], help="go on with a run and its recipe"
     )
-    resume.add_argument("run")
+    resume.add_argument("run", help=which)
 
     export = commands.add_parser(
         "export", parents=[place, keys, as_json], help="write a run's model as an encrypted file"
     )
     export.set_defaults(data_root=None, trust_code=False)  # it needs neither
-    export.add_argument("run")
-    export.add_argument("--to", type=Path, required=True, metavar="FILE")
-    export.add_argument("--recipient", action="append", default=[], metavar="age1…")
+    export.add_argument("run", help=f"{which}; or an exported file")
+    export.add_argument(
+        "--to", type=Path, required=True, metavar="FILE", help="what is written, as in m.age"
+    )
+    export.add_argument(
+        "--recipient",
+        action="append",
+        default=[],
+        metavar="age1…",
+        help="a public key whose owner can open it, as `engine keygen` prints; may be given again",
+    )
     opening = commands.add_parser("open", parents=[keys], help="decrypt an exported model")
-    opening.add_argument("file", type=Path)
-    opening.add_argument("--to", type=Path, required=True, metavar="OUT.safetensors")
+    opening.add_argument("file", type=Path, help="what `engine export` wrote")
+    opening.add_argument(
+        "--to", type=Path, required=True, metavar="OUT.safetensors", help="what is written"
+    )
     importing = commands.add_parser(
         "import",
         parents=[place, data, keys, as_json],
@@ -112,11 +133,15 @@ def _parser() -> ArgumentParser:
         description="The fields are those of the import task, as in: "
         "--set 'model={kind=\"cnn\", width=32}' --set 'data={kind=\"mnist\"}'",
     )
-    importing.add_argument("file", type=Path)
-    importing.add_argument("--name", default="imported")
-    importing.add_argument("--set", action="append", default=[], metavar="field=value")
+    importing.add_argument("file", type=Path, help=".safetensors, .pt, .pth or an exported file")
+    importing.add_argument("--name", default="imported", help="what the run is called")
+    importing.add_argument(
+        "--set", action="append", default=[], metavar="field=value", help="may be given again"
+    )
     keygen = commands.add_parser("keygen", help="make a key pair")
-    keygen.add_argument("--to", type=Path, required=True, metavar="F")
+    keygen.add_argument(
+        "--to", type=Path, required=True, metavar="F", help="the secret key; keep it to yourself"
+    )
     commands.add_parser("worker", parents=[place, data], help="be the window's engine process")
     return parser
 

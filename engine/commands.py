@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -63,14 +64,20 @@ def describe(options: Namespace) -> int:
 
 def runs(options: Namespace) -> int:
     """List the runs of the workspace, the newest first."""
-    infos = _workspace(options, create=False).runs()
+    workspace = _workspace(options, create=False)
+    infos = workspace.runs()
     if options.json:
         fields = ("id", "name", "kind", "status", "created")
         _print_json([{f: getattr(info, f) for f in fields} for info in infos], indent=1)
         return 0
+    if not infos:
+        print(f"engine: {workspace.root} holds no runs yet", file=sys.stderr)
+        return 0
+    from rich.cells import cell_len  # a Chinese character is two columns wide
+
     for info in infos:
-        line = f"{info.id}  {info.kind:<8} {info.status:<12} {info.name:<20} {_headline(info)}"
-        print(line.rstrip())
+        name = info.name + " " * (20 - cell_len(info.name))
+        print(f"{info.id}  {info.kind:<8} {info.status:<12} {name} {_headline(info)}".rstrip())
     return 0
 
 
@@ -91,6 +98,7 @@ def show(options: Namespace) -> int:
             "summary": info.summary,
             "artifacts": list(info.artifacts),
             "environment": info.environment,
+            "data_root": info.data_root,
             "error": info.error,
             "note": info.note,
         }
@@ -150,6 +158,20 @@ def resume(options: Namespace) -> int:
 
 def export(options: Namespace) -> int:
     """Write a run's model as an encrypted file."""
+    from engine.vault.keys import parse_recipient
+
+    if not options.recipient and options.passphrase_file is None:
+        raise BadInput(
+            "say who can open it: --recipient age1… (`engine keygen` makes a key pair), or "
+            "--passphrase-file F"
+        )
+    if options.recipient and options.passphrase_file and not options.run.endswith(".age"):
+        raise BadInput(
+            "--recipient and --passphrase-file cannot be combined: the age format forbids it. "
+            "Choose one of the two."
+        )
+    for recipient in options.recipient:
+        parse_recipient(recipient)  # raises now, not in a run that is then on record
     values = {
         "kind": "export",
         "model": options.run,
@@ -184,7 +206,7 @@ def _run_all(options: Namespace, recipe: Sequence[Entry]) -> int:
     workspace = _workspace(options)
     label = f"{time.time():.3f}"
     with Stop() as stop:
-        queue = enqueue(workspace, recipe, label=label)
+        queue = enqueue(workspace, recipe, label=label, data_root=options.data_root)
         return _execute(options, workspace, queue, secrets, stop)
 
 
@@ -202,7 +224,7 @@ def _execute(
             runner.interrupt()
 
     logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
-    view = _Guarded(_Lines() if options.json else _Screen())
+    view = _Guarded(_Lines() if options.json else _Screen(options.workspace))
     runner = Runner(
         workspace,
         view.hear,
@@ -304,7 +326,8 @@ class _Lines:
 class _Screen:
     """A progress bar with rate, estimate and the newest scalars; a summary line at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Path | None = None) -> None:
+        """`workspace` is what to name beside a run, where it is not the default."""
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -327,11 +350,13 @@ class _Screen:
             transient=True,
             auto_refresh=False,  # a thread that draws could not be told that its terminal is gone
         )
+        self._place = ["--workspace", str(workspace)] if workspace else []
         self._drawn = 0.0
         self._error = ""
         self._bar: Any = None
         self._scalars: dict[str, float] = {}
-        self._bars.start()
+        if self._console.is_terminal:  # elsewhere it would leave an empty line
+            self._bars.start()
 
     def begin(self, info: RunInfo, position: int, count: int) -> None:
         of = f"[{position}/{count}] " if count > 1 else ""
@@ -381,9 +406,12 @@ class _Screen:
         seconds = time.monotonic() - self._begun
         text = info.error or self._error or _headline(info)
         self._say(f"{info.name}: {info.status}  {text}  ({seconds:.1f} s)  {info.id}")
+        if info.status in ("cancelled", "interrupted"):
+            self._say(f"go on with: {shlex.join(['engine', 'resume', info.id, *self._place])}")
 
     def close(self) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

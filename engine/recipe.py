@@ -18,16 +18,22 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import BadInput, CrucibleError, Problem, SpecError
 from engine.models.spec import Module
 from engine.store import Run, Workspace
-from engine.task import Task, parse_task, references
+from engine.task import Spec, Task, extra_of, parse_task, references
+
+S = TypeVar("S", bound=Spec)
+
+MODEL_FILES = (".age", ".safetensors")
+"""How the name of a model file ends; any other reference is the name or id of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,8 @@ def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> list[En
     """The entries of a recipe file, in the order in which they can run.
 
     `changes` maps "task.field.field" to values, as `--set` gives them. Relative paths in the
-    recipe are meant from its own folder. Raises BadInput, with every fault, if it is no recipe.
+    recipe are meant from its own folder, those in `changes` from the current one. Raises BadInput,
+    with every fault, if it is no recipe.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -62,7 +69,9 @@ def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> list[En
 def entries(
     document: Mapping[str, Any], changes: Mapping[str, Any] | None = None, base: Path | None = None
 ) -> list[Entry]:
-    """The entries of a recipe as TOML reads it. Raises SpecError with every fault."""
+    """The entries of a recipe as TOML reads it, relative paths meant from `base`, if it is given.
+
+    Raises SpecError with every fault."""
     extra = [key for key in document if key != "task"]
     if extra:
         raise SpecError([Problem((extra[0],), "a recipe holds [[task]] tables and nothing else")])
@@ -81,7 +90,7 @@ def entries(
         for key in [key for key in pending if key.split(".")[0] == name]:
             change(values, key.split(".")[1:], pending.pop(key))
         try:
-            task = parse_task(_absolute(values, base))
+            task = parse_task(values)
         except SpecError as error:
             problems.extend(error.within(name).problems)
             continue
@@ -91,6 +100,11 @@ def entries(
         problems.append(Problem((key,), f"there is no task {name!r}; {_nearest(name, found)}"))
     if problems:
         raise SpecError(problems)
+    if base is not None:
+        for name, entry in found.items():
+            keys = [key.split(".", 1) for key in changes or {}]
+            typed = [field for task, field in keys if task == name]
+            found[name] = replace(entry, task=_absolute(entry.task, base, typed, found))
     return _ordered(
         {
             name: Entry(name, e.task, {f: r for f, r in references(e.task).items() if r in found})
@@ -100,11 +114,16 @@ def entries(
 
 
 def enqueue(
-    workspace: Workspace, recipe: Sequence[Entry], *, label: str | None = None
+    workspace: Workspace,
+    recipe: Sequence[Entry],
+    *,
+    label: str | None = None,
+    data_root: Path | None = None,
 ) -> list[Run]:
     """One queued run an entry, with every reference resolved to an id or a file.
 
-    `label` groups them: resuming one of them continues with the rest. Raises SpecError if a
+    `label` groups them: resuming one of them continues with the rest, on the data in `data_root`
+    unless another is named then. Raises SpecError if a
     reference means nothing, BadInput or StorageError if they cannot be written; nothing is left
     of any of them then.
     """
@@ -132,7 +151,11 @@ def enqueue(
             lineage = {f: ref for f, ref in found.items() if (workspace.folder / ref).is_dir()}
             spec = {**entry.task.to_dict(), **found}
             made[entry.name] = workspace.create(
-                spec, name=entry.name, lineage=lineage, recipe=label if len(recipe) > 1 else None
+                spec,
+                name=entry.name,
+                lineage=lineage,
+                recipe=label if len(recipe) > 1 else None,
+                data_root=data_root,
             )
     except CrucibleError:
         for run in made.values():
@@ -170,7 +193,7 @@ def _resolve(workspace: Workspace, ref: str) -> str:
     with contextlib.suppress(OSError):  # too long for a name
         if path.is_file():
             return str(path.absolute())
-    if path.suffix in (".age", ".safetensors"):
+    if path.suffix in MODEL_FILES:
         raise BadInput(f"there is no file {ref!r}")
     return workspace.find(ref).id
 
@@ -202,33 +225,24 @@ def change(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _absolute(values: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
-    """Paths that a recipe gives relative to itself (`path` and `weights` of files to be read, and
-    the `factory` of a module) made absolute, where the file is there."""
-    if base is None:
-        return dict(values)
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            out[key] = _absolute(value, base)
-        elif key in ("path", "weights", "factory", "model", "init") and isinstance(value, str):
-            file, colon, function = value.rpartition(".py:")
-            name = f"{file}.py" if colon else value
-            known = key in ("path", "weights") or colon or value.endswith((".age", ".safetensors"))
-            there = known and _exists(base / name)
-            out[key] = (
-                f"{base / name}{colon and ':'}{function if colon else ''}" if there else value
-            )
-        else:
-            out[key] = value
-    return out
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long for a name
-        return False
+def _absolute(
+    spec: S, base: Path, typed: Collection[str], names: Collection[str], at: tuple[str, ...] = ()
+) -> S:
+    """`spec` with its relative paths meant from `base`, those below a field in `typed`, which the
+    command line gave, from the current folder. A reference with the suffix of a model file is a
+    path too, unless it is among `names`."""
+    found: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value, where = getattr(spec, name), (*at, name)
+        here = Path.cwd() if ".".join(where) in typed else base
+        extra = extra_of(field)
+        if isinstance(value, Spec):
+            found[name] = _absolute(value, here, typed, names, where)
+        elif isinstance(value, str) and value:
+            model = extra.get("reference") and value.endswith(MODEL_FILES) and value not in names
+            if model or extra.get("path"):
+                found[name] = str(here / os.path.expanduser(value))  # noqa: PTH111 - cannot raise
+    return spec.model_copy(update=found)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from engine.attacks.method import Method, Point
 from engine.attacks.oracle import Oracle
 from engine.attacks.spec import AttackSpec
 from engine.errors import BadInput, Cancelled
+from engine.events import drain
 from engine.random import derive
 
 
@@ -132,13 +133,7 @@ def attack(
         top = 2**63 - 1
         seed = int(torch.randint(top, (), generator=generator, device=generator.device))
     ids = torch.arange(len(images) if isinstance(images, Tensor) else 0)
-    search = perturb(model, images, labels, spec, seed=seed, ids=ids, targets=targets)
-    while True:
-        try:
-            next(search)
-        except StopIteration as end:
-            result: AttackResult = end.value
-            return result
+    return drain(perturb(model, images, labels, spec, seed=seed, ids=ids, targets=targets))
 
 
 def perturb(

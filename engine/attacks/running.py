@@ -24,6 +24,7 @@ from engine.errors import BadInput, Cancelled, is_memory
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import atomic, sha256_of
 from engine.models import load_model
+from engine.models.card import SEEN
 from engine.task import Steps, Summary
 
 if TYPE_CHECKING:
@@ -48,12 +49,17 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
             f"the model takes images of (channels, height, width) {loaded.card.shape}, but those "
             f"of {described.kind} are {data.shape}; choose other data, or another size of them"
         )
+    changed = loaded.card.may_have_seen(described.kind, data.test_fingerprint)
+    if changed:
+        yield Note("warning", SEEN)
     order = torch.randperm(len(data.test), generator=bench.generator("samples"))
     order = order[: spec.samples or None]
     if not len(order):
         raise BadInput("the test split is empty: there is nothing to attack")
     if len(order) < spec.samples:
         yield Note("info", f"the test split has {len(order)} images; all of them are attacked")
+    if advice := spec.attack.advice():
+        yield Note("warning", advice)
     yield Table("classes", ("index", "name"), tuple(enumerate(data.classes)))
 
     size = spec.batch_size
@@ -64,7 +70,7 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
     yield from run.attack(size)
     if tally.results:
         yield from run.save()
-    return tally.summary()
+    return tally.summary() | ({"data_changed": True} if changed else {})
 
 
 # --- what was found -------------------------------------------------------------------------------

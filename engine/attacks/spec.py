@@ -33,6 +33,10 @@ class AttackSpec(Spec):
     def method(self) -> Method[Any]:
         """What the driver runs for this spec."""
 
+    def advice(self) -> str:
+        """What makes it weaker than it looks, and what to change; empty if nothing is known to."""
+        return ""
+
 
 class FGSM(AttackSpec):
     """One step along the sign of the gradient."""
@@ -73,6 +77,19 @@ class PGD(AttackSpec):
         from engine.attacks.pgd import pgd
 
         return pgd(self)
+
+    def advice(self) -> str:
+        """Steps that together are shorter than the radius cannot use the ball. Usual is a step of
+        2.5 * eps / steps (Madry et al. 2018, their code for l2)."""
+        reach = self.steps * self.step_size
+        if reach >= self.eps * (1 - 1e-9):  # 3 steps of .1 are not .3 in floating point
+            return ""
+        return (
+            f"{self.steps} steps of {self.step_size:g} get at most {reach:g} away from their "
+            f"start, less than epsilon, {self.eps:g}: the attack cannot use the whole ball, and "
+            "the model may look more robust than it is. Take a step size of about "
+            f"{2.5 * self.eps / self.steps:.2g} (2.5 x epsilon / steps), or more steps."
+        )
 
 
 class Attack(Task):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from engine.data.fingerprint import MARK, fingerprints, mark_of_file
 from engine.data.images import UnreadableError, decode
 from engine.data.listing import Listing, list_images
 from engine.data.spec import Folder
@@ -31,7 +32,8 @@ _CHUNK = 8
 _NAMED = 5
 """Skipped images that are named; the others are counted."""
 
-Decoded = Callable[[int, "NDArray[np.uint8]"], None]
+Decoded = Callable[[int, bytes, "NDArray[np.uint8]"], None]
+"""Takes the row of an image, its file, and its pixels."""
 
 
 def load_folder(spec: Folder, bench: Bench) -> Generator[Event, None, Dataset]:
@@ -48,8 +50,10 @@ def load_folder(spec: Folder, bench: Bench) -> Generator[Event, None, Dataset]:
     streamed = total * int(np.prod(shape)) > budget
 
     pixels = np.empty((0 if streamed else total, *shape), np.uint8)
+    marked = np.zeros((total, MARK), np.uint8)
 
-    def keep(row: int, image: NDArray[np.uint8]) -> None:
+    def keep(row: int, content: bytes, image: NDArray[np.uint8]) -> None:
+        marked[row] = mark_of_file(listing.inner[row], content)
         if not streamed:
             pixels[row] = image
 
@@ -59,8 +63,10 @@ def load_folder(spec: Folder, bench: Bench) -> Generator[Event, None, Dataset]:
         yield Note("warning", _skipped(listing, faults))
     rows = _split(listing, spec, faults)
     labels = torch.tensor(listing.labels)
+    marks = torch.from_numpy(marked)
     if not streamed:
-        return resident(torch.from_numpy(pixels), labels, listing.classes, rows, bench.device)
+        images = torch.from_numpy(pixels)
+        return resident(images, labels, listing.classes, rows, bench.device, marks)
 
     yield Note(
         "info",
@@ -80,12 +86,15 @@ def load_folder(spec: Folder, bench: Bench) -> Generator[Event, None, Dataset]:
     def split(part: torch.Tensor) -> Split:
         return StreamedSplit(read, part.tolist(), labels[part], part, shape, bench.device)
 
+    fingerprint, test_fingerprint = fingerprints(marks, labels, listing.classes, rows)
     return Dataset(
         train=split(rows.train),
         validation=split(rows.validation),
         test=split(rows.test),
         classes=listing.classes,
         shape=shape,
+        fingerprint=fingerprint,
+        test_fingerprint=test_fingerprint,
     )
 
 
@@ -99,7 +108,8 @@ def _decode_all(
         rows = range(start, min(start + _CHUNK, total))
         for row in rows:
             try:
-                keep(row, decode(listing.read(listing.names[row]), spec.size, spec.channels))
+                content = listing.read(listing.names[row])
+                keep(row, content, decode(content, spec.size, spec.channels))
             except UnreadableError as error:
                 faults[row] = str(error)
         return len(rows)

@@ -30,10 +30,12 @@ _FORM = "one folder of images a class, as in cats/1.png and dogs/2.png"
 @dataclass(frozen=True, slots=True)
 class Listing:
     """The images of a set: for each its name, its class (place in `classes`) and its split
-    ("train", "test", "validation"). `read(name)` gives the bytes of one, from any thread, and
-    raises UnreadableError. `own_test` and `own_validation` say which splits the set brings."""
+    ("train", "test", "validation"). `inner` are the names without the folders that were stepped
+    into. `read(name)` gives the bytes of one, from any thread, and raises UnreadableError.
+    `own_test` and `own_validation` say which splits the set brings."""
 
     names: tuple[str, ...]
+    inner: tuple[str, ...]
     labels: tuple[int, ...]
     parts: tuple[str, ...]
     classes: tuple[str, ...]
@@ -162,6 +164,7 @@ def _arrange(
     place = {name: i for i, name in enumerate(classes)}
     return Listing(
         names=tuple(images),
+        inner=tuple(name.split("/", top)[top] for name in images),
         labels=tuple(place[name] for name in named),
         parts=tuple(parts),
         classes=tuple(classes),

@@ -115,9 +115,6 @@ class _Meter:
     abandoned: bool = False
     error: list[Exception] = field(default_factory=list)
 
-    def __call__(self, *_: Any, **__: Any) -> _Meter:
-        return self
-
     def __enter__(self) -> _Meter:
         return self
 
@@ -128,6 +125,22 @@ class _Meter:
         if self.abandoned:
             raise _AbandonedError
         self.done += count
+
+
+class _Here(threading.local):
+    """The meter of this thread: a run and a question may download at once."""
+
+    meter: _Meter | None = None
+
+
+_here = _Here()
+
+
+def _bar(*args: Any, **kwargs: Any) -> Any:
+    """What torchvision takes for its progress bar, which it has one of in the whole process."""
+    from torch.utils.model_zoo import tqdm  # type: ignore[attr-defined]
+
+    return _here.meter or tqdm(*args, **kwargs)
 
 
 def _download(source: _Source, root: Path) -> Generator[Event, None, None]:
@@ -160,18 +173,17 @@ def _download(source: _Source, root: Path) -> Generator[Event, None, None]:
 
 
 def _fetch(source: _Source, folder: Path, meter: _Meter) -> None:
-    """In a thread of its own: torchvision's download, its progress bar replaced by the meter."""
+    """In a thread of its own: torchvision's download, with the meter for its progress bar."""
     from torchvision import datasets
     from torchvision.datasets import utils
 
-    bar = utils.tqdm
-    utils.tqdm = meter
+    _here.meter = meter
+    utils.tqdm = _bar
     try:
         getattr(datasets, source.name)(str(folder), download=True)
     except Exception as error:  # whatever it is, the task says it
         meter.error.append(error)
     finally:
-        utils.tqdm = bar
         if meter.abandoned:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from engine.data.fingerprint import fingerprints, marks_of_rows
 from engine.data.splitting import Rows
 
 if TYPE_CHECKING:
@@ -169,6 +170,15 @@ class Dataset:
     """Train (learnt from), validation (early stopping, best epoch; may be empty), test (reported).
 
     `classes` are the names in the order of the labels; `shape` is (C, H, W).
+
+    `fingerprint` and `test_fingerprint` are SHA-256 in hexadecimal. The first changes with the
+    class names, and with the images, labels and ids of any split; the second only with the images
+    and labels of the test split: while it stays, nothing in it has been trained on. Of a set in
+    memory an image is the pixels of the whole set and its row; of a person's own images it is its
+    name (from where the classes or splits begin, so that a set may move, or be zipped) and the
+    bytes of its file. They do not see what is done to images later (size and channels of a
+    `Folder`), files that are no images, or a file that changes while a streamed set is used; and
+    the same picture under another name, or in another file format, is another image.
     """
 
     train: Split
@@ -176,15 +186,26 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     shape: Shape
+    fingerprint: str
+    test_fingerprint: str
 
 
 def resident(
-    images: Tensor, labels: Tensor, classes: tuple[str, ...], rows: Rows, device: torch.device
+    images: Tensor,
+    labels: Tensor,
+    classes: tuple[str, ...],
+    rows: Rows,
+    device: torch.device,
+    marks: Tensor | None = None,
 ) -> Dataset:
     """A data set in memory from all its images, uint8 (M, C, H, W), and labels, int64 (M,).
 
-    The id of an image is its row.
+    The id of an image is its row. `marks`, uint8 (M, K), tell images apart where there is something
+    better to do so than their pixels.
     """
+    images = images.contiguous()
+    marks = marks_of_rows(images) if marks is None else marks
+    fingerprint, test_fingerprint = fingerprints(marks, labels, classes, rows)
     images = images.to(device)
 
     def split(part: Tensor) -> Split:
@@ -197,4 +218,6 @@ def resident(
         test=split(rows.test),
         classes=classes,
         shape=(channels, height, width),
+        fingerprint=fingerprint,
+        test_fingerprint=test_fingerprint,
     )

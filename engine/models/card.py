@@ -26,6 +26,14 @@ Side: TypeAlias = Annotated[int, Field(ge=1, le=16384)]
 """One side of the images, or their channels. What is beyond would overflow where sizes multiply."""
 
 
+SEEN = (
+    "the test images are not those that were kept aside when the model was trained, so some may be "
+    "among those it learnt from, and its accuracies may be too high. Put the data back as it was, "
+    "or train a model on what it is now."
+)
+"""What to say where `ModelCard.may_have_seen`."""
+
+
 class ModelCard(Spec):
     """Where a model comes from and what it takes: enough to build it and to use it."""
 
@@ -35,6 +43,12 @@ class ModelCard(Spec):
     """Channels, height, width of the images."""
     classes: tuple[str, ...]
     """Names, in the order of the outputs."""
+    data_fingerprint: str = ""
+    """Of `data` as it was when the model was trained on it or brought in with it, see
+    `engine.data.Dataset`; empty where an older version wrote the card."""
+    kept_aside: tuple[tuple[str, str], ...] = ()
+    """The kind of data, and the fingerprint of its test split, of all that the weights learnt from:
+    in this run, and in those that it started from."""
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     """Accuracies are fractions."""
@@ -43,6 +57,11 @@ class ModelCard(Spec):
     run: str = ""
     created: str = ""
     """UTC, ISO 8601."""
+
+    def may_have_seen(self, kind: str, test_fingerprint: str) -> bool:
+        """Whether the weights may have learnt from images of this test split: they learnt from
+        data of the same kind with another one. False where the card does not know."""
+        return any(of == kind and aside != test_fingerprint for of, aside in self.kept_aside)
 
 
 def read_card(source: Path | bytes) -> ModelCard:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-import time
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from engine.data import Dataset, Split, load
+from engine.data import Dataset, load
 from engine.errors import BadInput
-from engine.events import Event, Note, Progress, Saved, Scalars
+from engine.events import Event, Note, Saved, Scalars
 from engine.files import sha256_of
 from engine.models.building import build
-from engine.models.card import ModelCard, read_metadata
+from engine.models.card import SEEN, ModelCard, read_metadata
+from engine.models.evaluating import evaluate
 from engine.models.files import read_model, read_tensors, save_model
 from engine.models.spec import Import, ModelSpec
 from engine.models.trust import trusts
-from engine.task import Steps
+from engine.task import Steps, Summary
 
 if TYPE_CHECKING:
     from engine.bench import Bench
 
 _BATCH = 128
+"""Images judged at a time: a model of unknown size may need much memory for each."""
 
 _BODY = "body."
 """What the network's own names begin with inside a model of ours, behind its normalisation."""
@@ -45,7 +45,7 @@ def run_import(spec: Import, bench: Bench) -> Steps:
     Raises BadInput where weights, architecture and data do not belong together, with what differs.
     """
     data = yield from load(spec.data, bench)
-    architecture, state = yield from _read_weights(spec, bench)
+    architecture, state, past = yield from _read_weights(spec, bench)
     classes = _check_against_data(spec, data)
     module = build(
         architecture,
@@ -58,7 +58,13 @@ def run_import(spec: Import, bench: Bench) -> Steps:
     fill(module, state, keep_normalisation=bool(spec.mean))
     module.to(bench.device).eval()
 
-    accuracy = yield from _accuracy(module, data.test, bench)
+    aside = past.kept_aside if past is not None else ()
+    if spec.data.kind not in dict(aside):
+        aside = (*aside, (spec.data.kind, data.test_fingerprint))
+    changed = past is not None and past.may_have_seen(spec.data.kind, data.test_fingerprint)
+    if changed:
+        yield Note("warning", SEEN)
+    accuracy = (yield from evaluate(module, data.test, bench, _BATCH)).accuracy
     yield Scalars(0, {"test/accuracy": accuracy})
     if accuracy < 1.5 / len(classes):
         yield Note(
@@ -75,6 +81,8 @@ def run_import(spec: Import, bench: Bench) -> Steps:
             data=spec.data,
             shape=data.shape,
             classes=classes,
+            data_fingerprint=data.fingerprint,
+            kept_aside=aside,
             training={"imported": Path(spec.weights).name},
             metrics={"clean_accuracy": accuracy},
             versions=bench.environment.get("versions", {}),
@@ -83,12 +91,15 @@ def run_import(spec: Import, bench: Bench) -> Steps:
         ),
     )
     yield Saved("model", path.name, path.stat().st_size, sha256_of(path))
-    return {
+    summary: Summary = {
         "clean_accuracy": accuracy,
         "weights_sha256": card.weights_sha256,
         "parameters": sum(p.numel() for p in module.parameters()),
         "classes": list(classes),
     }
+    if changed:
+        summary["data_changed"] = True
+    return summary
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -96,8 +107,9 @@ def run_import(spec: Import, bench: Bench) -> Steps:
 
 def _read_weights(
     spec: Import, bench: Bench
-) -> Generator[Event, None, tuple[ModelSpec, dict[str, Tensor]]]:
-    """The architecture (asked for, or the file's own word) and the tensors of `spec.weights`."""
+) -> Generator[Event, None, tuple[ModelSpec, dict[str, Tensor], ModelCard | None]]:
+    """The architecture (asked for, or the file's own word), the tensors and, of a file of ours,
+    the card of `spec.weights`."""
     path = Path(spec.weights).expanduser()
     if not path.is_file():
         raise BadInput(
@@ -106,7 +118,7 @@ def _read_weights(
         )
     if path.suffix == ".age" or _has_card(path):
         card, state = read_model(path, bench)
-        return spec.model or card.model, state
+        return spec.model or card.model, state, card
     if spec.model is None:
         raise BadInput(
             f"{path} does not say which architecture it belongs to; name it, as in "
@@ -117,7 +129,8 @@ def _read_weights(
 
         safe = yield from converting(path, Path(scratch))
         name, metadata = read_metadata(safe)
-        return spec.model, read_tensors(safe, str(path) if safe != path else name, metadata)
+        tensors = read_tensors(safe, str(path) if safe != path else name, metadata)
+        return spec.model, tensors, None
 
 
 def _has_card(path: Path) -> bool:
@@ -225,18 +238,3 @@ def _check_against_data(spec: Import, data: Dataset) -> tuple[str, ...]:
 
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _accuracy(model: nn.Module, split: Split, bench: Bench) -> Generator[Event, None, float]:
-    """The share of the split's images that the model, in eval mode, names rightly."""
-    right = torch.zeros((), dtype=torch.int64, device=bench.device)
-    done, said = 0, time.monotonic()
-    for part, images, labels in split.batches(torch.arange(len(split)), _BATCH):
-        with torch.no_grad():
-            right += (model(images).argmax(1) == labels).sum()
-        done += len(part)
-        if time.monotonic() - said >= bench.burst:
-            yield Progress(done, len(split), "images")
-            said = time.monotonic()
-    yield Progress(done, len(split), "images")
-    return int(right) / len(split)

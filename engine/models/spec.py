@@ -140,7 +140,7 @@ class Import(Task):
         "Per-channel mean that the model's inputs were normalised with; empty if the "
         "weights hold it or none was used.",
     )
-    std: tuple[float, ...] = param((), "Standard deviation", "Per channel, as for the mean.")
+    std: tuple[float, ...] = param((), "Std. deviation", "Per channel, as for the mean.")
 
     def run(self, bench: Bench) -> Steps:
         from engine.models.importing import run_import

@@ -32,12 +32,13 @@ from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
 from engine.models import ModelCard, build, channel_statistics, load_model, save_model
+from engine.models.card import SEEN
 from engine.models.describing import describe_module
+from engine.models.evaluating import Evaluation, evaluate
 from engine.models.spec import ModelSpec
 from engine.models.trust import trusts
 from engine.task import Steps, Summary
 from engine.training.augmentation import augment
-from engine.training.evaluating import Evaluation, evaluate
 from engine.training.optimizers import (
     load_optimizer_tensors,
     lr_factor,
@@ -66,14 +67,22 @@ def run_train(spec: Train, bench: Bench) -> Steps:
     """Train as `spec` says; the summary holds clean_accuracy (test), validation_accuracy, epochs,
     steps, parameters and weights_sha256. Cancelled, it keeps the model as it is.
 
-    Raises BadInput if model and data do not fit, CrucibleError when a loss is not a number.
+    Raises BadInput if model and data do not fit, or the data of a resumed run has changed;
+    CrucibleError when a loss is not a number.
     """
-    data, model_spec, data_spec, model = yield from _prepared(spec, bench)
+    data, model_spec, data_spec, model, past = yield from _prepared(spec, bench)
+    changed = past is not None and past.may_have_seen(data_spec.kind, data.test_fingerprint)
     trainer = Trainer(spec, bench, data, model)
     yield _parameter_table(model, data)
     if bench.resume is not None:
-        trainer.restore(bench.resume.tensors, bench.resume.values["task"])
+        values = dict(bench.resume.values["task"])
+        _check_unchanged(values.pop("data", None), data)
+        trainer.restore(bench.resume.tensors, values)
         yield Note("info", f"resumed at step {trainer.at.step}, epoch {trainer.at.epoch + 1}")
+    elif spec.adversarial and (advice := spec.adversarial.attack.advice()):
+        yield Note("warning", f"adversarial training: {advice}")
+    if changed and bench.resume is None:
+        yield Note("warning", SEEN)
     test: Evaluation | None = None
     try:
         yield from trainer.train()
@@ -95,11 +104,16 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         if not math.isfinite(test.loss):
             raise CrucibleError(trainer.not_finite(trainer.at.step, None))
         summary |= {"clean_accuracy": test.accuracy, "test_loss": test.loss, "tested": test.samples}
+    if changed:
+        summary["data_changed"] = True
+    kept_aside = (*(past.kept_aside if past else ()), (data_spec.kind, data.test_fingerprint))
     card = ModelCard(
         model=model_spec,
         data=data_spec,
         shape=data.shape,
         classes=data.classes,
+        data_fingerprint=data.fingerprint,
+        kept_aside=tuple(dict.fromkeys(kept_aside)),
         training=spec.to_dict(),
         metrics=dict(summary),
         versions=versions(),
@@ -109,15 +123,16 @@ def run_train(spec: Train, bench: Bench) -> Steps:
     path = bench.folder / "model.safetensors"
     card = save_model(path, model, card)
     summary["weights_sha256"] = card.weights_sha256
-    if test is not None:
+    with contextlib.suppress(Cancelled):  # whoever stops it now still gets the whole summary
         yield Saved("model", path.name, path.stat().st_size, sha256_of(path))
     return summary
 
 
 def _prepared(
     spec: Train, bench: Bench
-) -> Generator[Event, None, tuple[Dataset, ModelSpec, DataSpec, nn.Module]]:
-    """Data and model: from the spec, else from the run it starts from, else the defaults."""
+) -> Generator[Event, None, tuple[Dataset, ModelSpec, DataSpec, nn.Module, ModelCard | None]]:
+    """Data and model: from the spec, else from the run it starts from, else the defaults; and the
+    card of the run it starts from."""
     start = load_model(spec.init, bench) if spec.init else None
     data_spec = spec.data or (start.card.data if start else None) or DEFAULT_DATA
     model_spec = spec.model or (start.card.model if start else DEFAULT_MODEL)
@@ -154,7 +169,7 @@ def _prepared(
         )
     layout = torch.channels_last if bench.spec.channels_last else torch.contiguous_format
     model = model.to(bench.device).to(memory_format=layout)
-    return data, model_spec, data_spec, model.eval()
+    return data, model_spec, data_spec, model.eval(), start.card if start else None
 
 
 def _take_weights(model: nn.Module, source: nn.Module, name: str) -> None:
@@ -162,6 +177,33 @@ def _take_weights(model: nn.Module, source: nn.Module, name: str) -> None:
         model.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise BadInput(f"the weights of {name!r} do not fit the model: {error}") from None
+
+
+def _data_state(data: Dataset) -> dict[str, Any]:
+    """What a checkpoint keeps of the data that the run goes on with."""
+    counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    return {"fingerprint": data.fingerprint, **counts}
+
+
+def _check_unchanged(before: Mapping[str, Any] | None, data: Dataset) -> None:
+    """Raises BadInput where a run began with other data: its splits would be mixed. `before` is
+    None in checkpoints of older versions, which do not say."""
+    now = _data_state(data)
+    if before is None or before["fingerprint"] == now["fingerprint"]:
+        return
+    then, here = (
+        f"{counts['train']} training, {counts['validation']} validation and {counts['test']} test"
+        for counts in (before, now)
+    )
+    differs = (
+        f"there are still {here} images, but not the same ones, or not in the same splits"
+        if then == here
+        else f"it had {then} images, and now has {here}"
+    )
+    raise BadInput(
+        f"the data has changed since the run began: {differs}. Going on would train on images that "
+        "were kept aside. Put the data back as it was and resume again, or start a new run."
+    )
 
 
 def _parameter_table(model: nn.Module, data: Dataset) -> Table:
@@ -301,6 +343,7 @@ class Trainer:
         _, images, labels = batch
         spec = self.spec
         rate = self._rate()
+        self.optimizer.zero_grad(set_to_none=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self.bench.autocast():
@@ -312,7 +355,6 @@ class Trainer:
                 )
         if spec.l1:
             loss = loss + spec.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if images.device.type == "cpu" and not math.isfinite(loss.item()):
             raise CrucibleError(self.not_finite(self.at.step, images))
@@ -337,7 +379,7 @@ class Trainer:
 
     def _rate(self) -> float:
         epoch = self.at.epoch + self.at.done / self.per_epoch
-        peak = self.bench.control("lr", self.spec.optimizer.lr)
+        peak = self.bench.control("lr", self.spec.optimizer.lr, self.at.step + 1)
         return peak * lr_factor(self.spec.schedule, epoch, self.spec.epochs)
 
     def _adversarial(self, batch: Batch) -> Generator[Event, None, Tensor]:
@@ -480,6 +522,7 @@ class Trainer:
         if self.best is not None:
             tensors |= {f"best.{name}": t for name, t in self.best.items()}
         values = {name: getattr(self.at, name) for name in Place.__slots__}
+        values["data"] = _data_state(self.data)
         self.bench.save_checkpoint(self.at.step, tensors, values)
         self._saved_at = time.monotonic()
         self._save_cost = self._saved_at - begun

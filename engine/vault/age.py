@@ -11,9 +11,10 @@ import hashlib
 import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from engine.errors import BadInput, CrucibleError
+from engine.events import drain
 from engine.vault.armor import without_armor
 from engine.vault.header import derive, read_header, write_header
 from engine.vault.keys import (
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 _NONCE = 16
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def encrypt(
 
     Raises BadInput: neither or both are given, the passphrase is empty, or a recipient is no key.
     """
-    return _drain(encrypting(source, target, recipients=recipients, passphrase=passphrase))
+    return drain(encrypting(source, target, recipients=recipients, passphrase=passphrase))
 
 
 def encrypting(
@@ -114,7 +114,7 @@ def decrypt(
     Raises BadInput: not an age file, no key fits, wrong passphrase, damaged or cut short. If
     anything fails, what was written is taken back (where `target` can seek).
     """
-    _drain(decrypting(source, target, identities=identities, passphrase=passphrase))
+    drain(decrypting(source, target, identities=identities, passphrase=passphrase))
 
 
 def decrypting(
@@ -146,7 +146,7 @@ def decrypting(
 def verify(source: BinaryIO, written: FileKey) -> None:
     """Read a file again with the key it was just written with. Raises CrucibleError unless it
     holds exactly what was sealed."""
-    _drain(verifying(source, written))
+    drain(verifying(source, written))
 
 
 def verifying(source: BinaryIO, written: FileKey) -> Generator[int, None, None]:
@@ -174,12 +174,3 @@ def _payload_key(key: bytes, source: BinaryIO) -> bytes:
             "The file is cut short: it ends after its header. Take an unharmed copy of it."
         )
     return derive(key, nonce, b"payload")
-
-
-def _drain(steps: Generator[int, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, CrucibleError
-from engine.events import Event, Note, Progress
+from engine.events import Event, Note, Progress, drain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,13 +41,7 @@ def safe_weights(path: Path, folder: Path) -> Path:
     Raises BadInput: no such file, another kind of file, code instead of tensors, damaged, too
     large for its limits. CrucibleError: the converting process could not do its work.
     """
-    steps = converting(path, folder)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: Path = end.value
-            return result
+    return drain(converting(path, folder))
 
 
 def converting(path: Path, folder: Path) -> Generator[Event, None, Path]:

@@ -35,15 +35,28 @@ def save_export(
     """Write the safetensors file in the export `path` to `target`, in bounded memory.
 
     Raises what `open_export` does, and CrucibleError on a full disk. `target` holds the whole
-    model afterwards, or what it held before.
+    model afterwards, or what it held before; only an older model is replaced.
     """
     if path.exists() and target.exists() and path.samefile(target):
         raise BadInput(f"{target} is the export that is opened. Give another name.")
+    _protect(target)
     identities = read_identities(identity) if identity else ()
     with _reading(path) as source, atomic(target) as file, _naming(path, hide=file.name):
         decrypt(source, file, identities=identities, passphrase=passphrase)
         file.flush()
         return read_card(Path(file.name))
+
+
+def _protect(target: Path) -> None:
+    """Refuse to write over anything but a model of ours, as a secret key or a data set."""
+    if not target.is_file() or not target.stat().st_size:
+        return
+    try:
+        read_card(target)
+    except BadInput:
+        raise BadInput(
+            f"{target} is another kind of file and is not overwritten. Give another name."
+        ) from None
 
 
 def open_on_bench(path: Path, bench: Bench) -> bytes:

@@ -28,7 +28,10 @@ class Export(Task):
         min_length=1,
     )
     to: str = param(
-        "", "File", "Where the file goes; empty puts it into the run's folder.", path="save"
+        "",
+        "File",
+        "Where the file goes, in a recipe from the recipe's folder; empty puts it into the run's.",
+        path="save",
     )
     recipients: tuple[str, ...] = param(
         (),

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.attacks import FGSM, PGD, AttackResult, AttackSpec, attack, perturb
+from engine.attacks import FGSM, PGD, AttackSpec, attack, perturb
 from engine.attacks.geometry import ball
+from engine.events import drain
 from engine.random import derive
 from tests.attacks.models import CLASSES, Linear, conv, images, right_labels
 
@@ -21,15 +22,6 @@ SPECS: list[AttackSpec] = [
     PGD(norm="l2", eps=0.4, steps=6, step_size=0.1, loss="margin"),
     PGD(eps=0.1, steps=5, step_size=0.03, targeted=True, restarts=2),
 ]
-
-
-def drain(search: Any) -> AttackResult:
-    while True:
-        try:
-            next(search)
-        except StopIteration as end:
-            result: AttackResult = end.value
-            return result
 
 
 def ids(count: int) -> Tensor:

@@ -49,13 +49,9 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(bench: Bench) -> Any:
     from engine.data import load
+    from engine.events import drain
 
-    steps = load(Digits(), bench)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return drain(load(Digits(), bench))
 
 
 def bench_in(folder: Path, seed: int = 0) -> Bench:
@@ -70,6 +66,21 @@ def drain(steps: Any, stop_at: int = -1) -> tuple[list[Event], Summary]:
             events.append(steps.throw(Cancelled()) if len(events) == stop_at else next(steps))
         except StopIteration as end:
             return events, end.value
+
+
+def test_an_attack_that_cannot_reach_its_ball_says_so(model_file: Path, tmp_path: Path) -> None:
+    weak = PGD(norm="l2", eps=2.0, steps=40, step_size=0.01)
+    for number, attack in enumerate((weak, weak.model_copy(update={"step_size": 0.125}))):
+        spec = Attack(model=str(model_file), attack=attack, samples=4, show=0)
+        events, _ = drain(run_attack(spec, bench_in(tmp_path / str(number))))
+        said = [e.text for e in events if isinstance(e, Note) and e.level == "warning"]
+        assert said == ([weak.advice()] if attack is weak else [])
+    text = weak.advice()
+    assert "40 steps of 0.01 get at most 0.4 away" in text
+    assert "epsilon, 2:" in text
+    assert "a step size of about 0.12 (" in text
+    assert PGD(eps=0.3, steps=3, step_size=0.1).advice() == ""  # .1 three times is .3
+    assert PGD(eps=0.0).advice() == FGSM(eps=5.0).advice() == ""
 
 
 def named(events: list[Event], name: str) -> list[Images]:

@@ -20,8 +20,8 @@ from engine.attacks import PGD, attack
 from engine.bench import Bench
 from engine.data import Dataset, load
 from engine.data.spec import MNIST, DataSpec, Digits
+from engine.events import drain
 from tests.benchmarks.rows import Row, in_turn, ratios, spread
-from tests.benchmarks.training import drained
 
 SAMPLES = 500
 REPEATS = 3
@@ -111,5 +111,5 @@ def bare_pgd(
 
 def _loaded(spec: DataSpec, data_root: Path | None) -> Dataset:
     with tempfile.TemporaryDirectory() as folder:
-        data: Dataset = drained(load(spec, Bench(Path(folder), Path(folder), data_root=data_root)))
+        data: Dataset = drain(load(spec, Bench(Path(folder), Path(folder), data_root=data_root)))
         return data

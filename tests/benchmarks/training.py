@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from engine.bench import Bench
 from engine.data import Dataset, Split, load
 from engine.data.spec import MNIST, DataSpec, Digits
+from engine.events import drain
 from engine.models import build, channel_statistics, weights_sha256
+from engine.models.evaluating import BATCH
 from engine.models.spec import CNN
 from engine.runner import Runner
 from engine.store import Workspace
 from engine.task import BenchSpec
-from engine.training.evaluating import BATCH
 from engine.training.loop import Trainer
 from engine.training.optimizers import make_optimizer
 from engine.training.spec import Train
@@ -75,7 +76,7 @@ def _compare(name: str, spec: Train, data_root: Path | None) -> Row:
         bench = Bench(
             Path(folder), Path(folder), seed=spec.seed, spec=spec.bench, data_root=data_root
         )
-        data = drained(load(spec.data or Digits(), bench))
+        data = drain(load(spec.data or Digits(), bench))
         pixels = _pixels(data.train), _pixels(data.validation)
         duels = [Duel(spec, data, pixels, bench) for _ in range(1 + REPEATS)]
         for duel in duels:
@@ -205,12 +206,3 @@ def bare_loop(
 def _pixels(split: Split) -> Tensor:
     images, _ = split.batch(torch.arange(len(split)))
     return images.mul(255).round().to(torch.uint8)
-
-
-def drained(steps: Generator[Any, None, Any]) -> Any:
-    """What a generator returns, its events unheard."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value

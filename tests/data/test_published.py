@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engine.data import load
+from engine.data.published import _SOURCES, _fetch, _Meter
 from engine.data.spec import CIFAR10, MNIST, FashionMNIST
 from engine.errors import BadInput, Cancelled
 from engine.events import Progress
@@ -184,6 +185,36 @@ def test_a_cancelled_download_stops_and_leaves_nothing(bench, tmp_path, monkeypa
             if thread.name == "download":
                 thread.join(20)
     assert list(bench.data_root.iterdir()) == []
+
+
+def test_one_download_is_abandoned_and_another_goes_on(tmp_path, monkeypatch):
+    """A question's, beside a run's: torchvision has one progress bar for both."""
+    from torchvision import datasets
+    from torchvision.datasets import utils
+
+    names = ("run", "question")
+    begun, go = ({name: threading.Event() for name in names} for _ in range(2))
+
+    def download(folder: str, download: bool) -> None:
+        begun[Path(folder).name].set()
+        assert go[Path(folder).name].wait(20)
+        with utils.tqdm(total=7) as bar:
+            bar.update(7)
+
+    monkeypatch.setattr(datasets, "MNIST", download)
+    meters = {name: _Meter() for name in names}
+    threads = {}
+    for name in names:
+        arguments = (_SOURCES["mnist"], tmp_path / name, meters[name])
+        threads[name] = threading.Thread(target=_fetch, args=arguments)
+        threads[name].start()
+        assert begun[name].wait(20)
+    meters["question"].abandoned = True
+    for name in names:
+        go[name].set()
+        threads[name].join(20)
+    assert (meters["run"].done, meters["run"].error) == (7, [])
+    assert meters["question"].done == 0
 
 
 def test_a_download_of_other_content_is_refused(bench, drain, tmp_path, monkeypatch, serve_idx):

@@ -69,6 +69,11 @@ RECIPES = {
         'kind = "train"\nmodel = {kind = "cnnn"}',
         "t.model.kind: there is no kind 'cnnn'; did you mean 'cnn'?",
     ),
+    "no table": (
+        'kind = "train"\nmodel = "cnn"',
+        """t.model: expected a table, as in {kind = "mlp"}, but it is 'cnn'""",
+    ),
+    "no table inside": ('kind = "train"\nclip = 3', "t.clip: expected a table, but it is 3"),
     "no inner kind": ('kind = "train"\nmodel = {width = 3}', "t.model.kind: say which kind it is"),
     "out of range": (
         'kind = "train"\nepochs = 0',
@@ -86,7 +91,7 @@ RECIPES = {
         'kind = "attack"\nmodel = "plan"\n[[task]]\nname = "plain"\nkind = "train"',
         "t.model: there is no run 'plan'",
     ),
-    "missing file": ('kind = "attack"\nmodel = "gone.age"', "t.model: there is no file 'gone.age'"),
+    "missing file": ('kind = "attack"\nmodel = "gone.age"', "t.model: there is no file '/"),
     "reference too long": (f'kind = "attack"\nmodel = "{"x" * 300}"', "t.model: there is no run"),
     "cycle": (
         'kind = "train"\ninit = "u"\n[[task]]\nname = "u"\nkind = "train"\ninit = "t"',
@@ -469,7 +474,8 @@ def test_a_wrong_key_or_passphrase_is_told(made: SimpleNamespace, tmp_path: Path
     wrong, other, target = tmp_path / "wrong.txt", tmp_path / "other.txt", tmp_path / "m"
     wrong.write_text("incorrect horse\n")
     engine("keygen", "--to", other)
-    target.write_bytes(b"what was there")
+    before = made.model.read_bytes()
+    target.write_bytes(before)
     cases = (
         ((made.by_phrase, "--passphrase-file", wrong), "passphrase"),
         ((made.by_phrase, "--identity", made.key), "passphrase"),
@@ -481,8 +487,60 @@ def test_a_wrong_key_or_passphrase_is_told(made: SimpleNamespace, tmp_path: Path
     )
     for arguments, words in cases:
         refused(engine("open", *arguments, "--to", target), words)
-        assert target.read_bytes() == b"what was there"
+        assert target.read_bytes() == before
     assert not list(tmp_path.glob(".*"))
+
+
+def test_opening_replaces_only_a_model(made: SimpleNamespace, tmp_path: Path) -> None:
+    key, model = tmp_path / "密钥 key.txt", tmp_path / "模型 m.safetensors"
+    engine("keygen", "--to", key)
+    secret = key.read_bytes()
+    how = ("open", made.by_phrase, "--passphrase-file", made.secret, "--to")
+    refused(engine(*how, key), "another kind of file and is not overwritten")
+    assert key.read_bytes() == secret
+    model.touch()
+    for _ in range(2):
+        assert engine(*how, model).code == 0
+    assert model.read_bytes() == made.model.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "say who can open it: --recipient"),
+        (("--recipient", "age1xyz"), "'age1xyz' is not a key"),
+        (("--recipient", "RECIPIENT", "--passphrase-file", "SECRET"), "cannot be combined"),
+    ],
+)
+def test_an_export_that_nobody_could_open_leaves_no_run(
+    made: SimpleNamespace, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    known = {"RECIPIENT": made.recipient, "SECRET": made.secret}
+    given = [known.get(option, option) for option in options]
+    before = len(Workspace(made.w).runs())
+    refused(
+        engine("export", "plain", "--to", tmp_path / "m.age", *given, "--workspace", made.w), words
+    )
+    assert len(Workspace(made.w).runs()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_model_is_told(made: SimpleNamespace, tmp_path: Path) -> None:
+    """An export is done, and still there is no model of its own."""
+    export = next(info for info in Workspace(made.w).runs() if info.kind == "export")
+    assert export.status == "done"
+    said = engine(
+        *("export", export.id, "--to", tmp_path / "m.age", "--recipient", made.recipient),
+        *("--workspace", made.w),
+    )
+    refused(said, "has no model: a task of kind 'export' makes none")
+
+
+def test_a_workspace_without_runs_is_told(tmp_path: Path) -> None:
+    said = engine("runs", "--workspace", tmp_path / "空 w")
+    assert (said.code, said.out) == (0, "")
+    assert said.err == f"engine: {tmp_path / '空 w'} holds no runs yet\n"
+    assert not (tmp_path / "空 w").exists()
 
 
 @pytest.mark.parametrize("option", ["--identity", "--passphrase-file"])
@@ -510,12 +568,13 @@ def test_a_truncated_export_is_refused_wherever_it_is_cut(
 ) -> None:
     whole = made.by_key.read_bytes()
     target = tmp_path / "m.safetensors"
-    target.write_bytes(b"what was there")
+    before = made.model.read_bytes()
+    target.write_bytes(before)
     for length in (0, 1, 20, 100, len(whole) // 3, len(whole) - 17, len(whole) - 1):
         (tmp_path / "cut.age").write_bytes(whole[:length])
         said = engine("open", tmp_path / "cut.age", "--identity", made.key, "--to", target)
         refused(said, "cut.age could not be opened")
-        assert target.read_bytes() == b"what was there"
+        assert target.read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 
 
@@ -540,7 +599,7 @@ def test_a_place_that_takes_no_export_is_told(made: SimpleNamespace, tmp_path: P
     refused(engine("export", "none", "--to", tmp_path / "m", *to_key), "there is no run 'none'")
     refused(engine("open", made.by_key, "--identity", made.key, "--to", tmp_path), "is a folder")
     nobody = engine("export", "plain", "--to", tmp_path / "m", "--workspace", made.w)
-    refused(nobody, "Nobody could open the file")
+    refused(nobody, "say who can open it")
     garbage = ("--recipient", "age1garbage", "--workspace", made.w)
     refused(engine("export", "plain", "--to", tmp_path / "m", *garbage), "is not a key")
 

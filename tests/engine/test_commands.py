@@ -23,7 +23,8 @@ import safetensors.torch
 import torch
 
 from engine.__main__ import main
-from engine.store import Run, Workspace
+from engine.commands import _Screen
+from engine.store import Run, RunInfo, Workspace
 from tests.engine.cli import (
     attack,
     ended,
@@ -278,6 +279,25 @@ def test_of_two_that_resume_a_run_the_second_is_refused(tmp_path: Path) -> None:
     said = ended(process("resume", run.id, "--workspace", tmp_path))
     refused(said, f"run {run.id} is being run by process {os.getpid()}")
     assert Run(run.folder).info().status == "queued"
+
+
+def test_a_cancelled_run_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    info = RunInfo("20261120-1", "plain", "train", "cancelled", "", {})
+    view = _Screen(Path("a w"))
+    view.begin(info, 1, 1)
+    view.end(info)
+    view.close()
+    ended, hint = capsys.readouterr().out.splitlines()
+    assert ended.startswith("plain: cancelled ")
+    assert hint == "go on with: engine resume 20261120-1 --workspace 'a w'"
+
+
+def test_a_run_remembers_where_its_data_lay(tmp_path: Path) -> None:
+    file = recipe(tmp_path / "r.toml", tasks(train(), attack()))
+    options = ("--workspace", tmp_path, "--data-root", tmp_path / "数据 d")
+    assert engine("run", file, *options).code == 0
+    for name in ("plain", "broken"):
+        assert shown(name, tmp_path)["data_root"] == str(tmp_path / "数据 d")
 
 
 # --- stopping -------------------------------------------------------------------------------------

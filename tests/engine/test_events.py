@@ -11,6 +11,7 @@ import pytest
 
 from engine import frames
 from engine.events import (
+    Change,
     Event,
     Failed,
     Finished,
@@ -32,6 +33,7 @@ PLAIN: list[Event] = [
     Table("parameters", ("layer", "flops"), (("conv", 12), ("文字", 3))),
     Progress(3, 0, "bytes"),
     Note("warning", "two\nlines ✓"),
+    Change("lr", 1e-3, 12),
     Saved("model", "model.safetensors", 12, "ab"),
     Finished({"clean_accuracy": 0.5}),
     Stopped({}),

@@ -112,6 +112,72 @@ def test_a_file_may_be_referred_to(tmp_path: Path) -> None:
     assert runs[0].info().lineage == {}
 
 
+def test_relative_paths_start_at_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the file is there or not, and whatever lies in the current folder."""
+    folder, here = tmp_path / "配方 one", tmp_path / "here"
+    for place in (folder, here):
+        place.mkdir()
+        (place / "m.safetensors").write_bytes(b"x")
+        (place / "net.py").write_text("")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = folder / "r.toml"
+    path.write_text(
+        """
+        [[task]]
+        name = "plain"
+        kind = "train"
+        init = "m.safetensors"
+        data = {kind = "folder", path = "gone"}
+        model = {kind = "module", factory = "net.py:make"}
+        [[task]]
+        name = "out"
+        kind = "export"
+        model = "plain"
+        to = "../a b.age"
+        [[task]]
+        name = "mine"
+        kind = "import"
+        weights = "~/w.pt"
+        data = {kind = "folder", path = "/images"}
+        """,
+        encoding="utf-8",
+    )
+
+    def specs(changes: dict[str, Any]) -> list[dict[str, Any]]:
+        return [entry.task.to_dict() for entry in read_recipe(path, changes)]
+
+    plain, out, mine = specs({})
+    assert plain["init"] == f"{folder}/m.safetensors"
+    assert plain["data"]["path"] == f"{folder}/gone"
+    assert plain["model"]["factory"] == f"{folder}/net.py:make"
+    assert out["model"] == "plain"
+    assert out["to"] == f"{folder}/../a b.age"
+    assert mine["weights"] == f"{tmp_path}/home/w.pt"
+    assert mine["data"]["path"] == "/images"
+
+    plain, out, mine = specs(
+        {
+            "plain.init": "m.safetensors",
+            "plain.model": {"kind": "module", "factory": "net.py:make"},
+            "out.to": "b.age",
+            "mine.mean": [0.5],
+        }
+    )
+    assert plain["init"] == f"{here}/m.safetensors"
+    assert plain["data"]["path"] == f"{folder}/gone"
+    assert plain["model"]["factory"] == f"{here}/net.py:make"
+    assert out["to"] == f"{here}/b.age"
+    assert mine["weights"] == f"{tmp_path}/home/w.pt"
+
+
+def test_a_task_may_be_called_like_a_file(tmp_path: Path) -> None:
+    found = entries(recipe({**TRAIN, "name": "m.age"}, {**ATTACK, "model": "m.age"}), base=tmp_path)
+    assert found[1].parents == {"model": "m.age"}
+
+
 def test_fields_can_be_set_from_outside() -> None:
     changes = dict(
         map(

@@ -8,13 +8,15 @@ from typing import Literal
 import pytest
 
 from engine.attacks.spec import PGD, AttackSpec
-from engine.errors import SpecError
+from engine.errors import BadInput, SpecError
 from engine.task import (
     OneOf,
     Spec,
+    check_live,
     discover,
     kind_of,
     kinds,
+    live_fields,
     param,
     parse,
     parse_task,
@@ -159,3 +161,20 @@ def test_a_new_kind_registers_by_being_defined() -> None:
     assert parse(Drawing, {"shape": {"kind": "square", "side": 2}}).shape == Square(side=2.0)
     with pytest.raises(SpecError, match=r"shape\.side: .* greater than 0"):
         parse(Drawing, {"shape": {"kind": "square", "side": 0}})
+
+
+def test_what_can_be_changed_while_it_runs() -> None:
+    task = Train(optimizer=SGD(lr=0.5))
+    assert live_fields(task) == {"lr": task.optimizer}
+    check_live(task, "lr", 1000.0)
+    for name, value, words in (
+        ("lrate", 0.1, "did you mean 'lr'"),
+        ("lr", 1001.0, "less than or equal to 1000"),
+        ("lr", float("inf"), "finite"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            check_live(task, name, value)
+    attack = parse_task({"kind": "attack", "model": "plain"})
+    assert live_fields(attack) == {}
+    with pytest.raises(BadInput, match="nothing of a run of kind attack can be changed"):
+        check_live(attack, "lr", 0.1)

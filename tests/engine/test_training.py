@@ -22,10 +22,12 @@ from engine.bench import Bench
 from engine.data import load
 from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled, CrucibleError
-from engine.events import Event, Note, Progress, Scalars, Table
+from engine.events import Change, Event, Note, Progress, Saved, Scalars, Table
+from engine.files import sha256_of
 from engine.models import build, channel_statistics, load_model, weights_sha256
 from engine.models.spec import CNN, MLP, ResNet18
 from engine.random import derive
+from engine.runner import Runner
 from engine.store import Checkpoint, Workspace
 from engine.task import BenchSpec
 from engine.training.augmentation import augment
@@ -149,7 +151,7 @@ def test_stopped_at_any_yield_it_goes_on_to_the_same_weights(
     tmp_path: Path, drain: Drain, spec: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.bench.BURST", 0.0)  # a yield after every step
-    monkeypatch.setattr("engine.training.evaluating.PAUSE", -1.0)  # and within each validation
+    monkeypatch.setattr("engine.models.evaluating.PAUSE", -1.0)  # and within each validation
     events, whole = drain(run_train(spec, new_bench(tmp_path, "whole", spec.seed)))
     n = len(events)
     judging = [i for i, e in enumerate(events) if isinstance(e, Progress) and e.unit == "images"]
@@ -286,7 +288,7 @@ def test_weights_that_overflow_in_the_last_step_are_no_result(tmp_path: Path, dr
 def test_a_cancel_in_the_final_test_keeps_the_model(
     tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.training.evaluating.PAUSE", -1.0)
+    monkeypatch.setattr("engine.models.evaluating.PAUSE", -1.0)
     events, whole = drain(run_train(QUICK, new_bench(tmp_path, "whole")))
     last = max(i for i, e in enumerate(events) if isinstance(e, Progress) and e.unit == "images")
     pull(run_train(QUICK, new_bench(tmp_path, "cut")), last + 1)
@@ -310,29 +312,98 @@ def test_clipping_limits_the_step(tmp_path: Path, drain: Drain) -> None:
     assert all("train/gradient_norm" in values for values in norms)
 
 
-def test_a_live_learning_rate_takes_effect_and_survives_a_resume(tmp_path: Path) -> None:
-    bench = new_bench(tmp_path, "a")
-    steps = run_train(QUICK, bench)
-    bench.single_step = True
-    while not isinstance(next(steps), Progress):
-        pass
-    bench.controls["lr"] = 0.25
-    event = next(e for e in iter(lambda: next(steps), None) if isinstance(e, Scalars))
-    while event.values.get("train/lr") != 0.25:
-        event = next(e for e in iter(lambda: next(steps), None) if isinstance(e, Scalars))
-    pull(steps, 0)
-    again = new_bench(tmp_path, "a")
-    checkpoint = again.checkpoints.latest()
-    assert checkpoint is not None
-    again.restore(checkpoint)
-    assert again.control("lr", 1.0) == 0.25
+def test_a_resumed_run_repeats_its_live_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any moment, also long after the checkpoint that it goes on from."""
+    monkeypatch.setattr("engine.bench.BURST", 0.0)
+    monkeypatch.setattr(
+        "engine.training.loop.Trainer._checkpoint_if_due",
+        lambda self, least: self.at.step % 10 == 0 and self.checkpoint(),
+    )
+    workspace = Workspace(tmp_path)
+
+    def run(changes: dict[int, float], kills: tuple[int, ...] = ()) -> tuple[str, Any, list[Event]]:
+        """Of a run that is looked at again and again: when what is set, and it is killed."""
+        run = workspace.create(QUICK.to_dict(), name="live")
+        looks = 0
+
+        def between() -> None:
+            nonlocal looks
+            looks += 1
+            if looks in changes:
+                runner.set_control("lr", changes[looks])
+            if looks in kills:
+                raise KeyboardInterrupt
+
+        runner = Runner(workspace, lambda *_: None, between=between)
+        for _ in kills:
+            with pytest.raises(KeyboardInterrupt):
+                runner.run(run)
+        assert runner.run(run) == "done"
+        made = [event for *_, event in run.events() if isinstance(event, Change)]
+        return run.info().summary["weights_sha256"], run.scalars()["train/lr"], made
+
+    changes = {30: 0.01, 31: 0.02, 61: 5e-4}
+    _, (steps, rates), made = run(changes)
+    assert [change.value for change in made] == [0.01, 0.02, 5e-4]
+    assert made[0].step <= made[1].step < made[2].step < len(steps)
+    assert rates[made[2].step - 2 : made[2].step] == [0.02, 5e-4]
+    for kills in ((32,), (62,), (75,), (40, 43)):
+        before = {look: value for look, value in changes.items() if look < kills[0]}
+        assert run(before, kills) == run(before)
 
 
 def test_a_cancelled_run_keeps_its_model(tmp_path: Path) -> None:
     steps = run_train(QUICK.model_copy(update={"epochs": 1000}), new_bench(tmp_path, "a"))
-    pull(steps, 60)
+    heard = pull(steps, 60)
     card = load_model("a", new_bench(tmp_path, "b")).card
     assert card.metrics["steps"] > 0
+    assert [event.path for event in heard if isinstance(event, Saved)] == ["model.safetensors"]
+
+
+def test_a_cancelled_run_lists_its_model(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    runner = Runner(
+        workspace,
+        lambda run, events: None,
+        between=lambda: runner.cancel() if next(waits, None) is None else None,
+    )
+    waits = iter(range(60))
+    run = workspace.create(QUICK.model_copy(update={"epochs": 1000}).to_dict(), name="cut")
+    assert runner.run(run) == "cancelled"
+    info = run.info()
+    (model,) = info.artifacts
+    assert (model["name"], model["path"]) == ("model", "model.safetensors")
+    assert model["sha256"] == sha256_of(run.folder / "model.safetensors")
+    assert (
+        info.summary["weights_sha256"]
+        == load_model("cut", new_bench(tmp_path, "b")).card.weights_sha256
+    )
+
+
+def test_a_cancel_at_the_last_word_keeps_the_whole_summary(tmp_path: Path, drain: Drain) -> None:
+    _, whole = drain(run_train(QUICK, new_bench(tmp_path, "whole")))
+    steps = run_train(QUICK, new_bench(tmp_path, "cut"))
+    while not isinstance(next(steps), Saved):
+        pass
+    with pytest.raises(StopIteration) as end:
+        steps.throw(Cancelled())
+    assert end.value.value == whole
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(1, True), (2, False)])
+def test_a_weak_attack_is_told_once(tmp_path: Path, drain: Drain, steps: int, warned: bool) -> None:
+    attack = PGD(norm="l2", eps=2.0, steps=steps, step_size=1.0)
+    spec = QUICK.model_copy(update={"adversarial": Mixed(attack=attack), "epochs": 1})
+    first = pull(run_train(spec, new_bench(tmp_path, "a")), 40)
+    bench = new_bench(tmp_path, "a")
+    checkpoint = bench.checkpoints.latest()
+    assert checkpoint is not None
+    bench.restore(checkpoint)
+    rest, _ = drain(run_train(spec, bench))
+    said = [e.text for e in [*first, *rest] if isinstance(e, Note) and e.level == "warning"]
+    assert said == ([f"adversarial training: {attack.advice()}"] if warned else [])
 
 
 # --- starting from another model ------------------------------------------------------------------

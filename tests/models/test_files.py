@@ -15,6 +15,7 @@ from safetensors.torch import save
 from engine.data.spec import Digits
 from engine.errors import BadInput, CrucibleError
 from engine.models import ModelCard, build, load_model, read_card, save_model, weights_sha256
+from engine.models.card import parse_card
 from engine.models.spec import CNN, MLP, RNN, Module, ResNet18, Transformer
 from engine.vault import age
 from engine.vault.keys import own_identity
@@ -35,6 +36,21 @@ def by_hand(state: dict[str, np.ndarray]) -> str:
         stream += name.encode() + b"\0" + array.dtype.name.encode() + b"\0" + shape.encode() + b"\0"
         stream += array.astype(array.dtype.newbyteorder("<")).tobytes(order="C")
     return hashlib.sha256(stream).hexdigest()
+
+
+def test_a_card_of_an_older_version_knows_no_fingerprints(tmp_path):
+    path = tmp_path / "m.safetensors"
+    written = card_of(MLP(width=4), data_fingerprint="ab", kept_aside=(("digits", "cd"),))
+    values = written.to_dict()
+    assert parse_card("m", {"card": json.dumps(values)}) == written
+    assert written.may_have_seen("digits", "ef")
+    assert not written.may_have_seen("digits", "cd")
+    assert not written.may_have_seen("folder", "ef")
+    del values["data_fingerprint"], values["kept_aside"]
+    path.write_bytes(save({"a": torch.zeros(1)}, {"card": json.dumps(values)}))
+    older = read_card(path)
+    assert (older.data_fingerprint, older.kept_aside) == ("", ())
+    assert not older.may_have_seen("digits", "ef")
 
 
 @pytest.mark.parametrize(

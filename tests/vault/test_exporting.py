@@ -270,7 +270,8 @@ def test_failed_opening_leaves_nothing(exported, tmp_path: Path, largest_file) -
     age.write_identity(other, age.generate_identity())
     good = file.read_bytes()
     target = tmp_path / "opened.safetensors"
-    target.write_bytes(OLD)
+    old = model_bytes(10)
+    target.write_bytes(old)
     bare = io.BytesIO()
     recipient = age.read_identities(key)[0].recipient
     age.encrypt(io.BytesIO(os.urandom(1000)), bare, recipients=[recipient])
@@ -291,7 +292,7 @@ def test_failed_opening_leaves_nothing(exported, tmp_path: Path, largest_file) -
         assert ".part" not in str(caught.value)
         with pytest.raises(BadInput):
             open_export(file, identity=identity)
-        assert target.read_bytes() == OLD
+        assert target.read_bytes() == old
         assert files_below(tmp_path) == before
     file.write_bytes(good)
     with largest_file(100_000), pytest.raises(CrucibleError, match="disk is full"):
@@ -300,7 +301,7 @@ def test_failed_opening_leaves_nothing(exported, tmp_path: Path, largest_file) -
         save_export(file, file, identity=key)
     with pytest.raises(BadInput, match="cannot be read"):
         open_export(tmp_path / "absent.age", identity=key)
-    assert target.read_bytes() == OLD
+    assert target.read_bytes() == old
     assert files_below(tmp_path) == before
 
 
