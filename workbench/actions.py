@@ -17,6 +17,7 @@ from PySide6.QtWidgets import QFileDialog, QInputDialog, QMenu, QMessageBox
 
 from workbench import i18n
 from workbench.i18n import tr
+from workbench.refusals import error_text
 
 if TYPE_CHECKING:
     from engine.recipe import Entry
@@ -151,7 +152,7 @@ class Actions(QObject):
 
     def refused(self, text: str, problems: Sequence[tuple[tuple[str, ...], str]]) -> None:
         """The engine will not do what was asked: say why, at the fields where that is known."""
-        window = self.window
+        window, text = self.window, error_text(text)
         if self._exporting == "" and self.export_dialog is not None:
             self._exporting = None
             self.export_dialog.show_failure(text)
@@ -371,7 +372,9 @@ class Actions(QObject):
         if status == "done":
             self.export_dialog.show_result(info.summary)
         else:
-            self.export_dialog.show_failure(info.error or tr("The export did not finish."))
+            self.export_dialog.show_failure(
+                error_text(info.error) or tr("The export did not finish.")
+            )
 
     @property
     def is_exporting(self) -> bool:

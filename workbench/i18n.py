@@ -71,10 +71,16 @@ def tr_like(text: str, patterns: tuple[str, ...]) -> str:
     """`text` that was composed elsewhere (in the engine), translated by the first of `patterns`
     (English with `{name}` for what varies) that it matches; itself where none does."""
     for pattern in patterns:
-        found = _regex(pattern).fullmatch(text)
-        if found:
-            return tr(pattern, **found.groupdict())
+        found = matched(text, pattern)
+        if found is not None:
+            return tr(pattern, **found)
     return tr(text)
+
+
+def matched(text: str, pattern: str) -> dict[str, str] | None:
+    """What stands in `text` for each `{name}` of `pattern`; None where it says something else."""
+    found = _regex(pattern).fullmatch(text)
+    return found.groupdict() if found else None
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from engine.events import (
+    Change,
     Event,
     Failed,
     Finished,
@@ -61,6 +62,8 @@ class News:
                 self.progress = event
             case Note():
                 self.notes.append(event)
+            case Change():
+                self.notes.append(event.note())
             case Saved():
                 self.saved.append(event)
             case Started():

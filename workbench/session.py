@@ -19,6 +19,7 @@ from engine.errors import CrucibleError
 from engine.store import OPEN, Lock, Run, RunInfo, Workspace
 from workbench.engine_thread import EngineThread
 from workbench.i18n import tr
+from workbench.refusals import error_text, holder_text
 from workbench.runs.book import ENDED, Book
 from workbench.runs.record import Record, load, load_more
 from workbench.runs.watch import Watch
@@ -242,7 +243,8 @@ class Session(QObject):
         self._send({"do": "order", "runs": list(ids)})
 
     def control(self, name: str, value: float) -> None:
-        self._send({"do": "control", "name": name, "value": value})
+        """Set a live value of the run under way, and of no other that may have begun meanwhile."""
+        self._send({"do": "control", "run": self.current, "name": name, "value": value})
 
     def ask(
         self, question: Mapping[str, Any], answer: Callable[[dict[str, Any], bytes], None]
@@ -379,7 +381,7 @@ class Session(QObject):
                 self._impatience.stop()
             info = self.book.info(run_id)
             if info is not None and status == "failed":
-                self._say("error", info.name, info.error)
+                self._say("error", info.name, error_text(info.error))
             self.reloaded.emit(run_id)
             self.ended.emit(run_id, status)
         self.changed.emit()
@@ -414,8 +416,9 @@ class Session(QObject):
         if self._thread is not None:
             self._thread.send(message)
         else:
+            who = holder_text(self.holder or "")
             self.refused.emit(
-                tr("this workspace is open in another window ({holder})", holder=self.holder), []
+                tr("this workspace is open in another window ({holder})", holder=who), []
             )
 
     def can_resume(self, info: RunInfo) -> bool:

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QLayout,
     QPushButton,
-    QSplitter,
+    QSizePolicy,
     QStackedWidget,
     QVBoxLayout,
     QWidget,
@@ -20,14 +20,16 @@ from workbench import i18n, shell_style, theme
 from workbench.bars import Banner, Rail, StatusBar, TopBar
 from workbench.i18n import mark, tr
 from workbench.panels.start import StartPage
+from workbench.panes import Panes
 from workbench.settings import Settings
-from workbench.views.widgets import Segmented
+from workbench.views.widgets import Elided, Segmented
 
 TABS = (mark("Live"), mark("Compare"), mark("Details"))
 SIZES = {"runs": 248, "inspector": 284, "log": 128}
 """Widths and height of the panes at scale 1, until a person has moved them."""
-RAIL, BARS = 48, 74
 MINIMUM = QSize(900, 560)
+COMFORT = 600
+"""Width of the centre at scale 1 below which the panes beside it get narrower first."""
 LEAST = {"runs_place": 180, "centre": 360, "inspector_place": 264}
 """Widths at scale 1 below which a pane folds away (and the centre does not shrink)."""
 
@@ -44,7 +46,6 @@ class Shell(QWidget):
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
         self.settings = settings
         self._was_painted = False
-        self._scale = theme.manager.scale
         self.top = TopBar(self)
         self.rail = Rail(self)
         self.banner = Banner(self)
@@ -56,6 +57,7 @@ class Shell(QWidget):
         self.pages = QStackedWidget(self)
         self.pages.addWidget(self.start_page)
         self.tabs = Segmented([], parent=self)
+        self.tabs.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.resumer = QPushButton(self)
         """Beside the tabs of a run that has not come to its end."""
         self.resumer.setProperty("look", "chip")
@@ -64,8 +66,8 @@ class Shell(QWidget):
         self.resumer.hide()
         self.header, self._legend = self._make_header()
         self.columns, self.rows = self._arrange()
-        self.resize(settings.width, settings.height)
         self._restore_sizes()
+        self.resize(settings.width, settings.height)
         theme.manager.changed.connect(self.restyle)
         i18n.signals.changed.connect(self.rename_tabs)
         self.restyle()
@@ -95,7 +97,7 @@ class Shell(QWidget):
         header.hide()
         return header, legend
 
-    def _arrange(self) -> tuple[QSplitter, QSplitter]:
+    def _arrange(self) -> tuple[Panes, Panes]:
         self.centre = QFrame(self)
         self.centre.setObjectName("centre")
         middle = QVBoxLayout(self.centre)
@@ -103,26 +105,21 @@ class Shell(QWidget):
         middle.setSpacing(0)
         middle.addWidget(self.header)
         middle.addWidget(self.pages, 1)
-        columns = QSplitter(Qt.Orientation.Horizontal, self)
+        columns = Panes(Qt.Orientation.Horizontal, self)
         columns.setObjectName("columns")
-        columns.setHandleWidth(1)
-        for pane in (self.runs_place, self.centre, self.inspector_place):
-            columns.addWidget(pane)
-        columns.setStretchFactor(1, 1)
-        columns.setCollapsible(1, False)
+        columns.addWidget(self.runs_place)
+        columns.set_middle(self.centre, COMFORT)
+        columns.addWidget(self.inspector_place)
         upper = QWidget(self)
         row = QHBoxLayout(upper)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(0)
         row.addWidget(self.rail)
         row.addWidget(columns, 1)
-        rows = QSplitter(Qt.Orientation.Vertical, self)
+        rows = Panes(Qt.Orientation.Vertical, self)
         rows.setObjectName("rows")
-        rows.setHandleWidth(1)
-        rows.addWidget(upper)
+        rows.set_middle(upper)
         rows.addWidget(self.log_place)
-        rows.setStretchFactor(0, 1)
-        rows.setCollapsible(0, False)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -143,36 +140,31 @@ class Shell(QWidget):
 
     # --- sizes
 
+    def _places(self) -> dict[str, tuple[Panes, QFrame]]:
+        """The panes by the names of their sizes, and the splitter that each stands in."""
+        return {
+            "runs": (self.columns, self.runs_place),
+            "inspector": (self.columns, self.inspector_place),
+            "log": (self.rows, self.log_place),
+        }
+
     def _restore_sizes(self) -> None:
-        sizes = {**SIZES, **self.settings.sizes}
-        runs, inspector, log = (theme.px(sizes[name]) if sizes[name] else 0 for name in SIZES)
-        middle = max(self.width() - theme.px(RAIL) - runs - inspector - 2, 200)
-        self.columns.setSizes([runs, middle, inspector])
-        self.rows.setSizes([max(self.height() - theme.px(BARS) - log - 1, 200), log])
+        for name, (panes, place) in self._places().items():
+            panes.set_wanted(place, self.settings.sizes.get(name, SIZES[name]))
 
     def keep_sizes(self) -> None:
         """Remember where a person has put the panes."""
-        scale = theme.manager.scale
-        runs, _, inspector = self.columns.sizes()
-        log = self.rows.sizes()[1]
-        sizes = {"runs": runs, "inspector": inspector, "log": log}
-        self.settings.sizes = {name: round(size / scale) for name, size in sizes.items()}
+        self.settings.sizes = {
+            name: round(panes.wanted(place)) for name, (panes, place) in self._places().items()
+        }
         if not self.isMaximized() and not self.isFullScreen():
             self.settings.width, self.settings.height = self.width(), self.height()
         self.settings.maximized = self.isMaximized()
 
     def fold(self, pane: str) -> None:
         """Fold "runs", "inspector" or "log" away, or unfold it."""
-        splitter, index, middle = {
-            "runs": (self.columns, 0, 1),
-            "inspector": (self.columns, 2, 1),
-            "log": (self.rows, 1, 0),
-        }[pane]
-        sizes = splitter.sizes()
-        wanted = 0 if sizes[index] else theme.px(SIZES[pane])
-        sizes[middle] += sizes[index] - wanted
-        sizes[index] = wanted
-        splitter.setSizes(sizes)
+        panes, place = self._places()[pane]
+        panes.set_wanted(place, 0 if panes.wanted(place) else SIZES[pane])
 
     # --- looks
 
@@ -182,13 +174,9 @@ class Shell(QWidget):
         self.setStyleSheet(shell_style.sheet(theme.manager.theme, scale))
         for place, width in LEAST.items():
             getattr(self, place).setMinimumWidth(theme.px(width))
-        if scale != self._scale:
-            grown = scale / self._scale
-            self._scale = self.settings.scale = scale
-            runs, middle, inspector = self.columns.sizes()
-            whole = runs + middle + inspector
-            runs, inspector = round(runs * grown), round(inspector * grown)
-            self.columns.setSizes([runs, max(whole - runs - inspector, 1), inspector])
+        self.settings.scale = scale
+        for panes in (self.columns, self.rows):
+            panes.settle()
 
     def rename_tabs(self) -> None:
         self.tabs.set_options([tr(tab) for tab in TABS])
@@ -204,11 +192,10 @@ class Shell(QWidget):
                 widget.hide()  # an open menu keeps what is deleted later on the screen
                 widget.deleteLater()
         for name, color in entries:
-            dot, words = QLabel(self.header), QLabel(self.header)
-            metrics = words.fontMetrics()
-            words.setText(metrics.elidedText(name, Qt.TextElideMode.ElideRight, theme.px(220)))
-            words.setToolTip(name)
-            words.setAccessibleName(name)
+            dot, words = QLabel(self.header), Elided(name, self.header)
+            words.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
+            words.setMaximumWidth(theme.px(220))
+            words.setMinimumWidth(min(words.sizeHint().width(), theme.px(40)))
             dot.setText(f'<span style="color:{color}">●</span>')
             words.setProperty("tone", "small")
             self._legend.addWidget(dot)

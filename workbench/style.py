@@ -83,7 +83,10 @@ QPushButton:hover {{ background: {t.raised}; }}
 QPushButton:pressed {{ background: {t.selection}; }}
 QPushButton:focus {{ border-color: {t.accent}; }}
 QPushButton:disabled {{ color: {t.faint}; background: {t.surface}; }}
-QPushButton::menu-indicator {{ image: url(icons:indicator-down.svg); width: {s(11)}; }}
+QPushButton::menu-indicator {{
+    image: url(icons:indicator-down.svg); width: {s(12)}; height: {s(12)};
+    subcontrol-origin: border; subcontrol-position: center right; right: {s(7)};
+}}
 QPushButton[look="primary"] {{
     background: {t.accent}; color: {t.on_accent}; border-color: {t.accent}; font-weight: 600;
 }}
@@ -138,7 +141,8 @@ QLineEdit[invalid="true"], QComboBox[invalid="true"], QSpinBox[invalid="true"] {
 }}
 QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button,
 QDoubleSpinBox::down-button {{ width: 0; border: none; }}
-QComboBox::drop-down {{ border: none; width: {s(22)}; }}
+QComboBox {{ padding-right: 0; }}
+QComboBox::drop-down {{ border: none; width: {s(20)}; }}
 QComboBox::down-arrow {{ image: url(icons:indicator-down.svg); width: {s(12)}; height: {s(12)}; }}
 QComboBox QAbstractItemView {{
     background: {t.card}; border: 1px solid {t.border}; padding: {s(4)};

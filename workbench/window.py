@@ -24,6 +24,7 @@ from workbench.bars import Heartbeat
 from workbench.command_table import bind_keys, commands_of, more_commands
 from workbench.commands import Palette, keyboard_list
 from workbench.i18n import mark, tr
+from workbench.refusals import error_text, holder_text
 from workbench.settings import Settings, default_workspace
 from workbench.shell import Shell
 
@@ -197,7 +198,7 @@ class Window(Shell):
             tr(
                 "This workspace is open elsewhere ({holder}): you can look at everything, but not "
                 "start or change runs. Close the other window, or open another workspace.",
-                holder=self.session.holder,
+                holder=holder_text(self.session.holder or ""),
             ),
             "warning",
             ((tr("Open another workspace…"), self.do.choose_workspace),),
@@ -470,7 +471,7 @@ class Window(Shell):
         if info is not None and status != "failed":  # the session says why one has failed
             self._log_end(info, status)
         if info is not None and status == "failed":
-            first = (info.error.splitlines() or [""])[0]
+            first = (error_text(info.error).splitlines() or [""])[0]
             self.banner.tell(
                 tr("{run} failed: {error}", run=info.name, error=first),
                 "error",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from workbench.i18n import mark, tr, tr_like
 
@@ -41,6 +43,7 @@ _WORDS = {
     "zero_gradients": mark("Zero gradients"),
     "nan_count": mark("NaN values"),
     "weights_sha256": mark("Weights, SHA-256"),
+    "data_changed": mark("Data changed since training"),
     "sha256": "SHA-256",
     "size": mark("Size"),
     "file": mark("File"),
@@ -62,6 +65,11 @@ _NOTES = (
     mark("{bad} of {all} images cannot be read and are skipped: {names}"),
     mark("the test split has {count} images; all of them are attacked"),
     mark("out of memory: going on with {count} images at a time"),
+    mark(
+        "the test images are not those that were kept aside when the model was trained, so some "
+        "may be among those it learnt from, and its accuracies may be too high. Put the data back "
+        "as it was, or train a model on what it is now."
+    ),
 )
 """What tasks say while they work, for translation."""
 
@@ -72,6 +80,16 @@ def note_text(text: str) -> str:
     if changed and name in _WORDS:
         return tr("{quantity} set to {value}", quantity=word(name), value=value)
     return tr_like(text, _NOTES)
+
+
+def warning_of(summary: Mapping[str, Any]) -> str:
+    """Why the results of a run may mislead, for a person; nothing where they do not."""
+    if not summary.get("data_changed"):
+        return ""
+    return tr(
+        "The data has changed since the model was trained: it may have learnt from some of these "
+        "images, and its accuracies may be too high."
+    )
 
 
 def word(key: str) -> str:

@@ -8,7 +8,14 @@ from html.parser import HTMLParser
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QGuiApplication, QWheelEvent
-from PySide6.QtWidgets import QApplication, QFileDialog, QLineEdit, QWidget
+from PySide6.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QLineEdit,
+    QStyle,
+    QStyleOptionFrame,
+    QWidget,
+)
 
 from engine.attacks.spec import PGD, Attack
 from engine.models.spec import Import, Module
@@ -303,6 +310,31 @@ def test_browse_for_a_factory_keeps_its_function(qtbot, form_of, monkeypatch):
     node(form, "model", "factory").editor._browse.click()
     assert form.values()["model"]["factory"] == "/b/other.py:make"
     assert isinstance(form.spec().model, Module)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_hint_of_a_run_is_seen_whole_in_a_narrow_form(form_of, language):
+    i18n.set_language(language)
+    form = form_of(Attack)
+    form.resize(264, 700)
+    QApplication.processEvents()
+    line = node(form, "model").editor.line
+    style = QStyleOptionFrame()
+    line.initStyleOption(style)
+    room = line.style().subElementRect(QStyle.SubElement.SE_LineEditContents, style, line).width()
+    assert line.fontMetrics().horizontalAdvance(line.placeholderText()) < room - 4
+    label = node(form, "model").label
+    assert label.width() >= label.sizeHint().width()
+
+
+def test_the_scroll_bar_takes_nothing_from_the_fields(form_of):
+    form = form_of(Attack)
+    widths = set()
+    for height in (200, 1200):
+        form.resize(284, height)
+        QApplication.processEvents()
+        widths.add(node(form, "samples").editor.width())
+    assert len(widths) == 1
 
 
 def test_folder_is_browsed_for(qtbot, form_of, monkeypatch):

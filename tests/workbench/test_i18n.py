@@ -10,6 +10,7 @@ import pytest
 from PySide6.QtCore import QLocale, QObject
 
 import workbench
+from engine.models.card import SEEN
 from engine.task import Spec, discover, extra_of, kind_of, task_kinds
 from workbench import i18n
 from workbench.forms.presets import presets
@@ -171,6 +172,7 @@ def test_notes_of_the_engine_are_translated():
     assert "61" in note_text("resumed at step 61, epoch 3")
     assert "resumed" not in note_text("resumed at step 61, epoch 3")
     assert note_text("something set to music") == "something set to music"
+    assert note_text(SEEN) != SEEN
 
 
 @pytest.mark.parametrize(

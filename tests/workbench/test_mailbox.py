@@ -2,7 +2,7 @@ import threading
 
 import numpy as np
 
-from engine.events import Finished, Images, Note, Progress, Saved, Scalars, Started, Table
+from engine.events import Change, Finished, Images, Note, Progress, Saved, Scalars, Started, Table
 from workbench import mailbox
 from workbench.mailbox import Mailbox
 
@@ -38,6 +38,12 @@ def test_newest_of_what_replaces_itself_and_all_scalars():
     assert isinstance(a.ended, Finished)
     assert not a.missed
     assert box.drain() == {}
+
+
+def test_a_live_change_is_a_line_of_the_log():
+    box = Mailbox()
+    box.put("a", Change("lr", 0.05, 12))
+    assert box.drain()["a"].notes == [Note("info", "lr set to 0.05")]
 
 
 def test_backlog_is_bounded_and_says_so(monkeypatch):

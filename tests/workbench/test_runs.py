@@ -14,7 +14,7 @@ from engine.store.metrics import MetricsWriter
 from tests.workbench.stored import TRAIN, attacked, make_run, trained
 from workbench.mailbox import News
 from workbench.runs.book import Book, Rate
-from workbench.runs.compare import CompareView, chosen_series, findings
+from workbench.runs.compare import CompareView, chosen_series, findings, warnings
 from workbench.runs.record import Record, load, load_more
 from workbench.runs.run_list import RunList
 from workbench.runs.watch import Watch
@@ -230,6 +230,13 @@ def test_comparison_puts_robust_accuracies_side_by_side(qtbot, tmp_path: Path) -
     assert told.args == [plain.id]
     named = [book.named(run.info()) for run in runs]
     assert "plain is right on 97.5" in findings(named)[0].replace("\u202f", " ")
+
+
+def test_comparison_names_the_runs_that_may_mislead() -> None:
+    changed = {"clean_accuracy": 0.9, "data_changed": True}
+    runs = [info("a", summary=changed), info("b", summary={}), info("c", summary=changed)]
+    (told,) = warnings(runs)
+    assert told.startswith("a, c: The data has changed")
 
 
 def test_a_result_is_no_curve_to_compare() -> None:

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QEvent, Qt
+from PySide6.QtCore import QEvent, QPoint, Qt
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
     QComboBox,
     QDialog,
+    QLabel,
     QLineEdit,
     QPlainTextEdit,
 )
@@ -25,6 +26,7 @@ from engine.store.metrics import MetricsWriter
 from tests.workbench.stored import TRAIN, attacked, make_run, trained
 from tests.workbench.windows import Open, open_window
 from workbench import i18n, theme
+from workbench.panels.start import StartPage
 from workbench.window import COMPARE, DETAILS, LIVE, Window
 
 __all__ = ["open_window"]
@@ -375,6 +377,40 @@ def test_sizes_are_remembered(open_window: Open) -> None:
     assert (stored["width"], stored["height"]) == (1300, 850)
 
 
+def test_a_small_window_squeezes_the_panes_for_a_while_only(open_window: Open) -> None:
+    window = open_window(engine=False)
+    window.resize(1440, 900)
+    before = window.columns.sizes()[0], window.columns.sizes()[2], window.rows.sizes()[1]
+    assert before == (248, 284, 128)
+    window.resize(900, 560)
+    assert window.columns.sizes()[0] < 248
+    window.keep_sizes()
+    assert window.settings.sizes == {"runs": 248, "inspector": 284, "log": 128}
+    window.resize(1440, 900)
+    assert (window.columns.sizes()[0], window.columns.sizes()[2], window.rows.sizes()[1]) == before
+    window.resize(1920, 1080)
+    theme.manager.set_scale(1.25)
+    assert (window.columns.sizes()[0], window.columns.sizes()[2]) == (310, 355)
+
+
+def test_an_edge_that_was_moved_stays_where_it_was_put(qtbot, open_window: Open) -> None:
+    window = open_window(engine=False)
+    window.resize(1440, 900)
+    handle = window.columns.handle(1)
+    qtbot.mousePress(handle, Qt.MouseButton.LeftButton)
+    qtbot.mouseMove(handle, QPoint(60, 10))
+    qtbot.mouseRelease(handle, Qt.MouseButton.LeftButton, pos=QPoint(60, 10))
+    moved = window.columns.sizes()[0]
+    assert moved > 290
+    for size in ((900, 560), (1440, 900)):
+        window.resize(*size)
+    assert (window.columns.sizes()[0], window.columns.sizes()[2]) == (moved, 284)
+    window.fold("inspector")
+    for size in ((900, 560), (1440, 900)):
+        window.resize(*size)
+    assert (window.columns.sizes()[0], window.columns.sizes()[2]) == (moved, 0)
+
+
 @pytest.mark.parametrize("place", ["start", "train", "attack", "compare", "import", "export"])
 def test_every_control_has_a_name(open_window: Open, tmp_path: Path, place: str) -> None:
     plain = trained(tmp_path / "w")
@@ -486,3 +522,18 @@ def test_dropping_a_waiting_run_changes_the_queue(open_window: Open, tmp_path: P
     with qtbot.waitSignal(window.run_list.asked_order) as told:
         model.dropMimeData(data, Qt.DropAction.MoveAction, 2, 0, model.index(2))
     assert told.args == [[ids[2], ids[0], ids[1]]]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_narrow_start_page_cuts_no_words_off(qtbot, language: str) -> None:
+    i18n.set_language(language)
+    page = StartPage(None)
+    qtbot.addWidget(page)
+    page.resize(420, 400)
+    page.show()
+    QApplication.processEvents()
+    for label in page.findChildren(QLabel):
+        if label.isVisible() and label.text():
+            room = label.size()
+            assert label.heightForWidth(room.width()) <= room.height(), label.text()
+            assert label.minimumSizeHint().width() <= room.width(), label.text()

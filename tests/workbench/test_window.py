@@ -139,6 +139,11 @@ def test_learning_rate_is_changed_while_it_runs(qtbot, open_window: Open) -> Non
     control = window.inspector.live_controls()[0]
     qtbot.mouseClick(control.half, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: record.last("train/lr") == pytest.approx(1e-3), timeout=LONG)
+    assert "lr set to 0.001" in [note.text for _, note in record.notes]
+    control.field.setText("0")
+    qtbot.keyClick(control.field, Qt.Key.Key_Return)
+    assert control.field.text() == "0.001"
+    assert not window.banner.text
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ class SpecForm(QWidget):
         self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self._scroll.setWidget(self._fields)
+        self._scroll.verticalScrollBar().rangeChanged.connect(self._make_room)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
@@ -76,6 +77,11 @@ class SpecForm(QWidget):
         i18n.signals.changed.connect(self._retranslate)
         # The first validation builds the spec's validators: after the form is on the screen.
         QTimer.singleShot(0, self, self._validate)
+
+    def _make_room(self, _: int, last: int) -> None:
+        """Have the scroll bar stand in the margin, so that the fields keep their width."""
+        bar = self._scroll.verticalScrollBar().sizeHint().width() if last else 0
+        self._fields.setContentsMargins(12, 4, max(12 - bar, 2), 12)
 
     # --- bar: preset, undo, menu
 

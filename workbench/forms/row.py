@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QSizePolicy, QWidget
 
 from engine.task import Spec, extra_of
 from workbench.forms.editors import (
@@ -71,6 +71,8 @@ class Row:
         """Put label, editor and the room for a problem into lines `line` and `line + 1`."""
         self._grid, self._line = grid, line
         right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        if not grid.columnStretch(0):
+            self.label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         grid.addWidget(self.label, line, 0)
         if self._shape.type == "bool":
             grid.addWidget(self.editor, line, 1, right)
@@ -125,13 +127,15 @@ class Row:
         self.set_problem(shown)
 
 
-def field_grid(holder: QWidget) -> QGridLayout:
+def field_grid(holder: QWidget, *, wide: bool = False) -> QGridLayout:
+    """For labels and editors: in columns that line up down the form, or (`wide`) with all the room
+    that the labels leave for the editors."""
     grid = QGridLayout(holder)
     grid.setContentsMargins(0, 0, 0, 0)
     grid.setHorizontalSpacing(8)
     grid.setVerticalSpacing(6)
-    grid.setColumnStretch(0, 5)
-    grid.setColumnStretch(1, 6)
+    grid.setColumnStretch(0, 0 if wide else 5)
+    grid.setColumnStretch(1, 1 if wide else 6)
     return grid
 
 

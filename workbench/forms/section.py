@@ -347,7 +347,7 @@ class Fields(QWidget):
         # `seed` comes last: it is inherited, and seldom what somebody looks for first.
         rest = [name for name in names if name not in inside and name not in first]
         rest.sort(key=lambda name: name == "seed")
-        self._fill(self._layout, first)
+        self._fill(self._layout, first, wide=True)  # names of runs and paths are long
         before = [n for n in inside if rest and names.index(n) < self._place_of_rest(names, rest)]
         for name in before:
             self._add_section(self._layout, name, ruled=bool(self._layout.count()))
@@ -367,7 +367,7 @@ class Fields(QWidget):
         own = [name for name in rest if name != "seed"]
         return names.index(own[0]) if own else len(names)
 
-    def _fill(self, layout: QVBoxLayout, names: list[str]) -> None:
+    def _fill(self, layout: QVBoxLayout, names: list[str], *, wide: bool = False) -> None:
         grid: QGridLayout | None = None
         for name in names:
             if members_of(self._spec.model_fields[name]) is not None:
@@ -376,7 +376,7 @@ class Fields(QWidget):
                 continue
             if grid is None:
                 holder = QWidget(layout.parentWidget())
-                grid = field_grid(holder)
+                grid = field_grid(holder, wide=wide)
                 layout.addWidget(holder)
             node = Row(self._owner, (*self._path, name), self._spec, holder)
             node.place(grid, grid.rowCount() + 1)

@@ -11,13 +11,14 @@ from engine.store import RunInfo
 from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.panels.live import NOTHING, Curve, LiveView
-from workbench.runs.book import ENDED
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
 from workbench.views.comparison import Comparison
-from workbench.views.curves import within_sentence
+from workbench.words import warning_of
 
 PICTURES = ("clean", "adversarial", "perturbation")
+NO_PICTURES = mark("This run recorded no pictures.")
+ACCURACIES = mark("Clean and under attack, when the attack is over.")
 FAREWELL = 4.0
 """Seconds that the replay of a finished attack is shown before the view goes on."""
 
@@ -27,9 +28,7 @@ class AttackView(LiveView):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         self.comparison = Comparison()
-        self.accuracies = BarsCard(
-            mark("Accuracy"), empty=mark("Clean and under attack, when the attack is over.")
-        )
+        self.accuracies = BarsCard(mark("Accuracy"))
         super().__init__(
             parent,
             curves=(
@@ -55,6 +54,7 @@ class AttackView(LiveView):
         super().show_nothing()
         self.comparison.clear()
         self.accuracies.set_bars([])
+        self.accuracies.warn("")
 
     def show_images(self, images: Images, frames: Sequence[Images]) -> None:
         if images.name in PICTURES:
@@ -71,6 +71,11 @@ class AttackView(LiveView):
     def update_info(self, info: RunInfo) -> None:
         super().update_info(info)
         self._show_accuracies(info)
+
+    def _explain_emptiness(self) -> None:
+        super()._explain_emptiness()
+        self.comparison.explain(NO_PICTURES if self._has_ended else "")
+        self.accuracies.explain(NOTHING if self._has_ended else ACCURACIES)
 
     def retranslate(self) -> None:
         super().retranslate()
@@ -92,9 +97,7 @@ class AttackView(LiveView):
             if isinstance(info.summary.get(name), int | float)
         ]
         self.accuracies.set_bars(bars)
-        if not bars and info.status in ENDED:
-            name = within_sentence(self.accuracies.title.text())
-            self.accuracies.set_empty(tr(NOTHING, card=name))
+        self.accuracies.warn(warning_of(info.summary))
 
     def _make_grid(self) -> QGridLayout:
         column = QVBoxLayout(self._make_scrolled())

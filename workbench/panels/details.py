@@ -13,12 +13,18 @@ from engine.store import RunInfo
 from workbench import i18n
 from workbench.bars import size as size_text
 from workbench.i18n import mark, name_of, tr
+from workbench.panels.live import NOTHING
 from workbench.recipes import recipe_text
-from workbench.runs.book import word_of
+from workbench.refusals import error_text
+from workbench.runs.book import ENDED, word_of
 from workbench.views.card import Card
 from workbench.views.table import TableCard, cell
 from workbench.views.text import number, percent
 from workbench.words import word
+
+CHOOSE = mark("Choose a run in the list.")
+RESULTS = mark("What the run finds out appears here.")
+FILES = mark("The files that the run writes appear here.")
 
 
 class DetailsView(QWidget):
@@ -32,7 +38,7 @@ class DetailsView(QWidget):
         self._info: RunInfo | None = None
         self._names: Mapping[str, str] = {}
         self.results = TableCard(mark("Results"), parent=self)
-        self.origin = TableCard(mark("Run"), parent=self)
+        self.origin = TableCard(mark("This run"), parent=self)
         self.files = TableCard(mark("Files"), parent=self)
         self._spec_card = Card(mark("Settings"), self)
         self.spec = self._text(self._spec_card)
@@ -81,9 +87,12 @@ class DetailsView(QWidget):
         self.note.setEnabled(info is not None)
         if info is None:
             for table in (self.results, self.origin, self.files):
+                table.explain(CHOOSE)
                 table.set_table((), ())
-            self.spec.setPlainText(tr("Choose a run in the list."))
+            self.spec.setPlainText(tr(CHOOSE))
             return
+        for table, promise in ((self.results, RESULTS), (self.files, FILES)):
+            table.explain(NOTHING if info.status in ENDED else promise)
         self.results.set_table(
             (tr("Quantity"), tr("Value")),
             [(word(k), value_text(k, v)) for k, v in flat(info.summary).items()],
@@ -112,7 +121,7 @@ class DetailsView(QWidget):
         ]
         rows += [(word(key), str(value)) for key, value in flat(info.environment).items()]
         if info.error:
-            rows.insert(0, (tr("Error"), info.error))
+            rows.insert(0, (tr("Error"), error_text(info.error)))
         return [row for row in rows if row[1]]
 
     def _typed(self) -> None:

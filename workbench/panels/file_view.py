@@ -13,8 +13,8 @@ from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPush
 from engine.store import RunInfo
 from workbench import theme
 from workbench.i18n import mark, tr
-from workbench.panels.details import flat, value_text
-from workbench.panels.live import LiveView
+from workbench.panels.details import RESULTS, flat, value_text
+from workbench.panels.live import NOTHING, LiveView
 from workbench.runs.record import Record
 from workbench.views.card import Card
 from workbench.views.table import TableCard
@@ -52,9 +52,7 @@ class FileView(LiveView):
         foot.addStretch()
         self.card.body.addLayout(foot)
         self.card.body.addStretch()
-        self.results = TableCard(
-            mark("Results"), empty=mark("What the run finds out appears here.")
-        )
+        self.results = TableCard(mark("Results"))
         # One value at one step is a result, and no curve.
         super().__init__(parent, hidden=("accuracy",))
         self.grid.addWidget(self.card, 0, 0, 1, 2)
@@ -66,6 +64,10 @@ class FileView(LiveView):
     def show_run(self, info: RunInfo, record: Record, color: str) -> None:
         super().show_run(info, record, color)
         self._show(info)
+
+    def _explain_emptiness(self) -> None:
+        super()._explain_emptiness()
+        self.results.explain(NOTHING if self._has_ended else RESULTS)
 
     def show_nothing(self) -> None:
         super().show_nothing()

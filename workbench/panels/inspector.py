@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import Qt, QTimer, Signal
@@ -18,8 +19,9 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from engine.errors import BadInput
 from engine.store import RunInfo
-from engine.task import Spec, Task, extra_of
+from engine.task import Task, check_live, live_fields, parse_task
 from workbench import i18n, theme
 from workbench.forms import SpecForm
 from workbench.i18n import tr
@@ -31,13 +33,21 @@ SETTLE_MS = 300
 
 
 class LiveControl(QWidget):
-    """One value that can be changed while a run goes: a field, half, double."""
+    """One value that can be changed while a run goes: a field, half, double. What is not `allowed`
+    is not taken."""
 
     changed = Signal(str, float)
 
-    def __init__(self, name: str, title: str, value: float, parent: QWidget) -> None:
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        value: float,
+        allowed: Callable[[float], bool],
+        parent: QWidget,
+    ) -> None:
         super().__init__(parent)
-        self.name, self._title = name, title
+        self.name, self._title, self._allowed = name, title, allowed
         self._label = QLabel(self)
         self.field = QLineEdit(f"{value:g}", self)
         self.field.setMaximumWidth(theme.px(96))
@@ -73,7 +83,7 @@ class LiveControl(QWidget):
             value = float(self.field.text().replace(",", "."))
         except ValueError:
             value = float("nan")
-        if not 0 <= value < 1e6:
+        if not self._allowed(value):
             self.field.setText(f"{self._value:g}")
         elif value != self._value:
             self._value = value
@@ -217,9 +227,12 @@ class Inspector(QWidget):
             if widget := item.widget():
                 widget.hide()
                 widget.deleteLater()
-        found = live_fields(info) if info else []
-        for name, title, value in found:
-            row = LiveControl(name, title, self._set.get((run_id, name), value), self.live)
+        task = _task_of(info) if info else None
+        found = live_fields(task) if task else {}
+        for name, spec in found.items():
+            title = type(spec).model_fields[name].title or name
+            value = self._set.get((run_id, name), getattr(spec, name))
+            row = LiveControl(name, title, value, partial(_allows, task, name), self.live)
             row.changed.connect(self._control)
             self._live_rows.addWidget(row)
         self._live_name = info.name if info else ""
@@ -255,28 +268,17 @@ class Inspector(QWidget):
         self.exporter.setToolTip(f"{tr('Export encrypted…')} (Ctrl+Shift+E)")
 
 
-def live_fields(info: RunInfo) -> list[tuple[str, str, float]]:
-    """(name, English title, value) of the fields of a run's spec that may be changed while it
-    works. `name` is what the engine calls the control."""
-    from engine.task import kinds, task_kinds
+def _task_of(info: RunInfo) -> Task | None:
+    """What a run was asked for; None if this version does not know it."""
+    try:
+        return parse_task(info.spec)
+    except BadInput:
+        return None
 
-    known = task_kinds().get(info.kind)
-    return _live_of(known, info.spec, kinds) if known else []
 
-
-def _live_of(
-    spec: type[Spec], values: Mapping[str, Any], kinds: Any
-) -> list[tuple[str, str, float]]:
-    from engine.task import family_of
-
-    found: list[tuple[str, str, float]] = []
-    for name, field in spec.model_fields.items():
-        value = values.get(name)
-        if extra_of(field).get("live") and isinstance(value, int | float):
-            found.append((name, field.title or name, float(value)))
-        family = family_of(field)
-        if family is not None and isinstance(value, Mapping):
-            member = kinds(family).get(value.get("kind"))
-            if member is not None:
-                found += _live_of(member, value, kinds)
-    return found
+def _allows(task: Task, name: str, value: float) -> bool:
+    try:
+        check_live(task, name, value)
+    except BadInput:
+        return False
+    return True

@@ -23,6 +23,7 @@ from workbench.runs.book import ENDED
 from workbench.runs.record import Record
 from workbench.views.curves import CurveCard
 from workbench.views.mosaic import Mosaic
+from workbench.views.table import EMPTY as TABLE_EMPTY
 from workbench.views.table import TableCard
 from workbench.words import title, word
 
@@ -155,9 +156,14 @@ class LiveView(QWidget):
 
     def _explain_emptiness(self) -> None:
         """Nothing more will come of a run that has ended: its empty cards no longer promise it."""
-        ended = self.info is not None and self.info.status in ENDED
         for card in self.curves.values():
-            card.set_empty(NOTHING if ended else self._empty)
+            card.explain(NOTHING if self._has_ended else self._empty)
+        for table in self.tables.values():
+            table.explain(NOTHING if self._has_ended else TABLE_EMPTY)
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.info is not None and self.info.status in ENDED
 
     # --- parts, which custom views build on
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import (
+    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -24,6 +26,10 @@ STEPS = (
     ("compare", mark("Compare")),
     ("lock", mark("Export encrypted")),
 )
+
+MARGIN = 24
+TILES = 540
+"""Width at scale 1 from which three tiles stand side by side."""
 
 
 class Tile(QPushButton):
@@ -42,6 +48,7 @@ class Tile(QPushButton):
         theme.set_icon(sign, icon, "accent", 26 if main else 20)
         self._heading, self._words = QLabel(), QLabel()
         self._heading.setProperty("tone", "title" if main else "heading")
+        self._heading.setWordWrap(True)
         self._words.setProperty("tone", "small")
         self._words.setWordWrap(True)
         column = QVBoxLayout()
@@ -93,9 +100,11 @@ class StartPage(QWidget):
         super().__init__(parent)
         self._title, self._text, self._state = QLabel(), QLabel(), QLabel()
         self._title.setProperty("tone", "display")
+        self._title.setWordWrap(True)
         self._text.setProperty("tone", "muted")
         self._text.setWordWrap(True)
         self._state.setProperty("tone", "faint")
+        self._state.setWordWrap(True)
         self._ready = False
         self.run_demo = Tile(
             "play",
@@ -136,18 +145,17 @@ class StartPage(QWidget):
         column.addWidget(self._text)
         column.addSpacing(4)
         column.addWidget(self.run_demo)
-        column.addLayout(self._steps())
+        self._steps = self._make_steps()
+        column.addWidget(self._steps)
         column.addSpacing(8)
-        grid = QGridLayout()
-        grid.setSpacing(12)
-        for place, tile in enumerate((self.open_recipe, self.new_task, self.choose_data)):
-            grid.addWidget(tile, 0, place)
-            grid.setColumnStretch(place, 1)
-        column.addLayout(grid)
+        self._tiles = QGridLayout()
+        self._tiles.setSpacing(12)
+        column.addLayout(self._tiles)
         column.addSpacing(8)
         column.addWidget(self._state)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(24, 24, 24, 24)
+        page = QWidget()
+        outer = QVBoxLayout(page)
+        outer.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         outer.addStretch(2)
         row = QHBoxLayout()
         row.addStretch(1)
@@ -155,11 +163,20 @@ class StartPage(QWidget):
         row.addStretch(1)
         outer.addLayout(row)
         outer.addStretch(3)
+        area = QScrollArea(self)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(page)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(area)
         i18n.signals.changed.connect(self.refresh)
         self.refresh()
 
-    def _steps(self) -> QHBoxLayout:
-        row = QHBoxLayout()
+    def _make_steps(self) -> QWidget:
+        steps = QWidget(self)
+        row = QHBoxLayout(steps)
         row.setSpacing(6)
         row.setContentsMargins(2, 0, 2, 0)
         self._names: list[QLabel] = []
@@ -175,7 +192,20 @@ class StartPage(QWidget):
             row.addWidget(sign)
             row.addWidget(name)
         row.addStretch()
-        return row
+        return steps
+
+    def resizeEvent(self, event: object) -> None:
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Where there is little room the tiles stand below each other, without the steps."""
+        room = self.width() - 2 * MARGIN
+        self._steps.setVisible(room >= self._steps.sizeHint().width())
+        tiles = (self.open_recipe, self.new_task, self.choose_data)
+        wide = room >= theme.px(TILES)
+        for place, tile in enumerate(tiles):
+            self._tiles.addWidget(tile, *((0, place) if wide else (place, 0)))
+            self._tiles.setColumnStretch(place, 1 if wide or not place else 0)
 
     def set_ready(self, ready: bool, why: str = "") -> None:
         """Whether the engine can take work; `why` it cannot, in the person's language."""
@@ -196,6 +226,7 @@ class StartPage(QWidget):
         )
         for label, (_, name) in zip(self._names, STEPS):
             label.setText(tr(name))
+        self._arrange()
         self._state.setText(
             self._why
             or (

@@ -11,6 +11,7 @@ from engine.events import Table
 from engine.store import RunInfo
 from workbench.i18n import mark, tr
 from workbench.panels.live import PREVIEW_ROW, Ask, Curve, LiveView
+from workbench.refusals import error_text
 from workbench.runs.record import Record
 from workbench.views.mosaic import Mosaic
 from workbench.views.table import TableCard
@@ -93,7 +94,7 @@ class TrainView(LiveView):
         if self.info is not None:
             return
         if "error" in answer:
-            self._say(answer["error"])
+            self._say(error_text(answer["error"]))
             return
         import numpy as np
 

@@ -30,7 +30,7 @@ from workbench.views.bars import BarsCard
 from workbench.views.card import Card
 from workbench.views.curves import CurveCard
 from workbench.views.table import Percent, TableCard
-from workbench.words import title, word
+from workbench.words import title, warning_of, word
 
 GROUPS = ("validation", "train", "attack")
 """Of the series of one quantity, the one that runs are compared by."""
@@ -72,7 +72,7 @@ class CompareView(QWidget):
         below.addStretch()
         self.finding.body.addWidget(self._words)
         self.finding.body.addStretch()
-        self.finding.body.addLayout(below)
+        self.finding.foot.addLayout(below)
         self.bars = BarsCard(mark("Accuracy, clean and under attack"))
         self.table = TableCard(mark("Summaries"), parent=self)
         self._nothing = QLabel(self)
@@ -80,6 +80,7 @@ class CompareView(QWidget):
         self._nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._nothing.setWordWrap(True)
         inside = QWidget()
+        inside.setMinimumWidth(1)  # cards get narrower rather than leave the window
         self._grid = QGridLayout(inside)
         self._grid.setContentsMargins(12, 0, 12, 12)
         self._grid.setSpacing(10)
@@ -91,6 +92,7 @@ class CompareView(QWidget):
         self._area = QScrollArea(self)
         self._area.setWidgetResizable(True)
         self._area.setFrameShape(QFrame.Shape.NoFrame)
+        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._area.setWidget(inside)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -146,6 +148,7 @@ class CompareView(QWidget):
         self._show_curves(infos)
         none = tr("No attack is compared. Click the dot of one in the list.")
         self._words.setText("\n\n".join(findings(infos)) or none)
+        self.finding.warn("\n".join(warnings(infos)))
         self.exporter.setEnabled(self._handed_over(infos) is not None)
 
     def _infos(self) -> list[RunInfo]:
@@ -184,7 +187,7 @@ class CompareView(QWidget):
         self.table.setMaximumHeight(height)
         keys = [key for key in COLUMNS if any(key in info.summary for info in infos)]
         self.table.set_table(
-            (tr("Run"), tr("What"), *(tr("{quantity}, %", quantity=word(key)) for key in keys)),
+            (tr("Name"), tr("What"), *(tr("{quantity}, %", quantity=word(key)) for key in keys)),
             [
                 (
                     info.name if info.status == "done" else f"{info.name} ({word_of(info.status)})",
@@ -294,3 +297,12 @@ def findings(infos: Sequence[RunInfo]) -> list[str]:
                 )
             )
     return sentences
+
+
+def warnings(infos: Sequence[RunInfo]) -> list[str]:
+    """What may mislead in the compared runs: each warning once, with the runs that it is about."""
+    found: dict[str, list[str]] = {}
+    for info in infos:
+        if text := warning_of(info.summary):
+            found.setdefault(text, []).append(info.name)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]

@@ -56,9 +56,7 @@ class BarsCard(Card):
             self.set_value("")
 
     def _show_emptiness(self) -> None:
-        empty = not self.view.bars
-        self.set_empty(tr(self._explain) if empty else "")
-        self.view.setVisible(not empty)
+        self._give_way(not self.view.bars, self.view)
 
 
 class Bars(QWidget):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import (
+    QFileDialog,
     QFrame,
     QHBoxLayout,
     QLabel,
     QMenu,
+    QMessageBox,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
@@ -16,7 +22,30 @@ from PySide6.QtWidgets import (
 
 from workbench import i18n, theme
 from workbench.i18n import tr
+from workbench.views.text import within_sentence
 from workbench.views.widgets import Elided
+
+
+class _Warning(QWidget):
+    """A sign and some words."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.sign, self.words = QLabel(self), QLabel(self)
+        theme.set_icon(self.sign, "warning", "warning", 14)
+        self.words.setProperty("tone", "warn")
+        self.words.setWordWrap(True)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 4, 0, 4)
+        row.setSpacing(6)
+        row.addWidget(self.sign, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self.words, 1)
+        self.hide()
+
+    def set_text(self, text: str) -> None:
+        self.words.setText(text)
+        self.words.setAccessibleName(text)
+        self.setVisible(bool(text))
 
 
 class Card(QFrame):
@@ -25,6 +54,8 @@ class Card(QFrame):
     `title` is the English text (written `mark("...")` by the caller): it is shown translated and
     follows a change of language. What is added to `menu` shows the menu button.
     """
+
+    _explain = ""
 
     def __init__(self, title: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -61,6 +92,11 @@ class Card(QFrame):
         self._layout = QVBoxLayout(self)
         self._layout.addLayout(self.header)
         self._layout.addLayout(self.body, 1)
+        self.foot = QVBoxLayout()
+        """Below a warning that may stand under the body."""
+        self._warning = _Warning(self)
+        self._layout.addWidget(self._warning)
+        self._layout.addLayout(self.foot)
         self._space()
         self._name()
         theme.manager.changed.connect(self._space)
@@ -77,6 +113,20 @@ class Card(QFrame):
             if label.text() != shown:
                 label.setText(shown)
                 label.setVisible(bool(shown))
+        self._fit_header()
+
+    def resizeEvent(self, event: object) -> None:
+        self._fit_header()
+
+    def _fit_header(self) -> None:
+        """The change gives way first, then the note; title and value are seen as long as can be."""
+        around = self._layout.contentsMargins()
+        room = self.width() - around.left() - around.right() - self.title.sizeHint().width()
+        room -= self.note.minimumSizeHint().width() + self.header.spacing()
+        for part in (self.value, self.more, self.delta):
+            if not part.isHidden() or part is self.delta:
+                room -= part.sizeHint().width() + self.header.spacing()
+        self.delta.setVisible(bool(self.delta.text()) and room >= 0)
 
     def set_note(self, text: str) -> None:
         """A faint remark at the right of the title, as in "24 · 28 x 28"."""
@@ -88,9 +138,52 @@ class Card(QFrame):
         self._empty_label().setText(text)
         self._empty_label().setVisible(bool(text))
 
+    def warn(self, text: str) -> None:
+        """Below what is shown: why it may mislead (already translated). Empty takes it away."""
+        self._warning.set_text(text)
+
+    def explain(self, text: str) -> None:
+        """What to say from now on while there is nothing to show, in English; `{card}` in it stands
+        for the title. The card itself sees when it is time to say it."""
+        self._explain = text
+        self._show_emptiness()
+
+    def _show_emptiness(self) -> None:
+        """What there is to show may have come or gone. Views that can be empty extend this."""
+
+    def _give_way(self, empty: bool, *contents: QWidget) -> None:
+        """Show `contents`, or in their place the explanation."""
+        name = within_sentence(self.title.text())
+        words = tr(self._explain, card=name) if self._explain else " "  # keeps its place
+        self.set_empty(words if empty else "")
+        for content in contents:
+            content.setVisible(not empty)
+
     def show_menu_button(self) -> None:
         """Call once `menu` has been filled."""
         self.more.show()
+
+    def ask_and_write(
+        self, caption: str, suffixes: Sequence[str], write: Callable[[Path], None]
+    ) -> None:
+        """Ask for a file of one of `suffixes` (as "png"; the first is offered) and `write` it. An
+        OSError is told; a name that ends in none of them gets the chosen one."""
+        name = re.sub(r"[\s/]+", "-", self.title.text().lower())
+        filters = {f"{suffix.upper()} (*.{suffix})": suffix for suffix in suffixes}
+        chosen, kind = QFileDialog.getSaveFileName(
+            self, caption, f"{name}.{suffixes[0]}", ";;".join(filters)
+        )
+        if not chosen:
+            return
+        target = Path(chosen)
+        if target.suffix.lower().lstrip(".") not in suffixes:
+            target = Path(f"{chosen}.{filters.get(kind, suffixes[0])}")
+        try:
+            write(target)
+        except OSError as error:
+            cause = error.strerror
+            words = tr("{file} could not be written: {cause}", file=target, cause=cause)
+            QMessageBox.warning(self, caption, words)
 
     def retranslate(self) -> None:
         """The language has changed. Views that hold text of their own extend this."""

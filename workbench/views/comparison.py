@@ -17,6 +17,13 @@ from workbench.views.pictures import Pixels
 KEPT_BYTES = 64 * 2**20
 """Iterations seen live are kept for the replay up to this much; `set_frames` brings all."""
 
+PROMISES = (
+    mark("The samples that an attack starts from."),
+    mark("What the attack makes of them, changing with every iteration."),
+    mark("The difference between the two. Start an attack to see it."),
+)
+"""What will appear in the three mosaics."""
+
 
 class Comparison(QWidget):
     """Three linked mosaics and a magnifier. Feed it live by `show_images`, or at once with what
@@ -25,21 +32,11 @@ class Comparison(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.link = Link(self)
-        self.clean = Mosaic(
-            mark("Clean"), link=self.link, empty=mark("The samples that an attack starts from.")
-        )
-        self.adversarial = Mosaic(
-            mark("Adversarial"),
-            link=self.link,
-            empty=mark("What the attack makes of them, changing with every iteration."),
-        )
-        self.perturbation = Mosaic(
-            mark("Perturbation"),
-            link=self.link,
-            badges=False,
-            empty=mark("The difference between the two. Start an attack to see it."),
-        )
+        self.clean = Mosaic(mark("Clean"), link=self.link)
+        self.adversarial = Mosaic(mark("Adversarial"), link=self.link)
+        self.perturbation = Mosaic(mark("Perturbation"), link=self.link, badges=False)
         self.magnifier = Magnifier()
+        self.explain()
         self.cards = (self.clean, self.adversarial, self.perturbation, self.magnifier)
         self._classes: tuple[str, ...] = ()
         self._clean: Images | None = None
@@ -55,6 +52,12 @@ class Comparison(QWidget):
         self._arrange()
 
     # --- what is shown ---
+
+    def explain(self, text: str = "") -> None:
+        """What the mosaics say while they are empty, in English as for a card; by default what
+        will appear in them."""
+        for card, promise in zip((self.clean, self.adversarial, self.perturbation), PROMISES):
+            card.explain(text or promise)
 
     def set_classes(self, names: Sequence[str]) -> None:
         self._classes = tuple(names)

@@ -25,7 +25,7 @@ from PySide6.QtGui import (
     QWheelEvent,
 )
 from PySide6.QtSvg import QSvgGenerator
-from PySide6.QtWidgets import QFileDialog, QMessageBox, QSizePolicy, QWidget
+from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from workbench import theme
 from workbench.i18n import mark, tr
@@ -130,12 +130,6 @@ class CurveCard(Card):
             self.plot.frame.lines[name] = value
         self.plot.fit(live=self.plot.live)
 
-    def set_empty(self, text: str) -> None:
-        """What to say while there are no curves, in English as for the constructor; `{card}` in it
-        stands for the card's title. The card itself sees when it is time to say it."""
-        self._explain = text
-        self._show_emptiness()
-
     def set_log(self, log: bool) -> None:
         self._log.setChecked(log)
 
@@ -205,9 +199,7 @@ class CurveCard(Card):
 
     def _show_emptiness(self) -> None:
         empty = not any(len(c.raw) or c.waiting for c in self.plot.curves.values())
-        text = tr(self._explain, card=within_sentence(self.title.text())) if empty else ""
-        super().set_empty(text)
-        self.plot.setVisible(not empty)
+        self._give_way(empty, self.plot)
 
     # --- menu ---
 
@@ -257,27 +249,10 @@ class CurveCard(Card):
         self.set_smoothing(float(action.data()))
 
     def _ask_picture(self) -> None:
-        self._ask(tr("Export picture"), "png", "PNG (*.png);;SVG (*.svg)")
+        self.ask_and_write(tr("Export picture"), ("png", "svg"), self.export)
 
     def _ask_data(self) -> None:
-        self._ask(tr("Export values"), "csv", "CSV (*.csv)")
-
-    def _ask(self, caption: str, suffix: str, filters: str) -> None:
-        name = self.title.text().lower().replace(" ", "-").replace("/", "-")
-        chosen, kind = QFileDialog.getSaveFileName(self, caption, f"{name}.{suffix}", filters)
-        if not chosen:
-            return
-        target = Path(chosen)
-        if not target.suffix:
-            target = target.with_suffix(".svg" if "svg" in kind else f".{suffix}")
-        try:
-            self.export(target)
-        except OSError as error:
-            QMessageBox.warning(
-                self,
-                caption,
-                tr("{file} could not be written: {cause}", file=target, cause=error.strerror),
-            )
+        self.ask_and_write(tr("Export values"), ("csv",), self.export)
 
     # --- exports ---
 
@@ -656,11 +631,6 @@ class Plot(pg.GraphicsView):
         self.cursor_step = min(max(now, left), right)
         self.setAccessibleDescription(", ".join(f"{label} {value}" for _, label, value in rows))
         self.viewport().update()
-
-
-def within_sentence(title: str) -> str:
-    """A title as it stands inside a sentence: "Learning rate" is "learning rate"."""
-    return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
 def _from_zero(first: float, last: float) -> float:

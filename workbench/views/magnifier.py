@@ -37,7 +37,7 @@ class Magnifier(Card):
         self.replay.moved.connect(self.iteration_changed)
         self.body.addWidget(self.replay)
         self._norm = "linf"
-        self._show_emptiness(True)
+        self.explain(mark("Select a sample to see it enlarged."))
 
     def set_norm(self, norm: str) -> None:
         """The norm that captions report: linf, l2, l1 or l0."""
@@ -51,8 +51,8 @@ class Magnifier(Card):
         classes: Sequence[str],
     ) -> None:
         """Each is a (H, W, C) picture with its caption. Either may be missing."""
-        self._show_emptiness(clean is None and adversarial is None)
         self.portraits.show_pair(clean, adversarial, classes)
+        self._show_emptiness()
         before = clean[1] if clean else {}
         after = adversarial[1] if adversarial else before
         self.bars.show_probabilities(
@@ -73,13 +73,11 @@ class Magnifier(Card):
         if hasattr(self, "replay"):
             self.replay.retranslate()
             self.portraits.update()
-            if not self.portraits.pair[0] and not self.portraits.pair[1]:
-                self._show_emptiness(True)
+            self._show_emptiness()
 
-    def _show_emptiness(self, empty: bool) -> None:
-        self.set_empty(tr("Select a sample to see it enlarged.") if empty else "")
-        for part in (self.portraits, self.bars, self.replay):
-            part.setVisible(not empty)
+    def _show_emptiness(self) -> None:
+        empty = all(picture is None for picture in self.portraits.pair)
+        self._give_way(empty, self.portraits, self.bars, self.replay)
 
 
 class Portraits(QWidget):

@@ -21,7 +21,7 @@ from PySide6.QtGui import (
     QPixmap,
     QWheelEvent,
 )
-from PySide6.QtWidgets import QFileDialog, QMessageBox, QSizePolicy, QWidget
+from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from workbench import theme
 from workbench.i18n import tr
@@ -554,9 +554,7 @@ class Mosaic(Card):
             self.set_note(f"{count} · {width} × {height} px")
 
     def _show_emptiness(self) -> None:
-        empty = not len(self.view.pixels)
-        self.set_empty((tr(self._explain) if self._explain else " ") if empty else "")
-        self.view.setVisible(not empty)
+        self._give_way(not len(self.view.pixels), self.view)
 
     def retranslate(self) -> None:
         super().retranslate()
@@ -566,22 +564,10 @@ class Mosaic(Card):
         self._show_emptiness()
 
     def _ask_picture(self) -> None:
-        caption = tr("Export picture")
-        name = self.title.text().lower().replace(" ", "-")
-        chosen, _ = QFileDialog.getSaveFileName(self, caption, f"{name}.png", "PNG (*.png)")
-        if not chosen:
-            return
-        try:
-            self.export(Path(chosen))
-        except OSError as error:
-            QMessageBox.warning(
-                self,
-                caption,
-                tr("{file} could not be written: {cause}", file=chosen, cause=error.strerror),
-            )
+        self.ask_and_write(tr("Export picture"), ("png",), self.export)
 
     def export(self, target: Path) -> None:
         """Write the mosaic as it is seen as .png. Raises OSError if it cannot be written."""
         image: QImage = self.view.picture().toImage()
-        if not image.save(str(target.with_suffix(".png"))):
+        if not image.save(str(target), "PNG"):
             raise OSError(None, tr("the folder is missing, full or read-only"), str(target))

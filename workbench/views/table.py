@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,7 @@ from PySide6.QtCore import (
     Qt,
 )
 from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent
-from PySide6.QtWidgets import (
-    QAbstractItemView,
-    QFileDialog,
-    QMessageBox,
-    QTableView,
-    QWidget,
-)
+from PySide6.QtWidgets import QAbstractItemView, QTableView, QWidget
 
 from workbench import theme
 from workbench.i18n import mark, name_of, tr
@@ -48,6 +43,8 @@ def heading(column: str) -> str:
     return tr(HEADINGS[column]) if column in HEADINGS else name_of(column)
 
 
+LEAST = 72
+"""Width at scale 1 below which a column of texts is not shortened."""
 _SHAPE = re.compile(r"\d+(x\d+)+")
 """A shape as the engine writes it."""
 
@@ -101,7 +98,7 @@ class TableModel(QAbstractTableModel):
 
     def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         value = self.rows[index.row()][index.column()]
-        if role == Qt.ItemDataRole.DisplayRole:
+        if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
             return cell(value)
         if role == Qt.ItemDataRole.UserRole:
             return value if isinstance(value, int | float) else cell(value)
@@ -113,7 +110,7 @@ class TableModel(QAbstractTableModel):
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
     ) -> Any:
         if orientation == Qt.Orientation.Horizontal:
-            if role == Qt.ItemDataRole.DisplayRole:
+            if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
                 return heading(self.columns[section])
             if role == Qt.ItemDataRole.TextAlignmentRole:
                 side = (
@@ -140,15 +137,24 @@ class _Table(QTableView):
         self.spread()
 
     def spread(self) -> None:
-        """Every column as wide as its contents, and what is left shared among them."""
+        """Every column as wide as its contents, and what is left shared among them. Where there
+        is too little room, long texts are shortened rather than columns left out of sight."""
         header, count = self.horizontalHeader(), self.model().columnCount()
         if not count:
             return
-        wanted = [
-            max(self.sizeHintForColumn(c), header.sectionSizeHint(c)) + theme.px(8)
-            for c in range(count)
-        ]
-        spare = max(self.viewport().width() - sum(wanted), 0)
+        model = self.model().sourceModel()
+        contents = [self.sizeHintForColumn(c) + theme.px(8) for c in range(count)]
+        wanted = [max(w, header.sectionSizeHint(c) + theme.px(8)) for c, w in enumerate(contents)]
+        room = self.viewport().width()
+        # A number is never shortened, its heading may be.
+        least = [w if model.numeric(c) else theme.px(LEAST) for c, w in enumerate(contents)]
+
+        def shortened(longest: int) -> list[int]:
+            return [min(w, max(longest, low)) for w, low in zip(wanted, least)]
+
+        most = range(max(wanted) + 1)
+        wanted = shortened(bisect_right(most, room, key=lambda w: sum(shortened(w))) - 1)
+        spare = max(room - sum(wanted), 0)
         for column, width in enumerate(wanted):
             header.resizeSection(column, width + spare // count)
 
@@ -159,13 +165,16 @@ class _Table(QTableView):
         return "\n".join(lines)
 
 
+EMPTY = mark("The table appears here when the run has started.")
+
+
 class TableCard(Card):
     """A table. `empty` (English) says what will appear here and how to start it."""
 
     def __init__(
         self,
         title: str,
-        empty: str = mark("The table appears here when the run has started."),
+        empty: str = EMPTY,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(title, parent)
@@ -179,11 +188,13 @@ class TableCard(Card):
         self.table.setSortingEnabled(True)
         self.table.setShowGrid(False)
         self.table.setTabKeyNavigation(False)
+        self.table.setWordWrap(False)  # else a text that is too long ends after a word
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.table.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setHighlightSections(False)
+        self.table.horizontalHeader().setTextElideMode(Qt.TextElideMode.ElideRight)
         self.table.horizontalHeader().setSortIndicatorClearable(True)
         self.table.sortByColumn(-1, Qt.SortOrder.AscendingOrder)
         self.body.addWidget(self.table, 1)
@@ -223,24 +234,10 @@ class TableCard(Card):
                 )
 
     def _ask(self) -> None:
-        caption = tr("Export values")
-        name = self.title.text().lower().replace(" ", "-")
-        chosen, _ = QFileDialog.getSaveFileName(self, caption, f"{name}.csv", "CSV (*.csv)")
-        if not chosen:
-            return
-        try:
-            self.export(Path(chosen))
-        except OSError as error:
-            QMessageBox.warning(
-                self,
-                caption,
-                tr("{file} could not be written: {cause}", file=chosen, cause=error.strerror),
-            )
+        self.ask_and_write(tr("Export values"), ("csv",), self.export)
 
     def _show_emptiness(self) -> None:
-        empty = not self.model.rows
-        self.set_empty(tr(self._explain) if empty else "")
-        self.table.setVisible(not empty)
+        self._give_way(not self.model.rows, self.table)
 
     def _heights(self) -> None:
         self.table.verticalHeader().setDefaultSectionSize(theme.px(26))

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Numbers and names as a person reads them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def signed(text: str) -> str:
     return text if text.startswith(MINUS) else f"+{text}"
 
 
+def within_sentence(title: str) -> str:
+    """A title as it stands inside a sentence: "Learning rate" is "learning rate"."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
+
+
 def tick(value: float, step: float) -> str:
     """The label of an axis tick, with as many places as ticks `step` apart need."""
     if value == 0:
@@ -53,7 +58,7 @@ def tick(value: float, step: float) -> str:
         return f"{value / 1e6:g}M".replace("-", MINUS)
     if size >= 10_000:
         return f"{value / 1e3:g}k".replace("-", MINUS)
-    if size < 1e-3:
+    if size < 1e-3 and step < 1e-4:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", MINUS)
     places = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
     return f"{value:.{places}f}".replace("-", MINUS)

@@ -35,7 +35,7 @@ class Elided(QLabel):
         return QSize(metrics.horizontalAdvance(self._text) + 2, metrics.height())
 
     def minimumSizeHint(self) -> QSize:
-        return QSize(theme.px(24), QFontMetrics(self.font()).height())
+        return QSize(theme.px(24) if self._text else 0, QFontMetrics(self.font()).height())
 
     def resizeEvent(self, event: object) -> None:
         self._fit()

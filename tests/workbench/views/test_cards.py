@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 from pytestqt.qtbot import QtBot
 
 from workbench import i18n, theme
@@ -38,6 +38,8 @@ def test_numbers_read_well() -> None:
     assert signed("−0.1") == "−0.1"
     assert [tick(v, 0.5) for v in (0, 0.5, -1)] == ["0", "0.5", "−1.0"]
     assert tick(20_000, 5000) == "20k"
+    assert [tick(v, 0.0005) for v in (0.0005, 0.001)] == ["0.0005", "0.0010"]
+    assert tick(2e-5, 1e-5) == "2e−5"
 
 
 def test_a_card_shows_its_value_and_shortens_its_title_last(qtbot: QtBot) -> None:
@@ -129,6 +131,77 @@ def test_a_table_sorts_by_value_and_shows_words(qtbot: QtBot, tmp_path: Path) ->
     assert list(csv.reader((tmp_path / "table.csv").open()))[1] == ["conv", "8x16x16", "9000"]
     card.clear()
     assert not card.table.isVisible()
+
+
+def test_a_narrow_table_shortens_texts_and_keeps_its_numbers(qtbot: QtBot) -> None:
+    card = TableCard("Parameters")
+    qtbot.addWidget(card)
+    card.resize(300, 200)
+    card.show()
+    row = ("a text that is much too long for a card as narrow", "short", 12_345_678)
+    card.set_table(("layer", "type", "parameters"), [row])
+    header = card.table.horizontalHeader()
+    assert header.length() <= card.table.viewport().width()
+    assert header.sectionSize(2) >= card.table.sizeHintForColumn(2)
+    assert card.table.model().index(0, 0).data(Qt.ItemDataRole.ToolTipRole) == row[0]
+
+
+def test_a_narrow_card_shows_its_value_rather_than_its_change(qtbot: QtBot) -> None:
+    card = Card("Learning rate")
+    qtbot.addWidget(card)
+    card.set_value("9.72e−8", "−1.01e−4")
+    card.show()
+    for width, seen in ((230, False), (400, True), (230, False)):
+        card.resize(width, 150)
+        QApplication.processEvents()
+        assert card.delta.isVisible() is seen
+        assert card.value.width() >= card.value.sizeHint().width()
+        assert card.title.width() >= card.title.sizeHint().width()
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "written"),
+    [
+        ("a.svg", "PNG (*.png)", "a.svg"),
+        ("a", "SVG (*.svg)", "a.svg"),
+        ("a.1", "PNG (*.png)", "a.1.png"),
+        ("", "", None),
+    ],
+)
+def test_a_card_asks_where_to_write(
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    kind: str,
+    written: str | None,
+) -> None:
+    card = Card("Loss / step")
+    qtbot.addWidget(card)
+    asked: list[str] = []
+    files: list[Path] = []
+
+    def choose(parent: QWidget, caption: str, name: str, filters: str) -> tuple[str, str]:
+        asked.extend((name, filters))
+        return str(tmp_path / typed) if typed else "", kind
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    card.ask_and_write("Export picture", ("png", "svg"), files.append)
+    assert asked == ["loss-step.png", "PNG (*.png);;SVG (*.svg)"]
+    assert files == ([tmp_path / written] if written else [])
+
+
+def test_a_card_tells_what_cannot_be_written(
+    qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = TableCard("Parameters")
+    qtbot.addWidget(card)
+    told: list[str] = []
+    target = tmp_path / "no such folder" / "a.csv"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), "CSV (*.csv)"))
+    monkeypatch.setattr(QMessageBox, "warning", lambda *args: told.append(args[2]))
+    card._export.trigger()
+    assert told == [f"{target} could not be written: No such file or directory"]
 
 
 def test_table_columns_fill_the_card(qtbot: QtBot) -> None:

@@ -5,6 +5,7 @@ import gc
 import re
 import weakref
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -305,10 +306,10 @@ def test_a_schedule_is_not_smoothed(qtbot: QtBot) -> None:
 
 
 def test_an_empty_text_can_be_set(card: CurveCard) -> None:
-    card.set_empty("This run recorded no {card}.")
+    card.explain("This run recorded no {card}.")
     assert card._empty_label().text() == "This run recorded no training loss."
     card.replace("a", [0, 1], [0.0, 1.0])
-    card.set_empty("Something else.")
+    card.explain("Something else.")
     assert not card._empty_label().isVisible(), "there is something to show"
     card.clear()
     assert card._empty_label().text() == "Something else."
@@ -336,6 +337,11 @@ def test_an_ended_run_promises_nothing(
     assert says() == "This run recorded no loss."
     if isinstance(shown, AttackView):
         assert shown.accuracies._empty_label().text() == "This run recorded no accuracy."
+        clean = shown.comparison.clean
+        assert clean._empty_label().text() == "This run recorded no pictures."
+    else:
+        layers = shown.tables["parameters"]._empty_label()
+        assert layers.text() == "This run recorded no parameters."
     i18n.set_language("zh")
     assert says() == "此实验没有损失的记录。"
     i18n.set_language("en")
@@ -345,6 +351,22 @@ def test_an_ended_run_promises_nothing(
         assert "when the attack is over" in shown.accuracies._empty_label().text()
     shown.show_run(info("cancelled"), Record(), "series:1")
     assert says() == "This run recorded no loss."
+
+
+def test_an_attack_on_changed_data_warns(qtbot: QtBot) -> None:
+    view = AttackView()
+    qtbot.addWidget(view)
+    view.show()
+    shown = RunInfo(id="a1", name="a", kind="attack", status="done", created="", spec={})
+    found = {"clean_accuracy": 0.9, "robust_accuracy": 0.5}
+    view.show_run(replace(shown, summary={**found, "data_changed": True}), Record(), "series:1")
+    warning = view.accuracies._warning
+    assert warning.isVisible()
+    assert "data has changed" in warning.words.text()
+    i18n.set_language("zh")
+    assert "数据已改变" in warning.words.text()
+    view.show_run(replace(shown, summary=found), Record(), "series:1")
+    assert not warning.isVisible()
 
 
 def test_few_and_hollow_values_can_be_drawn(card: CurveCard) -> None:

@@ -1,0 +1,129 @@
+"""What the engine says when it cannot do something, in the person's language.
+
+The engine speaks English. Here stand its commonest sentences that can reach the window, with
+`{name}` for what varies; one that is not here is shown as it came. A test holds that each of them
+still stands in the engine's source.
+"""
+
+from __future__ import annotations
+
+from workbench.i18n import mark, matched, tr
+
+HOLDER = mark("process {pid} on {host}")
+PARTS = (mark("one folder of images a class, as in cats/1.png and dogs/2.png"),)
+"""What the engine puts into several of the sentences."""
+REFUSALS = (
+    # Runs, models and devices.
+    mark("there is no file {file}; expected a run or an exported model"),
+    mark("{beginning} is the beginning of {count} runs: {runs}"),
+    mark("run {name} ({id}) has no model: a task of kind {kind} makes none"),
+    mark("run {name} ({id}) has no model: it is {status}"),
+    mark("run {name} ({id}) is being run by {holder}"),
+    mark("run {id} is being run by {holder}"),
+    mark("run {name} ({id}) is {status}; start a new one instead"),
+    mark("run {id} has come to its end; start a new one instead"),
+    mark("there is no device {name} on this machine; expected one of: auto, {known}"),
+    mark(
+        "no run can be written to {folder}: {cause}. Make room, or choose another folder with "
+        "--workspace."
+    ),
+    # Data.
+    mark("there is no folder or zip {path}; expected {form}"),
+    mark("{path} is neither a folder nor a zip; expected {form}"),
+    mark("the zip {path} is encrypted; unpack it and name the folder instead"),
+    mark("the zip {path} is damaged: {cause}; copy it again"),
+    mark(
+        "there is a single class, {name}, in {path}; a classifier needs two or more. Expected "
+        "{form}; name the folder that holds the class folders."
+    ),
+    mark("none of the {count} images in {path} can be read"),
+    mark("no image of class {index} in {path} ({name}) can be read"),
+    # Models.
+    mark("std must be above 0 in every channel, but it is {given}"),
+    mark("{name} has {count} values for images of {channels} channels"),
+    mark(
+        "a cnn of depth {depth} halves images of {height} x {width} below one pixel; expected a "
+        "depth of at most {most}. Lower the depth or enlarge the images."
+    ),
+    mark(
+        "patches of {patch} do not divide images of {height} x {width}; expected a patch of "
+        "{fitting}"
+    ),
+    mark(
+        "a token of {width} cannot be shared by {heads} heads; expected a width that is a multiple "
+        "of the heads"
+    ),
+    mark("there is no file {file}; expected a Python file with the model's function"),
+    mark("{file} is no Python file"),
+    mark(
+        "{file} is Python code and would run with your rights. If you trust it, say so: "
+        "--trust-code on the command line, or 'Run this file' in the form of the task."
+    ),
+    mark(
+        "{name} holds tensors but no model card, so what they belong to is not known. Bring it in "
+        "with the `import` task, naming its architecture."
+    ),
+    mark(
+        "{name} is a pickle (.pt), which is never loaded here: it can run code. Bring it in with "
+        "the `import` task, which converts its tensors in a sandbox."
+    ),
+    mark("{name} is not a safetensors file, or not a whole one"),
+    mark(
+        "there is no file {file}; expected safetensors, a .pt or .pth state dict, or an exported "
+        "model"
+    ),
+    mark(
+        "the model takes images of {model} (channels x height x width), the data has {data}. "
+        "Choose data of that size, or set its size and channels."
+    ),
+    mark("mean and std belong together: give both, or neither"),
+    mark("{count} class names are given, but the data has {known}: {names}"),
+    # Training and attacking.
+    mark("the training split holds {count} images; expected at least 2"),
+    mark("early stopping needs a validation split: set data.validation above 0"),
+    mark(
+        "batch normalisation needs batches of at least 2 images; set batch_size to 2 or more, or "
+        "the model's norm to group"
+    ),
+    mark(
+        "the model of {run} takes images {shape} of {classes} classes; the data has {size} of "
+        "{known}"
+    ),
+    mark("the model {model} does not say what data it is for: give `data`"),
+    mark(
+        "the model takes images of (channels, height, width) {shape}, but those of {data} are "
+        "{size}; choose other data, or another size of them"
+    ),
+    mark("the test split is empty: there is nothing to attack"),
+    # Exporting.
+    mark(
+        "Nobody could open the file. Give a recipient (age1...), the own key pair, or a passphrase."
+    ),
+    mark("{file} is the model that is exported. Give another name."),
+    mark("{file} is another kind of file and is not overwritten. Give another name."),
+    mark("{file} is among the workspace's keys. Choose another folder."),
+    mark(
+        "{file} cannot be written: there is no folder {folder}. Make it first, or choose another "
+        "place."
+    ),
+    mark("{path} cannot be read: {cause}"),
+)
+
+
+def holder_text(holder: str) -> str:
+    """Who holds a lock, as `Lock.holder` says it."""
+    found = matched(holder, HOLDER)
+    return holder if found is None else tr(HOLDER, **found)
+
+
+def error_text(text: str) -> str:
+    """An error of the engine, translated if it is known."""
+    from workbench.runs.book import word_of
+
+    inside = {"holder": holder_text, "form": tr, "status": word_of}
+    for pattern in REFUSALS:
+        found = matched(text, pattern)
+        if found is not None:
+            said = {key: inside.get(key, str)(value) for key, value in found.items()}
+            return tr(pattern, **said)
+    return text
