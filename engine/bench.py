@@ -17,7 +17,7 @@ from engine.store import Workspace
 from engine.store.checkpoints import Checkpoint, Checkpoints
 from engine.task import BenchSpec
 
-BURST = 0.04
+BURST = 0.045
 """Seconds a task may go on between two yields, when nobody single-steps."""
 
 
@@ -101,6 +101,8 @@ class Bench:
         Asked once for every step that is taken, so that a change is one of a step, not of a moment:
         a resumed run repeats it."""
         self._step = step
+        if not self.changes:
+            return value
         held = (c.value for c in reversed(self.changes) if c.name == name and c.step <= step)
         return next(held, value)
 

@@ -22,7 +22,7 @@ from engine.store.workspace import Run
 PERIOD = 0.033
 """Seconds between two commits while there is something to write, at least."""
 
-COMMIT_SHARE = 150
+COMMIT_SHARE = 250
 """Commits may take one in so many CPU seconds: what a run says is gathered for longer where they
 are dear."""
 

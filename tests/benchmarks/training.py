@@ -41,7 +41,7 @@ from engine.training.spec import Train
 from tests.benchmarks.rows import Row, ratios, spread
 
 TARGET = 0.97
-REPEATS = 5
+REPEATS = 9
 MNIST_IMAGES = 2000
 SLICE = 0.4
 """Seconds until it is the bare loop's turn: long beside a commit to the store, short beside what
