@@ -1,17 +1,19 @@
 """Runs a method against a model: who is still attacked, what was found, what it cost.
 
-Samples that the model gets wrong anyway are never attacked. A sample that is broken leaves the
-batch, which is repacked; success is read from the logits of the step that was paid for, and each
-success is confirmed by a float32 forward pass of its own, inside ball and box, before it counts.
-One that is not confirmed (a logit margin within rounding) simply stays in the batch.
+Samples that the model gets wrong anyway are never attacked. With a fixed budget a sample that is
+broken leaves the batch, which is repacked; success is read from the logits of the step that was
+paid for, and each success is confirmed by a float32 forward pass of its own, inside ball and box,
+before it counts. One that is not confirmed (a logit margin within rounding) simply stays in the
+batch. A search for the smallest perturbation keeps the two smallest that broke a sample and
+confirms the smaller one at its end, the other if that fails.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -19,10 +21,10 @@ from torch import Tensor, nn
 
 from engine.attacks.geometry import Ball, ball
 from engine.attacks.goal import Goal, predicted
-from engine.attacks.method import Method, Point
-from engine.attacks.oracle import Oracle
+from engine.attacks.method import Method, Point, Problem, Want
+from engine.attacks.oracle import Counts, Oracle, rows
 from engine.attacks.spec import AttackSpec
-from engine.errors import BadInput, Cancelled
+from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import drain
 from engine.random import derive
 
@@ -36,23 +38,27 @@ class AttackResult:
     success: bool (N,), the model got the clean image right and this one wrong (targeted: as the
         target class), confirmed by a forward pass of its own.
     norm: float64 (N,), measured size of the perturbation in the attack's norm.
-    iterations: int64 (N,), gradient steps spent.
+    iterations: int64 (N,), gradient steps spent (of an attack without gradients, its steps).
+    queries: int64 (N,), images put through the model for it, without those that confirm.
     correct: bool (N,), the model got the clean image right.
     predictions: int64 (N,), class that the model gives `adversarial`; -1 if its logits are not
         numbers. With `early_exit=False` both of these speak of the last point that was asked,
         which is one step before `adversarial`.
-    finished: bool (N,), False for samples that a cancel left undecided.
+    finished: bool (N,), False for samples that a cancel, or a budget in seconds, left undecided.
     forward_evaluations, gradient_evaluations: images put through the model, and those of them
         whose gradient was taken.
-    zero_gradients: gradients that were exactly zero, which hides a sample from any gradient attack.
+    zero_gradients: gradients that were exactly zero, which hides a sample from any gradient attack
+        (a search for the smallest perturbation, whose loss ends where it succeeds, counts none).
     nan_count: images whose logits or gradient held a NaN or Inf. Such a gradient entry counts as
         zero, such logits never as a success.
+    chunk: how many images went through the model together after memory ran out; None if it did not.
     """
 
     adversarial: Tensor
     success: Tensor
     norm: Tensor
     iterations: Tensor
+    queries: Tensor
     correct: Tensor
     predictions: Tensor
     finished: Tensor
@@ -60,6 +66,7 @@ class AttackResult:
     gradient_evaluations: int
     zero_gradients: int
     nan_count: int
+    chunk: int | None = None
 
     def cpu(self) -> AttackResult:
         """The same, off the GPU."""
@@ -74,15 +81,26 @@ class AttackResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A search between two questions, to be continued in another process. `tensors` are copies, on
+    the CPU; `values` are JSON. Give both to `perturb(..., resume=...)` with the same arguments."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Iteration:
     """One question to the model and its answer; only valid until the next one.
 
-    restart, step: counted from 0; step s is the point after s gradient steps.
+    restart, step: counted from 0; step s is the point after s steps.
     active: int64 (M,), the samples asked about, as positions in the batch.
-    points: float32 (M, C, H, W), where the model was asked.
+    points: float32 (M, C, H, W), where the model was asked: of several points of a sample the one
+        with the largest loss.
     logits: float32 (M, K) and loss: float32 (M,), its answer; larger losses are nearer to success.
-    success: bool (N,), confirmed so far.
-    adversarial: float32 (N, C, H, W): the images that were confirmed, else clean ones.
+    success: bool (N,), confirmed so far (of a search for the smallest perturbation: found so far).
+    adversarial: float32 (N, C, H, W): the images of these, else clean ones.
+    snapshot: makes the `Snapshot` from which the search goes on with the same question.
     """
 
     restart: int
@@ -93,6 +111,7 @@ class Iteration:
     loss: Tensor
     success: Tensor
     adversarial: Tensor
+    snapshot: Callable[[], Snapshot]
 
     def newest(self, count: int) -> Tensor:
         """The present images of the first `count` samples, a copy: confirmed, tried, or clean."""
@@ -113,6 +132,8 @@ def attack(
     *,
     generator: torch.Generator | None = None,
     targets: Tensor | None = None,
+    eps: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> AttackResult:
     """Adversarial examples for `images`; `AttackResult` says what is known of each.
 
@@ -125,6 +146,8 @@ def attack(
     generator: source of the random starts; one number is drawn from it. Without it they are the
         same in every call. Sample i's draws depend on that number and i alone.
     targets: classes to aim at, (N,), for a targeted spec; the class after the label unless given.
+    eps: a radius for each sample, (N,), instead of the spec's.
+    mask: where the image may change, bool or 0/1, a shape that expands to (N, C, H, W).
 
     Raises BadInput if the arguments do not fit each other or the model.
     """
@@ -133,7 +156,11 @@ def attack(
         top = 2**63 - 1
         seed = int(torch.randint(top, (), generator=generator, device=generator.device))
     ids = torch.arange(len(images) if isinstance(images, Tensor) else 0)
-    return drain(perturb(model, images, labels, spec, seed=seed, ids=ids, targets=targets))
+    return drain(
+        perturb(
+            model, images, labels, spec, seed=seed, ids=ids, targets=targets, eps=eps, mask=mask
+        )
+    )
 
 
 def perturb(
@@ -147,8 +174,10 @@ def perturb(
     early_exit: bool = True,
     targets: Tensor | None = None,
     eps: Tensor | None = None,
+    mask: Tensor | None = None,
     clean_logits: Tensor | None = None,
     precision: Literal["float32", "bf16"] = "float32",
+    resume: Snapshot | None = None,
 ) -> Search:
     """`attack` as a generator: one `Iteration` for each question to the model.
 
@@ -158,136 +187,409 @@ def perturb(
     seed, ids: a sample's draws depend on `seed` and its id, int64 (N,), alone.
     early_exit: False is for training: all samples take the same fixed number of steps, whatever
         the model says of them; nothing is confirmed, no extra pass is made, and `Cancelled` is
-        not caught. Needs a spec without restarts.
-    eps: a radius for each sample, (N,), instead of the spec's.
+        not caught. Needs a spec of a fixed budget without restarts.
     clean_logits: the model's logits at `images`, (N, K), if they have been paid for already.
     precision: bf16 takes the gradient steps under autocast; successes are confirmed in float32.
+    resume: goes on where the snapshot was made. The rest must be what it was then.
 
     Raises BadInput at once if the arguments do not fit each other, at the first iteration if they
     do not fit the model.
     """
     images, labels, ids = _checked(model, images, labels, ids)
-    radii = torch.full(labels.shape, spec.eps, dtype=torch.float64) if eps is None else eps
-    if radii.shape != labels.shape or not bool((radii >= 0).all()):
-        raise BadInput(f"eps must be {len(labels)} radii >= 0, one a sample; got {_what(radii)}.")
-    around = ball(spec.norm, images, radii)
+    if eps is None:
+        radius = float("inf") if spec.eps is None else spec.eps
+        eps = torch.full(labels.shape, radius, dtype=torch.float64)
+    if eps.shape != labels.shape or not bool((eps >= 0).all()):
+        raise BadInput(f"eps must be {len(labels)} radii >= 0, one a sample; got {_what(eps)}.")
+    around = ball(spec.norm, images, eps, _mask(mask, images))
     goal = _goal(labels, targets, images, spec)
-    method = spec.method()
+    rounds = spec.rounds()
     bf16 = precision == "bf16"
-    oracle = Oracle(model, method.loss, seed=seed, device=images.device, bf16=bf16)
+    oracle = Oracle(model, seed=seed, device=images.device, bf16=bf16)
+    problem = Problem(around, goal, ids, images.new_zeros((len(ids), 0)), seed)
     if early_exit:
-        return _search(oracle, method, around, goal, ids, seed, clean_logits)
-    if method.restarts > 1:
+        return _search(_Searching(oracle, rounds, problem, spec, bf16), clean_logits, resume)
+    if len(rounds) > 1 or rounds[0].minimal or rounds[0].wants != "gradient":
         raise BadInput(
-            "Restarts are for the samples that earlier ones did not break, and with "
-            "early_exit=False all samples are attacked alike: use restarts=1."
+            f"{spec.kind} cannot be run with early_exit=False, which is for training: all samples "
+            "are then attacked alike, by one round of gradient steps. Use an attack of a fixed "
+            "budget, with restarts=1."
         )
-    return _fixed(oracle, method, around, goal, ids, seed)
+    return _fixed(oracle, rounds[0], problem)
 
 
-def _search(
-    oracle: Oracle,
-    method: Method[Any],
-    around: Ball,
-    goal: Goal,
-    ids: Tensor,
-    seed: int,
-    clean_logits: Tensor | None,
-) -> Search:
-    clean = oracle.look(around.centre) if clean_logits is None else clean_logits
-    goal.classes(clean.shape[1])
-    whole = around
-    adversarial = around.centre.clone()
-    predictions = predicted(clean)
-    correct = goal.correct(clean)
-    success = torch.zeros_like(correct)
-    iterations = torch.zeros_like(ids)
-
-    # From here on `around`, `goal`, `ids` and the state hold the `active` samples only.
-    active = correct.nonzero().squeeze(1)
-    around, goal, ids = around[active], goal[active], ids[active]
-    state: Any = Point(around.centre)
-    cancelled = False
+def _search(run: _Searching, clean_logits: Tensor | None, resume: Snapshot | None) -> Search:
+    run.begin(clean_logits)
+    if resume is not None:
+        run.restore(resume)
     try:
-        for restart, step in product(range(method.restarts), range(method.steps + 1)):
-            if not len(active):
-                break
-            if step == 0:
-                state = method.start(around, _restart_seed(seed, restart), ids)
-            more = step < method.steps
-            logits, loss, gradient = oracle.ask(state.x, goal, gradient=more)
-            iterations[active] = restart * method.steps + step
-            predictions[active] = predicted(logits)
-            broken, again = _confirmed(oracle, around, goal, state.x, logits)
-            predictions[active[broken]] = again
-            success[active[broken]] = True
-            adversarial[active[broken]] = state.x[broken]
-            yield Iteration(restart, step, active, state.x, logits, loss, success, adversarial)
-            if len(broken):
-                keep = (~success[active]).nonzero().squeeze(1)
-                active, ids, goal, around = active[keep], ids[keep], goal[keep], around[keep]
-                state = type(state)(*(part[keep] for part in state))
-                gradient = gradient[keep]
-            if more:
-                state = method.step(around, state, gradient)
+        while run.ask():
+            yield run.iteration()
+            run.step()
     except Cancelled:
-        cancelled = True
-    left = ~success[active]
-    adversarial[active[left]] = state.x[left]
-    finished = torch.ones_like(success)
-    finished[active[left]] = not cancelled
-    return _result(oracle, whole, adversarial, success, iterations, correct, predictions, finished)
+        run.left = "cancelled"
+    return run.result()
 
 
-def _confirmed(
-    oracle: Oracle, around: Ball, goal: Goal, x: Tensor, logits: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Rows of `x` that are broken by their `logits`, by a pass of their own, and inside ball and
-    box, int64 (M,), and what that pass predicted, int64 (M,)."""
-    found = goal.reached(logits).nonzero().squeeze(1)
-    if not len(found):
-        return found, found
-    again = oracle.look(x[found])
-    sure = goal[found].reached(again) & around[found].contains(x[found])
-    return found[sure], predicted(again)[sure]
+class _Searching:
+    """A search under way. Between two questions everything it depends on is in `_state` and the
+    fields that `snapshot` saves."""
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        rounds: Sequence[Method[Any]],
+        whole: Problem,
+        spec: AttackSpec,
+        bf16: bool,
+    ) -> None:
+        self._oracle = oracle
+        self._rounds = rounds
+        self._whole = whole
+        self._bf16 = bf16
+        self._most_queries = spec.max_queries
+        self._most_seconds = spec.max_seconds
+        self._spent = 0.0
+        self.left: Literal["", "cancelled", "seconds"] = ""
+        self._round = 0
+        self._number = 0
+
+    # --- the questions ----------------------------------------------------------------------------
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def begin(self, clean_logits: Tensor | None) -> None:
+        """Look at the clean images."""
+        whole = self._whole
+        clean = self._oracle.look(whole.ball.centre) if clean_logits is None else clean_logits
+        whole.goal.classes(clean.shape[1])
+        self._whole = dataclasses.replace(whole, clean=clean.detach().clone())
+        self.adversarial = whole.ball.centre.clone()
+        self.predictions = predicted(clean)
+        self.correct = whole.goal.correct(clean)
+        self.success = torch.zeros_like(self.correct)
+        self.iterations = torch.zeros_like(whole.ids)
+        self.queries = torch.zeros_like(whole.ids)
+        # Of searches for the smallest perturbation: sizes, and the smallest but one.
+        self.smallest = torch.full(self.correct.shape, float("inf"), dtype=torch.float64)
+        self.smallest = self.smallest.to(self.correct.device)
+        self.second: Tensor | None = None
+        self._begin_round()
+
+    def _begin_round(self, active: Tensor | None = None) -> None:
+        """Everybody who is still to be attacked is at the start of the present round."""
+        method = self._method
+        if active is None:
+            attacked = self.correct if method.minimal else self.correct & ~self.success
+            active = (attacked & self._can_ask()).nonzero().squeeze(1)
+        self.active = active
+        problem = self._whole[active]
+        problem = dataclasses.replace(
+            problem, seed=derive(self._whole.seed, "restart", self._round)
+        )
+        if method.aim is not None:
+            goal = problem.goal.aimed(problem.clean, method.aim)
+            problem = dataclasses.replace(problem, goal=goal)
+        self._problem = problem
+        self._state: Any = method.start(problem) if len(problem) else Point(problem.ball.centre)
+        self._points = problem.ball.centre
+        self._number = 0
+
+    @property
+    def _method(self) -> Method[Any]:
+        return self._rounds[self._round]
+
+    def _can_ask(self) -> Tensor:
+        if self._most_queries is None:
+            return torch.ones_like(self.correct)
+        return self.queries < self._most_queries
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def ask(self) -> bool:
+        """Ask the next question, and keep what it answers. False if none is left."""
+        begun = time.perf_counter()
+        while not len(self.active) or self._number > self._method.steps:
+            if self._round + 1 == len(self._rounds):
+                return False
+            self._leave_tried()
+            if self._method.minimal:
+                self._settle()
+            self._round += 1
+            self._begin_round()
+        if self._most_seconds is not None and self._spent >= self._most_seconds:
+            self.left = "seconds"
+            return False
+        method, state = self._method, self._state
+        self._before = dataclasses.replace(self._oracle.counts), self._oracle.random
+        self._asked = self.active
+        last = self._number == method.steps
+        want: Want = "logits" if last else method.wants
+        self._answer = self._oracle.ask(method, self._problem, state, self._number, want)
+        logits = self._answer.logits
+        if method.view is not None and not last:
+            logits = self._oracle.look(state.x)
+        if self._number:
+            self.iterations[self.active] += 1
+        self.queries[self.active] += _points_each(state.x)
+        self._points, self._logits, self._loss, reached = _foremost(
+            self._problem, state.x, logits, self._answer.loss, method.minimal
+        )
+        self.predictions[self.active] = predicted(self._logits)
+        self._keep(reached.nonzero().squeeze(1))
+        self._spent += time.perf_counter() - begun
+        return True
+
+    def _keep(self, found: Tensor) -> None:
+        """Keep of the points just asked about those of the rows `found`, int64 (M,), which broke
+        their samples."""
+        minimal = self._method.minimal
+        if minimal and not self._bf16:
+            found = found[self._problem[found].ball.contains(self._points[found])]
+        else:
+            sure, again = self._confirmed(self.active[found], self._points[found])
+            found = found[sure]
+            self.predictions[self.active[found]] = again[sure]
+        self._broken = found
+        if minimal:
+            size = self._problem.ball[found].size(self._points[found])
+            smaller = size < self.smallest[self.active[found]]
+            found = found[smaller]
+            where = self.active[found]
+            if self.second is None:
+                self.second = self.adversarial.clone()
+            self.second[where] = self.adversarial[where]
+            self.smallest[where] = size[smaller]
+        self.adversarial[self.active[found]] = self._points[found]
+        self.success[self.active[found]] = True
+
+    def _confirmed(self, where: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the samples `where` are broken by `x` in a float32 pass of its own, inside ball
+        and box, bool (M,); and what it predicted, int64 (M,)."""
+        if not len(where):
+            return where.bool(), where
+        again = self._oracle.look(x)
+        of = self._whole[where]
+        return of.goal.reached(again) & of.ball.contains(x), predicted(again)
+
+    def _settle(self) -> None:
+        """Confirm what a search for the smallest perturbation has found."""
+        found = self.success.nonzero().squeeze(1)
+        sure, again = self._confirmed(found, self.adversarial[found])
+        self.predictions[found] = again
+        doubtful = found[~sure]
+        if not len(doubtful):
+            return
+        assert self.second is not None
+        other = self.second[doubtful]
+        sure, again = self._confirmed(doubtful, other)
+        self.adversarial[doubtful] = other
+        self.predictions[doubtful] = again
+        self.success[doubtful] = sure
+        size = self._whole[doubtful].ball.size(other)
+        self.smallest[doubtful] = torch.where(sure, size, float("inf"))
+
+    def iteration(self) -> Iteration:
+        """What the last question was and brought."""
+        return Iteration(
+            self._round,
+            self._number,
+            self._asked,
+            self._points,
+            self._logits,
+            self._loss,
+            self.success,
+            self.adversarial,
+            self.snapshot,
+        )
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def step(self) -> None:
+        """Let go of whom the last question decided, and move the others on."""
+        begun = time.perf_counter()
+        staying = self._can_ask()[self.active]
+        if self._method.leaves:
+            staying[self._broken] = False
+        if not bool(staying.all()):
+            self._leave_tried()
+            keep = staying.nonzero().squeeze(1)
+            self.active, self._problem = self.active[keep], self._problem[keep]
+            self._state, self._answer = rows(self._state, keep), self._answer[keep]
+            self._points = self._points[keep]
+        if self._number < self._method.steps and len(self.active):
+            self._state = self._method.step(self._problem, self._state, self._answer, self._number)
+        self._number += 1
+        self._spent += time.perf_counter() - begun
+
+    def _leave_tried(self) -> None:
+        """Of who is not broken, the point that was asked last is what there is to show."""
+        left = ~self.success[self.active]
+        where, points = self.active[left], self._points[left]
+        outside = ~self._whole.ball[where].contains(points)
+        if bool(outside.any()):
+            points[outside] = self._whole.ball[where[outside]].project(points[outside])
+        self.adversarial[where] = points
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def result(self) -> AttackResult:
+        """What was found; everything in it is confirmed."""
+        self._leave_tried()
+        if self._method.minimal:
+            self._settle()
+        finished = torch.ones_like(self.success)
+        if self.left:
+            undecided = (
+                self.active if self._method.minimal else self.active[~self.success[self.active]]
+            )
+            finished[undecided] = False
+        whole = self._whole
+        return _result(
+            self._oracle,
+            whole.ball,
+            adversarial=self.adversarial,
+            success=self.success,
+            iterations=self.iterations,
+            queries=self.queries,
+            correct=self.correct,
+            predictions=self.predictions,
+            finished=finished,
+        )
+
+    # --- going on ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Where the search was before its last question, which asks nothing new when repeated."""
+        counts, random = self._before
+        state = self._state._asdict()
+        iterations, queries = self.iterations.clone(), self.queries.clone()
+        iterations[self.active] -= int(self._number > 0)
+        queries[self.active] -= _points_each(self._state.x)
+        tensors = {
+            "adversarial": self.adversarial,
+            "predictions": self.predictions,
+            "correct": self.correct,
+            "success": self.success,
+            "iterations": iterations,
+            "queries": queries,
+            "smallest": self.smallest,
+            "active": self.active,
+            "clean": self._whole.clean,
+            "counts.zero": counts.zero,
+            "counts.nan": counts.nan,
+        }
+        if self.second is not None:
+            tensors["second"] = self.second
+        tensors |= {f"random.{i}": part for i, part in enumerate(random)}
+        tensors |= {f"state.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        values = {
+            "round": self._round,
+            "number": self._number,
+            "spent": self._spent,
+            "chunk": self._oracle.chunk,
+            "forward": counts.forward,
+            "gradient": counts.gradient,
+            "state": {k: v for k, v in state.items() if not isinstance(v, Tensor)},
+        }
+        return Snapshot({k: v.detach().cpu().clone() for k, v in tensors.items()}, values)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def restore(self, saved: Snapshot) -> None:
+        """Be where the snapshot was made."""
+        device = self.correct.device
+        tensors = {k: v.to(device, copy=True) for k, v in saved.tensors.items()}
+        values = saved.values
+        self._round, self._number = values["round"], values["number"]
+        self._spent = values["spent"]
+        for name in ("adversarial", "predictions", "correct", "success", "iterations", "queries"):
+            setattr(self, name, tensors[name])
+        self.smallest, self.second = tensors["smallest"], tensors.get("second")
+        self._whole = dataclasses.replace(self._whole, clean=tensors["clean"])
+        self._begin_round(tensors["active"])
+        state = type(self._state)
+        kept = {k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")}
+        self._state = state(**kept, **values["state"])
+        self._number = values["number"]
+        self._oracle.chunk = values["chunk"]
+        self._oracle.counts = Counts(
+            values["forward"], values["gradient"], tensors["counts.zero"], tensors["counts.nan"]
+        )
+        generators = sum(name.startswith("random.") for name in saved.tensors)
+        self._oracle.random = [saved.tensors[f"random.{i}"] for i in range(generators)]
 
 
-def _fixed(
-    oracle: Oracle, method: Method[Any], around: Ball, goal: Goal, ids: Tensor, seed: int
-) -> Search:
-    everyone = torch.arange(len(ids), device=ids.device)
+def _points_each(x: Tensor) -> int:
+    return x.shape[1] if x.ndim == 5 else 1
+
+
+def _foremost(
+    of: Problem, x: Tensor, logits: Tensor, loss: Tensor, minimal: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One point of each sample, with its logits, loss, and whether it was reached, bool (M,): of
+    those that reach the goal the first (or, `minimal`, the smallest), else that of largest loss."""
+    if x.ndim == 4:
+        return x, logits, loss, of.goal.reached(logits)
+    many = x.shape[1]
+    each = torch.arange(len(x), device=x.device).repeat_interleave(many)
+    reached = of.goal[each].reached(logits.flatten(0, 1)).unflatten(0, (-1, many))
+    if minimal:
+        size = of.ball[each].size(x.flatten(0, 1)).unflatten(0, (-1, many))
+        best = torch.where(reached, size, float("inf")).argmin(1)
+    else:
+        best = reached.to(torch.uint8).argmax(1)
+    best = torch.where(reached.any(1), best, loss.argmax(1))
+    at = torch.arange(len(x), device=x.device), best
+    return x[at], logits[at], loss[at], reached.any(1)
+
+
+def _fixed(oracle: Oracle, method: Method[Any], of: Problem) -> Search:
+    everyone = torch.arange(len(of), device=of.ids.device)
     correct = success = torch.zeros_like(everyone, dtype=torch.bool)
-    predictions = goal.labels
-    state = method.start(around, _restart_seed(seed, 0), ids)
+    predictions = of.goal.labels
+    with torch.inference_mode(False), torch.no_grad():
+        if method.needs_clean and not of.clean.shape[1]:
+            of = dataclasses.replace(of, clean=oracle.look(of.ball.centre))
+        of = dataclasses.replace(of, seed=derive(of.seed, "restart", 0))
+        state = method.start(of)
     for step in range(method.steps):
-        logits, loss, gradient = oracle.ask(state.x, goal, gradient=True)
-        correct = goal.correct(logits) if step == 0 else correct
-        predictions, success = predicted(logits), goal.reached(logits)
-        yield Iteration(0, step, everyone, state.x, logits, loss, success, around.centre)
-        state = method.step(around, state, gradient)
-    iterations = torch.full_like(ids, method.steps)
+        with torch.inference_mode(False), torch.no_grad():
+            answer = oracle.ask(method, of, state, step, "gradient")
+            logits = answer.logits
+            correct = of.goal.correct(logits) if step == 0 else correct
+            predictions, success = predicted(logits), of.goal.reached(logits)
+        yield Iteration(
+            0, step, everyone, state.x, logits, answer.loss, success, of.ball.centre, _no_snapshot
+        )
+        with torch.inference_mode(False), torch.no_grad():
+            state = method.step(of, state, answer, step)
+    steps = torch.full_like(of.ids, method.steps)
     return _result(
         oracle,
-        around,
-        state.x,
-        success,
-        iterations,
-        correct,
-        predictions,
+        of.ball,
+        adversarial=state.x,
+        success=success,
+        iterations=steps,
+        queries=steps,
+        correct=correct,
+        predictions=predictions,
         finished=torch.ones_like(success),
     )
 
 
-def _restart_seed(seed: int, restart: int) -> int:
-    return derive(seed, "restart", restart)
+def _no_snapshot() -> Snapshot:
+    raise CrucibleError("an attack inside of a training is not continued: the training is")
 
 
 def _result(
     oracle: Oracle,
     around: Ball,
+    *,
     adversarial: Tensor,
     success: Tensor,
     iterations: Tensor,
+    queries: Tensor,
     correct: Tensor,
     predictions: Tensor,
     finished: Tensor,
@@ -298,6 +600,7 @@ def _result(
         success=success,
         norm=around.size(adversarial),
         iterations=iterations,
+        queries=queries,
         correct=correct,
         predictions=predictions,
         finished=finished,
@@ -305,6 +608,7 @@ def _result(
         gradient_evaluations=counts.gradient,
         zero_gradients=int(counts.zero),
         nan_count=int(counts.nan),
+        chunk=oracle.chunk,
     )
 
 
@@ -347,7 +651,24 @@ def _checked(
         )
     with torch.inference_mode(False):
         images = images.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        return images, labels.to(torch.int64), ids.to(images.device, torch.int64)
+        # Autograd keeps no labels that were made in inference mode.
+        labels = labels.to(torch.int64, copy=labels.is_inference())
+        return images, labels, ids.to(images.device, torch.int64)
+
+
+def _mask(mask: Tensor | None, images: Tensor) -> Tensor | None:
+    """The mask as bool in the shape of the images. Raises BadInput if it does not fit."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or not bool(((mask == 0) | (mask == 1)).all()):
+        raise BadInput("mask must be a tensor of bools, or of zeros and ones: 1 may be changed.")
+    try:
+        whole = mask.to(images.device, torch.bool).expand_as(images)
+    except RuntimeError:
+        raise BadInput(
+            f"mask must expand to the images' shape, {tuple(images.shape)}; got {_what(mask)}."
+        ) from None
+    return whole
 
 
 def _check_classes(name: str, classes: Tensor, images: Tensor) -> None:
@@ -377,7 +698,9 @@ def _goal(labels: Tensor, targets: Tensor | None, images: Tensor, spec: AttackSp
         raise BadInput(
             f"{same} of {len(labels)} targets equal their label; a target is another class."
         )
-    return Goal(labels, targets.to(torch.int64), True, max(top, int(targets.max())))
+    with torch.inference_mode(False):
+        targets = targets.to(torch.int64, copy=targets.is_inference())
+    return Goal(labels, targets, True, max(top, int(targets.max())))
 
 
 def _what(tensor: object) -> str:

@@ -4,22 +4,19 @@ section 4); with a random start and a step of 1.25 eps, as Wong, Rice and Kolter
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from engine.attacks.geometry import Ball
 from engine.attacks.losses import cross_entropy
-from engine.attacks.method import Method, Point
+from engine.attacks.method import Answer, Method, Point, Problem
 from engine.attacks.spec import FGSM
 
 
 def fgsm(spec: FGSM) -> Method[Point]:
     """FGSM as a method for the driver. In l2 the step goes along the gradient itself."""
 
-    def start(ball: Ball, seed: int, ids: Tensor) -> Point:
-        return Point(ball.random(seed, ids) if spec.random_start else ball.centre)
+    def start(of: Problem) -> Point:
+        return Point(of.ball.random(of.seed, of.ids) if spec.random_start else of.ball.centre)
 
-    def step(ball: Ball, at: Point, gradient: Tensor) -> Point:
-        length = ball.eps * (1.25 if spec.random_start else 1.0)
-        return Point(ball.move(at.x, gradient, length))
+    def step(of: Problem, at: Point, answer: Answer, _: int) -> Point:
+        length = of.ball.eps * (1.25 if spec.random_start else 1.0)
+        return Point(of.ball.move(at.x, answer.gradient, length))
 
     return Method(start, step, loss=cross_entropy, steps=1)

@@ -13,14 +13,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from engine.attacks.spec import Norm
 from engine.random import derive, normal, uniform
 
-Norm: TypeAlias = Literal["linf", "l2"]
+ORDERS: dict[Norm, float] = {"linf": math.inf, "l2": 2.0}
+"""What torch calls the norms."""
 
 _ROUNDS = 4
 """Secants of the l2 projection, which stays inside the ball after any of them."""
@@ -30,11 +31,14 @@ _ROUNDS = 4
 class Ball(ABC):
     """All images within `eps` of `centre`, and inside the box.
 
-    centre: float32 (N, C, H, W) in [0, 1]. eps: float32 (N, 1, 1, 1), >= 0, in image units.
+    centre: float32 (N, C, H, W) in [0, 1]. eps: float32 (N, 1, 1, 1), >= 0, in image units;
+    infinite where only the box bounds. mask: bool (N, C, H, W), where a point of the ball may
+    differ from the centre; None is everywhere.
     """
 
     centre: Tensor
     eps: Tensor
+    mask: Tensor | None
 
     @abstractmethod
     def __getitem__(self, keep: Tensor) -> Ball:
@@ -64,20 +68,29 @@ class Ball(ABC):
         """Distance of `x` from the centre in this norm, (N,), float64 where the device has it."""
 
     def contains(self, x: Tensor) -> Tensor:
-        """Whether `x` lies inside ball and box, bool (N,)."""
-        boxed = ((x >= 0) & (x <= 1)).flatten(1).all(1)
-        return boxed & (self.size(x) <= self.eps.flatten())
+        """Whether `x` lies inside ball, box and mask, bool (N,)."""
+        inside = (x >= 0) & (x <= 1)
+        if self.mask is not None:
+            inside &= self.mask | (x == self.centre)
+        return inside.flatten(1).all(1) & (self.size(x) <= self.eps.flatten())
+
+    def _masked(self, change: Tensor) -> Tensor:
+        return change if self.mask is None else change * self.mask
+
+    def _mask_of(self, keep: Tensor) -> Tensor | None:
+        return None if self.mask is None else self.mask[keep]
 
 
 @dataclass(frozen=True, slots=True)
 class LinfBall(Ball):
-    """No pixel changes by more than eps. Ball and box together are one box, `low` to `high`."""
+    """No pixel changes by more than eps. Ball, box and mask are one box, from `low` to `high`."""
 
     low: Tensor
     high: Tensor
 
     def __getitem__(self, keep: Tensor) -> LinfBall:
-        return LinfBall(self.centre[keep], self.eps[keep], self.low[keep], self.high[keep])
+        mask = self._mask_of(keep)
+        return LinfBall(self.centre[keep], self.eps[keep], mask, self.low[keep], self.high[keep])
 
     def random(self, seed: int, ids: Tensor) -> Tensor:
         draws = uniform(derive(seed, "start"), ids, self.centre.shape[1:])
@@ -98,7 +111,7 @@ class L2Ball(Ball):
     """The Euclidean length of the change is at most eps."""
 
     def __getitem__(self, keep: Tensor) -> L2Ball:
-        return L2Ball(self.centre[keep], self.eps[keep])
+        return L2Ball(self.centre[keep], self.eps[keep], self._mask_of(keep))
 
     def random(self, seed: int, ids: Tensor) -> Tensor:
         """Uniform in the ball (a normal direction, a radius of U^(1/D)), then projected."""
@@ -108,6 +121,7 @@ class L2Ball(Ball):
         return self.project(along.mul_(radius * self.eps).add_(self.centre))
 
     def direction(self, gradient: Tensor) -> Tensor:
+        gradient = self._masked(gradient)
         # Divided by the largest entry first: squares of small float32 gradients vanish.
         tiny = torch.finfo(gradient.dtype).tiny
         scaled = gradient / largest(gradient).clamp_min(tiny)
@@ -122,7 +136,7 @@ class L2Ball(Ball):
         piecewise linear function of u = s^2, so secants approach the u sought from below and
         never pass it; it is exact as soon as two of them end on the same piece.
         """
-        change = x - self.centre
+        change = self._masked(x - self.centre)
         low, high = -self.centre, 1 - self.centre
         # What float32 rounds off when the point is formed is taken from the radius beforehand.
         lost = math.sqrt(self.centre.shape[1:].numel()) * 2.0**-25
@@ -149,8 +163,9 @@ class L2Ball(Ball):
         return _length(_change(x, self.centre)).flatten()
 
 
-def ball(norm: Norm, centre: Tensor, eps: Tensor) -> Ball:
-    """The ball of radius `eps`, float64 or float32 (N,), around `centre`, (N, C, H, W) in [0, 1].
+def ball(norm: Norm, centre: Tensor, eps: Tensor, mask: Tensor | None = None) -> Ball:
+    """The ball of radius `eps`, float64 or float32 (N,), around `centre`, (N, C, H, W) in [0, 1],
+    open where `mask`, bool (N, C, H, W), is.
 
     A radius is rounded down to float32.
     """
@@ -160,8 +175,10 @@ def ball(norm: Norm, centre: Tensor, eps: Tensor) -> Ball:
     if norm == "linf":
         low = _inward(centre, -radius).clamp_min(0)
         high = _inward(centre, radius).clamp_max(1)
-        return LinfBall(centre, radius, low, high)
-    return L2Ball(centre, radius)
+        if mask is not None:
+            low, high = low.where(mask, centre), high.where(mask, centre)
+        return LinfBall(centre, radius, mask, low, high)
+    return L2Ball(centre, radius, mask)
 
 
 def _inward(centre: Tensor, offset: Tensor) -> Tensor:

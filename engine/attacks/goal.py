@@ -12,9 +12,10 @@ from engine.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """labels: int64 (N,). targets: int64 (N,), None for the class after the label (modulo their
-    number) and if not `targeted`. top: the largest label or target, known without asking the
-    device."""
+    """labels: int64 (N,). targeted: only the target class counts as broken, else any wrong one.
+    targets: int64 (N,); None is, if `targeted`, the class after the label (modulo their number).
+    Without `targeted` they are what a loss aims at, and nothing more. top: the largest label or
+    target, known without asking the device."""
 
     labels: Tensor
     targets: Tensor | None
@@ -41,6 +42,17 @@ class Goal:
         if not self.targeted:
             return self.labels
         return (self.labels + 1) % count if self.targets is None else self.targets
+
+    def aimed(self, clean: Tensor, rank: int) -> Goal:
+        """The same goal with the class of the `rank`-th largest of the logits `clean`, (N, K), the
+        label left out, for a loss to aim at. A targeted goal stays what it is.
+
+        Where there are fewer classes than ranks it is the last of them."""
+        if self.targeted:
+            return self
+        others = clean.scatter(1, self.labels[:, None], float("-inf"))
+        best = others.topk(min(rank, clean.shape[1] - 1), dim=1).indices
+        return Goal(self.labels, best[:, -1], False, self.top)
 
     def correct(self, logits: Tensor) -> Tensor:
         """Whether the model is right, bool (N,)."""

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(logits (N, K), classes (N,)) -> how far each sample is from its class, (N,)."""
+from engine.attacks.goal import Goal
+from engine.attacks.method import Loss
 
 
-def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """-log softmax at the class, >= 0."""
-    return F.cross_entropy(logits, classes, reduction="none")
+def cross_entropy(_: Any, logits: Tensor, goal: Goal) -> Tensor:
+    """-log softmax at the label, or log softmax at the target class."""
+    loss = F.cross_entropy(logits, goal.classes(logits.shape[1]), reduction="none")
+    return -loss if goal.targeted else loss
 
 
-def margin(logits: Tensor, classes: Tensor) -> Tensor:
-    """Largest other logit minus the class's; > 0 where the class loses (Carlini and Wagner 2017,
-    section IV-A, loss f6 without its limit)."""
+def margin(_: Any, logits: Tensor, goal: Goal) -> Tensor:
+    """Largest other logit minus the label's, > 0 where the label loses; targeted, the target's
+    minus the largest other (Carlini and Wagner 2017, section IV-A, loss f6 without its limit)."""
+    classes = goal.classes(logits.shape[1])
     own = logits.gather(1, classes[:, None])
     others = logits.scatter(1, classes[:, None], float("-inf"))
-    return others.amax(1) - own[:, 0]
+    loss = others.amax(1) - own[:, 0]
+    return -loss if goal.targeted else loss
 
 
 LOSSES: dict[Literal["cross_entropy", "margin"], Loss] = {

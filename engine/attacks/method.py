@@ -7,18 +7,21 @@ has been found, the passes through the model. A step therefore reads like the pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from engine.attacks.geometry import Ball
-from engine.attacks.losses import Loss
+from engine.attacks.goal import Goal
 
 State = TypeVar("State", bound=Any)
-"""A NamedTuple of tensors that have one row a sample. `x`, (N, C, H, W), is where the model is
-asked next; a method with a memory (a momentum, a step size for each sample) adds fields. The
-driver drops rows of all of them alike."""
+"""A NamedTuple. `x` is where the model is asked next: (N, C, H, W), or (N, Q, C, H, W) for Q points
+of each sample at once. Every tensor in it has one row a sample; a method with a memory (a momentum,
+a step size for each sample) adds fields. The driver drops rows of all of them alike. What is not a
+tensor (a phase, a counter) is common to all samples: a number or a string."""
+
+Want: TypeAlias = Literal["logits", "gradient", "jacobian"]
 
 
 class Point(NamedTuple):
@@ -28,17 +31,80 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Method(Generic[State]):
-    """A search of `steps` gradient steps from each of `restarts` starts.
+class Answer:
+    """What the model said at the points `x` of a state, detached.
 
-    start: (ball, seed, ids) -> state. The seed differs between restarts.
-    step: (ball, state, gradient of the loss at state.x) -> state. The gradient is finite and
-    points uphill: towards being broken, also for targeted attacks.
-    loss: is climbed away from the label, or descended towards the target.
+    logits: float32 (N, K), or (N, Q, K) where Q points of each sample were asked about.
+    loss: (N,) or (N, Q); larger is nearer to the goal, also for targeted attacks.
+    gradient: of the loss with respect to `x`, in its shape, finite, uphill. If the Jacobian was
+        asked for, that of the logits, (N, K, C, H, W). Zeros, expanded, if neither was.
     """
 
-    start: Callable[[Ball, int, Tensor], State]
-    step: Callable[[Ball, State, Tensor], State]
+    logits: Tensor
+    loss: Tensor
+    gradient: Tensor
+
+    def __getitem__(self, keep: Tensor) -> Answer:
+        """The answer for the samples at `keep`, int64 (M,)."""
+        return Answer(self.logits[keep], self.loss[keep], self.gradient[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is to be solved, for M samples.
+
+    ball: clean images, radii, box and mask. goal: labels, targets. ids: int64 (M,), whose draws are
+    whose. clean: logits at the clean images, (M, K). seed: of this round; whatever is drawn derives
+    from it and from ids (`engine.random`), never from a place in the batch.
+    """
+
+    ball: Ball
+    goal: Goal
+    ids: Tensor
+    clean: Tensor
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, keep: Tensor) -> Problem:
+        """The problem of the samples at `keep`, int64 (M,)."""
+        ball, goal, ids = self.ball[keep], self.goal[keep], self.ids[keep]
+        return replace(self, ball=ball, goal=goal, ids=ids, clean=self.clean[keep])
+
+
+Loss: TypeAlias = Callable[[Any, Tensor, Goal], Tensor]
+"""(state, logits (N, K), goal) -> (N,), which rises as a sample gets closer to being broken. Most
+losses (`engine.attacks.losses`) look at logits and goal alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[State]):
+    """A search of `steps` steps: up to steps + 1 questions to the model, the first at the start.
+
+    start: problem -> state.
+    step: (problem, state, answer at state.x, number of the step from 0) -> state.
+    loss: what is climbed.
+    wants: what a question asks for besides logits and loss.
+    view: (problem, images (N, C, H, W), number of the step) -> what the model is shown in their
+        place when a gradient is taken (input diversity); differentiable. What it says there decides
+        no success: the images themselves are looked at in a pass of their own.
+    needs_clean: start or loss look at the problem's clean logits, which a training has to pay for.
+    minimal: looks for the smallest perturbation. Of all the points that broke a sample the one that
+        is smallest in the ball's norm is kept.
+    leaves: a sample leaves the search at its first success, as it does of every fixed budget; of
+        the minimal methods only those that stop there (DeepFool) say so.
+    aim: None leaves the goal as it is. k = 1, 2, ... gives the loss a target, the class with the
+        k-th largest clean logit, the label left out; any wrong class still counts.
+    """
+
+    start: Callable[[Problem], State]
+    step: Callable[[Problem, State, Answer, int], State]
     loss: Loss
     steps: int
-    restarts: int = 1
+    wants: Want = "gradient"
+    view: Callable[[Problem, Tensor, int], Tensor] | None = None
+    needs_clean: bool = False
+    minimal: bool = False
+    leaves: bool = True
+    aim: int | None = None

@@ -8,28 +8,18 @@ also if the model raises. Gradients are taken of the input alone, so that parame
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.geometry import largest
-from engine.attacks.goal import Goal, finite
-from engine.attacks.losses import Loss
-from engine.errors import BadInput
+from engine.attacks.goal import finite
+from engine.attacks.method import Answer, Method, Problem, Want
+from engine.errors import BadInput, is_memory
 from engine.random import derive
-
-
-class Answer(NamedTuple):
-    """logits: float32 (N, K), detached. loss: (N,), larger is nearer to the goal. gradient: of the
-    loss with respect to the input, finite, (N, C, H, W); zero if it was not asked for."""
-
-    logits: Tensor
-    loss: Tensor
-    gradient: Tensor
 
 
 @dataclass(slots=True)
@@ -44,60 +34,99 @@ class Counts:
 
 
 class Oracle:
-    """Asks `model` about the `loss` of an attack.
+    """Asks `model`, and keeps count.
 
-    `bf16` takes gradients under bf16 autocast; without a gradient it is always float32.
+    `bf16` takes gradients under bf16 autocast; without a gradient it is always float32. `chunk` is
+    how many images go through the model together: all of them, until memory runs out; from then on
+    half as many, and so on.
     """
 
-    def __init__(
-        self, model: nn.Module, loss: Loss, *, seed: int, device: torch.device, bf16: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, *, seed: int, device: torch.device, bf16: bool) -> None:
         self._model = model
-        self._loss = loss
         self._device = device
         self._bf16 = bf16
         self._modules = list(model.modules())
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
         # A model that draws (a noisy defence) draws from here, not from the caller's generators.
-        self._random = _states(derive(seed, "model"), device)
+        self.random = _states(derive(seed, "model"), device)
         none = torch.zeros((), dtype=torch.int64, device=device)
         self.counts = Counts(0, 0, none, none)
+        self.chunk: int | None = None
 
     def look(self, x: Tensor) -> Tensor:
         """Logits at `x`, float32 (N, K)."""
+        logits: Tensor = self._chunked(len(x), lambda part: (self._look(x[part]),))[0]
+        return logits
+
+    def ask(self, method: Method[Any], of: Problem, at: Any, number: int, want: Want) -> Answer:
+        """What the model says at `at.x`, (N, C, H, W) or (N, Q, C, H, W)."""
+
+        def asked(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+            if part == slice(0, len(of)):
+                return self._ask(method, of, at, number, want)
+            keep = torch.arange(part.start, part.stop, device=of.ids.device)
+            return self._ask(method, of[keep], rows(at, keep), number, want)
+
+        each = at.x.shape[1] if at.x.ndim == 5 else 1
+        return Answer(*self._chunked(len(of), asked, each))
+
+    def _chunked(
+        self, count: int, compute: Callable[[slice], tuple[Tensor, ...]], each: int = 1
+    ) -> tuple[Tensor, ...]:
+        """`compute` on consecutive parts of `count` samples with `each` images, joined; in smaller
+        parts when memory runs out."""
+        parts: list[tuple[Tensor, ...]] = []
+        done = 0
+        while done < count:
+            size = count - done
+            if self.chunk is not None:
+                size = min(size, max(1, self.chunk // each))
+            try:
+                parts.append(compute(slice(done, done + size)))
+            except (RuntimeError, MemoryError) as error:
+                if not is_memory(error) or size == 1:
+                    raise
+                self.chunk = size * each // 2
+                continue
+            done += size
+        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    def _look(self, x: Tensor) -> Tensor:
         with self._aside(grad=False, bf16=False):
             logits = self._logits(x.detach())
         self.counts.forward += len(x)
         self.counts.nan = self.counts.nan + (~finite(logits)).sum()
         return logits
 
-    def ask(self, x: Tensor, goal: Goal, *, gradient: bool) -> Answer:
-        """Logits and loss at `x`, and the gradient along which the loss rises."""
-        if not gradient:
-            logits = self.look(x)
-            return Answer(logits, self._rising(logits, goal), x.new_zeros(()).expand_as(x))
+    def _ask(
+        self, method: Method[Any], of: Problem, at: Any, number: int, want: Want
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        many = at.x.shape[:-3]
+        goal = of.goal
+        if len(many) == 2:
+            goal = goal[torch.arange(len(of), device=of.ids.device).repeat_interleave(many[1])]
+        x = at.x.flatten(0, -4)
+        if want == "logits":
+            logits = self._look(x)
+            loss = method.loss(at, logits, goal)
+            slope = x.new_zeros(()).expand_as(x)
+            return logits.unflatten(0, many), loss.unflatten(0, many), slope.unflatten(0, many)
         with self._aside(grad=True, bf16=self._bf16):
             # Autograd takes no tensor that was made in inference mode.
-            asked = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-            logits = self._logits(asked)
-            loss = self._rising(logits, goal)
-            slope = (
-                torch.autograd.grad(loss.sum(), asked, allow_unused=True, materialize_grads=True)[0]
-                if loss.requires_grad
-                else torch.zeros_like(asked)
-            )
-        steepest = largest(slope).flatten()
+            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+            logits = self._logits(x if method.view is None else method.view(of, x, number))
+            loss = method.loss(at, logits, goal)
+            slope = _jacobian(logits, x) if want == "jacobian" else _slopes(loss, x)
+        steepest = slope.flatten(1).abs().amax(1)
         faulty = ~(finite(logits) & steepest.isfinite())
         self.counts.forward += len(x)
         self.counts.gradient += len(x)
-        self.counts.zero = self.counts.zero + (steepest == 0).sum()
+        if not method.minimal:  # a loss that is met has none
+            self.counts.zero = self.counts.zero + (steepest == 0).sum()
         self.counts.nan = self.counts.nan + faulty.sum()
-        return Answer(logits.detach(), loss.detach(), slope.nan_to_num_(0.0, 0.0, 0.0))
-
-    def _rising(self, logits: Tensor, goal: Goal) -> Tensor:
-        classes = goal.classes(logits.shape[1])
-        loss = self._loss(logits, classes.clone() if classes.is_inference() else classes)
-        return -loss if goal.targeted else loss
+        slope = slope.nan_to_num_(0.0, 0.0, 0.0)
+        logits, loss = logits.detach(), loss.detach()
+        return logits.unflatten(0, many), loss.unflatten(0, many), slope.unflatten(0, many)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self._model(x)
@@ -117,7 +146,7 @@ class Oracle:
         # cuDNN differentiates recurrent layers in training mode only.
         plain = torch.backends.cudnn.flags(enabled=False) if cuda and self._recurrent else None
         callers = _states(None, self._device)
-        _restore(self._random, self._device)
+        _restore(self.random, self._device)
         try:
             for module in training:
                 module.training = False
@@ -131,8 +160,38 @@ class Oracle:
         finally:
             for module in training:
                 module.training = True
-            self._random = _states(None, self._device)
+            self.random = _states(None, self._device)
             _restore(callers, self._device)
+
+
+def rows(state: Any, keep: Tensor) -> Any:
+    """The samples at `keep`, int64 (M,), of a method's state."""
+    return type(state)(*(part[keep] if isinstance(part, Tensor) else part for part in state))
+
+
+def _slopes(loss: Tensor, x: Tensor) -> Tensor:
+    """Gradient of each sample's loss at its image; zero where it does not depend on it."""
+    if not loss.requires_grad:
+        return torch.zeros_like(x)
+    slope: Tensor = torch.autograd.grad(loss.sum(), x, allow_unused=True, materialize_grads=True)[0]
+    return slope
+
+
+def _jacobian(logits: Tensor, x: Tensor) -> Tensor:
+    """Gradients of all logits, (N, K, C, H, W)."""
+    if not logits.requires_grad:
+        return x.new_zeros(()).expand(len(x), logits.shape[1], *x.shape[1:])
+    last = logits.shape[1] - 1
+    totals = logits.sum(0)
+    return torch.stack(
+        [
+            torch.autograd.grad(
+                total, x, retain_graph=k < last, allow_unused=True, materialize_grads=True
+            )[0]
+            for k, total in enumerate(totals)
+        ],
+        dim=1,
+    )
 
 
 def _states(seed: int | None, device: torch.device) -> list[Tensor]:

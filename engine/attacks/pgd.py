@@ -3,21 +3,18 @@ section 2.1)."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from engine.attacks.geometry import Ball
 from engine.attacks.losses import LOSSES
-from engine.attacks.method import Method, Point
+from engine.attacks.method import Answer, Method, Point, Problem
 from engine.attacks.spec import PGD
 
 
 def pgd(spec: PGD) -> Method[Point]:
     """PGD as a method for the driver."""
 
-    def start(ball: Ball, seed: int, ids: Tensor) -> Point:
-        return Point(ball.random(seed, ids) if spec.random_start else ball.centre)
+    def start(of: Problem) -> Point:
+        return Point(of.ball.random(of.seed, of.ids) if spec.random_start else of.ball.centre)
 
-    def step(ball: Ball, at: Point, gradient: Tensor) -> Point:
-        return Point(ball.move(at.x, gradient, spec.step_size))
+    def step(of: Problem, at: Point, answer: Answer, _: int) -> Point:
+        return Point(of.ball.move(at.x, answer.gradient, spec.step_size))
 
-    return Method(start, step, LOSSES[spec.loss], spec.steps, spec.restarts)
+    return Method(start, step, LOSSES[spec.loss], spec.steps)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.attacks.driver import AttackResult, Iteration, perturb
+from engine.attacks.geometry import ORDERS
 from engine.attacks.goal import predicted
-from engine.attacks.losses import cross_entropy
 from engine.attacks.oracle import Oracle
 from engine.attacks.showing import Gallery
 from engine.attacks.spec import Attack
 from engine.data import Split, load
-from engine.errors import BadInput, Cancelled, is_memory
+from engine.errors import BadInput, Cancelled
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import atomic, sha256_of
 from engine.models import load_model
@@ -64,7 +64,7 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
 
     size = spec.batch_size
     tally = Tally(len(order))
-    clean, size = yield from _clean_logits(loaded.module, data.test, order, size, bench, tally)
+    clean = yield from _clean_logits(loaded.module, data.test, order, size, bench, tally)
     tally.correct = int((predicted(clean).cpu() == data.test.labels.cpu()[order]).sum())
     run = _Run(spec, bench, loaded.module, data.test, order, clean, tally)
     yield from run.attack(size)
@@ -90,11 +90,19 @@ class Tally:
     broken: int = 0
     seconds: float = 0.0
     """Spent attacking; pauses are not counted."""
+    chunk: int | None = None
+    """How many images still fit into memory together; None while all do."""
     cancelled: bool = False
 
     def add(self, result: AttackResult) -> None:
         self.results.append(result.cpu())
         self.broken += int(result.success.sum())
+
+    def chunked(self, chunk: int | None) -> Iterator[Event]:
+        """Say so if memory ran out."""
+        if chunk is not None and (self.chunk is None or chunk < self.chunk):
+            self.chunk = chunk
+            yield Note("warning", f"out of memory: going on with {chunk} images at a time")
 
     def scalars(self, broken: int) -> dict[str, float]:
         """With `broken` samples more than in the batches that are done."""
@@ -172,24 +180,16 @@ def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
 
 def _clean_logits(
     model: nn.Module, split: Split, order: Tensor, size: int, bench: Bench, tally: Tally
-) -> Generator[Event, None, tuple[Tensor, int]]:
-    """The model's logits, (N, K), at the clean images, and the batch size that memory allows."""
-    oracle = Oracle(
-        model, cross_entropy, seed=bench.derive("clean"), device=bench.device, bf16=False
-    )
+) -> Generator[Event, None, Tensor]:
+    """The model's logits, (N, K), at the clean images."""
+    oracle = Oracle(model, seed=bench.derive("clean"), device=bench.device, bf16=False)
     logits: list[Tensor] = []
-    done = 0
-    while done < len(order):
-        try:
-            logits.append(oracle.look(split.batch(order[done : done + size])[0]))
-        except (RuntimeError, MemoryError) as error:
-            size = _halved(error, size)
-            yield _smaller(size)
-            continue
-        done = min(done + size, len(order))
-        yield Progress(done, len(order), "clean images")
+    for part in order.split(size):
+        logits.append(oracle.look(split.batch(part)[0]))
+        yield from tally.chunked(oracle.chunk)
+        yield Progress(sum(map(len, logits)), len(order), "clean images")
     tally.forward, tally.nan = oracle.counts.forward, int(oracle.counts.nan)
-    return torch.cat(logits), size
+    return torch.cat(logits)
 
 
 @dataclass(slots=True)
@@ -205,9 +205,8 @@ class _Run:
     told: float = 0.0
 
     def attack(self, size: int) -> Generator[Event, None, None]:
-        """Attack batch after batch, halving when memory runs out, until done or cancelled."""
-        method = self.spec.attack.method()
-        frames = method.restarts * (method.steps + 1)
+        """Attack batch after batch, until done or cancelled."""
+        frames = sum(method.steps + 1 for method in self.spec.attack.rounds())
         shown = self.order[: self.spec.show]
         gallery: Gallery | None = None
         done = 0
@@ -220,15 +219,9 @@ class _Run:
                 yield gallery.clean()
             while done < len(self.order):
                 part = self.order[done : done + size]
-                first = self.step
-                try:
-                    result = yield from self._batch(part, done, size, frames, gallery)
-                except (RuntimeError, MemoryError) as error:
-                    size = _halved(error, size)
-                    self.step = first
-                    yield _smaller(size)
-                    continue
+                result = yield from self._batch(part, done, size, frames, gallery)
                 self.tally.add(result)
+                yield from self.tally.chunked(result.chunk)
                 if self.tally.cancelled:
                     break
                 done += len(part)
@@ -278,9 +271,8 @@ class _Run:
         if gallery is not None and gallery.update(now, done):
             settled = bool(now.success[now.active].all())
             yield from gallery.frames(self.step, last=last or settled)
-        order = math.inf if self.spec.attack.norm == "linf" else 2
         change = (now.points - images[now.active]).flatten(1)
-        sizes = torch.linalg.vector_norm(change, order, dim=1)
+        sizes = torch.linalg.vector_norm(change, ORDERS[self.spec.attack.norm], dim=1)
         yield Scalars(
             self.step,
             self.tally.scalars(broken)
@@ -324,14 +316,3 @@ def _stopped(search: Generator[Iteration, None, AttackResult]) -> AttackResult:
         result: AttackResult = end.value
         return result
     raise RuntimeError("a cancelled search went on")
-
-
-def _halved(error: RuntimeError | MemoryError, size: int) -> int:
-    """Half the batch size if memory ran out and there is a half, else raises `error`."""
-    if not is_memory(error) or size == 1:
-        raise error
-    return size // 2
-
-
-def _smaller(size: int) -> Note:
-    return Note("warning", f"out of memory: going on with {size} images at a time")

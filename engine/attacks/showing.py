@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attacks.driver import Iteration
+from engine.attacks.geometry import ORDERS
 from engine.attacks.goal import predicted
 from engine.attacks.spec import AttackSpec
 from engine.events import Images
@@ -31,7 +32,7 @@ class Gallery:
         """images: clean, float32 (N, C, H, W), with labels, int64 (N,), and logits, (N, K).
         frames: how many iterations there will be at most; of too many to be stored, every k-th
         is kept."""
-        self._order = math.inf if spec.norm == "linf" else 2.0
+        self._order = ORDERS[spec.norm]
         self._eps = spec.eps
         self._labels = labels.tolist()
         self._predictions = predicted(logits).cpu()
@@ -76,8 +77,11 @@ class Gallery:
         yield Images("perturbation", _pixels(signed), captions, step, scale=scale, keep=keep)
 
     def _scale(self) -> float:
-        """The change that is drawn at full strength. In l2 it is four times what each pixel would
-        get if all changed alike: few pixels change more."""
+        """The change that is drawn at full strength: the largest there is, where no radius is
+        given. In l2 it is four times what each pixel would get if all changed alike: few pixels
+        change more."""
+        if self._eps is None:
+            return max((self._now - self._clean).abs().max().item(), 1 / 255)
         if self._order == math.inf:
             return min(max(self._eps, 1 / 255), 1.0)
         alike = self._eps / math.sqrt(self._clean[0].numel())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from engine.data.spec import DataSpec
 from engine.task import OneOf, Spec, Steps, Task, param
@@ -13,35 +13,76 @@ if TYPE_CHECKING:
     from engine.bench import Bench
 
 
+Norm: TypeAlias = Literal["linf", "l2"]
+"""How the size of a perturbation is measured."""
+
+
 class AttackSpec(Spec):
-    """How adversarial examples are searched for. Sizes are in the units of the image, [0, 1]."""
+    """How adversarial examples are searched for. Sizes are in the units of the image, [0, 1].
+
+    Every kind also has a `norm`, in which perturbations are measured.
+    """
 
     kind: str
-    norm: Literal["linf", "l2"] = param(
-        "linf", "Norm", "How the size of a perturbation is measured."
-    )
-    eps: float = param(
-        0.3, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
-    )
+    norm: Norm
+    eps: float | None
     targeted: bool = param(
         False,
         "Targeted",
         "Aims at one class (the next one, unless targets are given) instead of any wrong one.",
     )
+    max_queries: int | None = param(
+        None,
+        "Most queries",
+        "Images that the model may be asked about for each sample; empty is as many as it takes.",
+        ge=1,
+        advanced=True,
+    )
+    max_seconds: float | None = param(
+        None,
+        "Most seconds",
+        "Time after which the attack stops with what it has; the result then depends on the "
+        "machine. Empty is as long as it takes.",
+        gt=0.0,
+        advanced=True,
+    )
 
     @abstractmethod
-    def method(self) -> Method[Any]:
-        """What the driver runs for this spec."""
+    def rounds(self) -> tuple[Method[Any], ...]:
+        """What the driver runs for this spec, one after the other."""
 
     def advice(self) -> str:
         """What makes it weaker than it looks, and what to change; empty if nothing is known to."""
         return ""
 
 
-class FGSM(AttackSpec):
+class FixedBudget(AttackSpec):
+    """A search inside a ball of radius `eps`."""
+
+    eps: float = param(
+        0.3, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
+    )
+
+
+class MinimalNorm(AttackSpec):
+    """A search for the smallest perturbation."""
+
+    eps: float | None = param(
+        None,
+        "Epsilon",
+        "Only perturbations up to this size count; empty counts all.",
+        ge=0.0,
+        le=1000.0,
+    )
+
+
+class FGSM(FixedBudget):
     """One step along the sign of the gradient."""
 
     kind: Literal["fgsm"] = "fgsm"
+    norm: Literal["linf", "l2"] = param(
+        "linf", "Norm", "How the size of a perturbation is measured."
+    )
     random_start: bool = param(
         False,
         "Random start",
@@ -49,16 +90,19 @@ class FGSM(AttackSpec):
         cite="Wong, Rice and Kolter 2020, section 4",
     )
 
-    def method(self) -> Method[Any]:
+    def rounds(self) -> tuple[Method[Any], ...]:
         from engine.attacks.fgsm import fgsm
 
-        return fgsm(self)
+        return (fgsm(self),)
 
 
-class PGD(AttackSpec):
+class PGD(FixedBudget):
     """Projected gradient descent with a random start."""
 
     kind: Literal["pgd"] = "pgd"
+    norm: Literal["linf", "l2"] = param(
+        "linf", "Norm", "How the size of a perturbation is measured."
+    )
     steps: int = param(40, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
     step_size: float = param(
         0.01, "Step size", "Length of one step in the attack's norm.", gt=0.0, le=1000.0
@@ -73,10 +117,10 @@ class PGD(AttackSpec):
         "What is climbed; margin is the Carlini-Wagner difference of logits.",
     )
 
-    def method(self) -> Method[Any]:
+    def rounds(self) -> tuple[Method[Any], ...]:
         from engine.attacks.pgd import pgd
 
-        return pgd(self)
+        return (pgd(self),) * self.restarts
 
     def advice(self) -> str:
         """Steps that together are shorter than the radius cannot use the ball. Usual is a step of
