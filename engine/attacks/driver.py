@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from engine.attacks.geometry import Ball, ball
 from engine.attacks.goal import Goal, predicted
-from engine.attacks.method import Method, Point, Problem, Want
+from engine.attacks.method import Answer, Method, Point, Problem
 from engine.attacks.oracle import Counts, Oracle, rows
 from engine.attacks.spec import AttackSpec
 from engine.errors import BadInput, Cancelled, CrucibleError
@@ -44,6 +44,8 @@ class AttackResult:
     predictions: int64 (N,), class that the model gives `adversarial`; -1 if its logits are not
         numbers. With `early_exit=False` both of these speak of the last point that was asked,
         which is one step before `adversarial`.
+    broken_in: int64 (N,), the round of `spec.rounds()`, a restart or a stage of an ensemble, that
+        found the example; -1 where there is none.
     finished: bool (N,), False for samples that a cancel, or a budget in seconds, left undecided.
     forward_evaluations, gradient_evaluations: images put through the model, and those of them
         whose gradient was taken.
@@ -61,6 +63,7 @@ class AttackResult:
     queries: Tensor
     correct: Tensor
     predictions: Tensor
+    broken_in: Tensor
     finished: Tensor
     forward_evaluations: int
     gradient_evaluations: int
@@ -134,6 +137,7 @@ def attack(
     targets: Tensor | None = None,
     eps: Tensor | None = None,
     mask: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> AttackResult:
     """Adversarial examples for `images`; `AttackResult` says what is known of each.
 
@@ -148,6 +152,8 @@ def attack(
     targets: classes to aim at, (N,), for a targeted spec; the class after the label unless given.
     eps: a radius for each sample, (N,), instead of the spec's.
     mask: where the image may change, bool or 0/1, a shape that expands to (N, C, H, W).
+    starts: images in [0, 1] like `images`, that a decision-based attack may set out from, as of the
+        target class; it tries noise as well.
 
     Raises BadInput if the arguments do not fit each other or the model.
     """
@@ -158,7 +164,16 @@ def attack(
     ids = torch.arange(len(images) if isinstance(images, Tensor) else 0)
     return drain(
         perturb(
-            model, images, labels, spec, seed=seed, ids=ids, targets=targets, eps=eps, mask=mask
+            model,
+            images,
+            labels,
+            spec,
+            seed=seed,
+            ids=ids,
+            targets=targets,
+            eps=eps,
+            mask=mask,
+            starts=starts,
         )
     )
 
@@ -175,7 +190,11 @@ def perturb(
     targets: Tensor | None = None,
     eps: Tensor | None = None,
     mask: Tensor | None = None,
+    starts: Tensor | None = None,
     clean_logits: Tensor | None = None,
+    attacked: Tensor | None = None,
+    persist: bool = False,
+    begin: Tensor | None = None,
     precision: Literal["float32", "bf16"] = "float32",
     resume: Snapshot | None = None,
 ) -> Search:
@@ -189,6 +208,13 @@ def perturb(
         the model says of them; nothing is confirmed, no extra pass is made, and `Cancelled` is
         not caught. Needs a spec of a fixed budget without restarts.
     clean_logits: the model's logits at `images`, (N, K), if they have been paid for already.
+    attacked: bool (N,), whom to attack, instead of whom the model gets right; `correct` of the
+        result is then this.
+    persist: with a fixed budget, go on with a sample that is broken, to its end: an example that
+        is to break another model too must not stop at this one's boundary. The last point that
+        broke it is kept.
+    begin: with early_exit=False, where the search begins, (N, C, H, W), projected into ball and
+        box, instead of at the attack's own start.
     precision: bf16 takes the gradient steps under autocast; successes are confirmed in float32.
     resume: goes on where the snapshot was made. The rest must be what it was then.
 
@@ -206,20 +232,28 @@ def perturb(
     rounds = spec.rounds()
     bf16 = precision == "bf16"
     oracle = Oracle(model, seed=seed, device=images.device, bf16=bf16)
-    problem = Problem(around, goal, ids, images.new_zeros((len(ids), 0)), seed)
+    problem = Problem(
+        around, goal, ids, images.new_zeros((len(ids), 0)), seed, _starts(starts, images)
+    )
     if early_exit:
-        return _search(_Searching(oracle, rounds, problem, spec, bf16), clean_logits, resume)
+        run = _Searching(oracle, rounds, problem, spec, bf16, persist)
+        return _search(run, clean_logits, attacked, resume)
     if len(rounds) > 1 or rounds[0].minimal or rounds[0].wants != "gradient":
         raise BadInput(
             f"{spec.kind} cannot be run with early_exit=False, which is for training: all samples "
             "are then attacked alike, by one round of gradient steps. Use an attack of a fixed "
             "budget, with restarts=1."
         )
-    return _fixed(oracle, rounds[0], problem)
+    return _fixed(oracle, rounds[0], problem, begin)
 
 
-def _search(run: _Searching, clean_logits: Tensor | None, resume: Snapshot | None) -> Search:
-    run.begin(clean_logits)
+def _search(
+    run: _Searching,
+    clean_logits: Tensor | None,
+    attacked: Tensor | None,
+    resume: Snapshot | None,
+) -> Search:
+    run.begin(clean_logits, attacked)
     if resume is not None:
         run.restore(resume)
     try:
@@ -242,11 +276,13 @@ class _Searching:
         whole: Problem,
         spec: AttackSpec,
         bf16: bool,
+        persist: bool,
     ) -> None:
         self._oracle = oracle
         self._rounds = rounds
         self._whole = whole
         self._bf16 = bf16
+        self._persist = persist
         self._most_queries = spec.max_queries
         self._most_seconds = spec.max_seconds
         self._spent = 0.0
@@ -258,7 +294,7 @@ class _Searching:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def begin(self, clean_logits: Tensor | None) -> None:
+    def begin(self, clean_logits: Tensor | None, attacked: Tensor | None) -> None:
         """Look at the clean images."""
         whole = self._whole
         clean = self._oracle.look(whole.ball.centre) if clean_logits is None else clean_logits
@@ -266,10 +302,11 @@ class _Searching:
         self._whole = dataclasses.replace(whole, clean=clean.detach().clone())
         self.adversarial = whole.ball.centre.clone()
         self.predictions = predicted(clean)
-        self.correct = whole.goal.correct(clean)
+        self.correct = whole.goal.correct(clean) if attacked is None else attacked.clone()
         self.success = torch.zeros_like(self.correct)
         self.iterations = torch.zeros_like(whole.ids)
         self.queries = torch.zeros_like(whole.ids)
+        self.broken_in = torch.full_like(whole.ids, -1)
         # Of searches for the smallest perturbation: sizes, and the smallest but one.
         self.smallest = torch.full(self.correct.shape, float("inf"), dtype=torch.float64)
         self.smallest = self.smallest.to(self.correct.device)
@@ -282,6 +319,8 @@ class _Searching:
         if active is None:
             attacked = self.correct if method.minimal else self.correct & ~self.success
             active = (attacked & self._can_ask()).nonzero().squeeze(1)
+            if method.aim is not None and method.aim >= self._whole.clean.shape[1]:
+                active = active[:0]
         self.active = active
         problem = self._whole[active]
         problem = dataclasses.replace(
@@ -293,27 +332,34 @@ class _Searching:
         self._problem = problem
         self._state: Any = method.start(problem) if len(problem) else Point(problem.ball.centre)
         self._points = problem.ball.centre
+        self._answer: Answer | None = None
         self._number = 0
 
     @property
     def _method(self) -> Method[Any]:
         return self._rounds[self._round]
 
-    def _can_ask(self) -> Tensor:
+    @property
+    def _late(self) -> bool:
+        """Successes are confirmed at the end of a round, not one by one."""
+        return self._method.minimal or self._persist
+
+    def _can_ask(self, points: int = 1) -> Tensor:
+        """Whose budget is enough for a question about so many points, bool (N,)."""
         if self._most_queries is None:
             return torch.ones_like(self.correct)
-        return self.queries < self._most_queries
+        return self.queries + points <= self._most_queries
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def ask(self) -> bool:
         """Ask the next question, and keep what it answers. False if none is left."""
         begun = time.perf_counter()
-        while not len(self.active) or self._number > self._method.steps:
+        while not self._may_go_on():
             if self._round + 1 == len(self._rounds):
                 return False
             self._leave_tried()
-            if self._method.minimal:
+            if self._late:
                 self._settle()
             self._round += 1
             self._begin_round()
@@ -323,11 +369,10 @@ class _Searching:
         method, state = self._method, self._state
         self._before = dataclasses.replace(self._oracle.counts), self._oracle.random
         self._asked = self.active
-        last = self._number == method.steps
-        want: Want = "logits" if last else method.wants
+        want = method.want(self._number)
         self._answer = self._oracle.ask(method, self._problem, state, self._number, want)
         logits = self._answer.logits
-        if method.view is not None and not last:
+        if method.view is not None and want != "logits":
             logits = self._oracle.look(state.x)
         if self._number:
             self.iterations[self.active] += 1
@@ -340,19 +385,34 @@ class _Searching:
         self._spent += time.perf_counter() - begun
         return True
 
+    def _may_go_on(self) -> bool:
+        """Whether the present round has another question, let go of who cannot afford it."""
+        if self._most_queries is not None:
+            self._let_go(self._can_ask(_points_each(self._state.x))[self.active])
+        return bool(len(self.active)) and self._number <= self._method.steps
+
     def _keep(self, found: Tensor) -> None:
         """Keep of the points just asked about those of the rows `found`, int64 (M,), which broke
         their samples."""
+        self._broken = found
+        if not len(found):
+            return
         minimal = self._method.minimal
-        if minimal and not self._bf16:
-            found = found[self._problem[found].ball.contains(self._points[found])]
+        if self._late and not self._bf16:
+            around, points = self._problem.ball[found], self._points[found]
+            size = around.size(points)
+            inside = around.contains(points, size)
+            found, size = found[inside], size[inside]
         else:
+            found = found[self._problem.ball[found].contains(self._points[found])]
             sure, again = self._confirmed(self.active[found], self._points[found])
             found = found[sure]
             self.predictions[self.active[found]] = again[sure]
+            size = self._problem.ball[found].size(self._points[found])
         self._broken = found
         if minimal:
-            size = self._problem.ball[found].size(self._points[found])
+            if self._method.measure is not None:
+                size = self._method.measure(self._problem.ball[found], self._points[found])
             smaller = size < self.smallest[self.active[found]]
             found = found[smaller]
             where = self.active[found]
@@ -360,8 +420,10 @@ class _Searching:
                 self.second = self.adversarial.clone()
             self.second[where] = self.adversarial[where]
             self.smallest[where] = size[smaller]
-        self.adversarial[self.active[found]] = self._points[found]
-        self.success[self.active[found]] = True
+        where = self.active[found]
+        self.adversarial[where] = self._points[found]
+        self.success[where] = True
+        self.broken_in[where] = self._round
 
     def _confirmed(self, where: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the samples `where` are broken by `x` in a float32 pass of its own, inside ball
@@ -380,13 +442,16 @@ class _Searching:
         doubtful = found[~sure]
         if not len(doubtful):
             return
-        assert self.second is not None
+        if self.second is None:
+            self.success[doubtful] = False
+            return
         other = self.second[doubtful]
         sure, again = self._confirmed(doubtful, other)
         self.adversarial[doubtful] = other
         self.predictions[doubtful] = again
         self.success[doubtful] = sure
-        size = self._whole[doubtful].ball.size(other)
+        around, measure = self._whole.ball[doubtful], self._method.measure
+        size = around.size(other) if measure is None else measure(around, other)
         self.smallest[doubtful] = torch.where(sure, size, float("inf"))
 
     def iteration(self) -> Iteration:
@@ -408,19 +473,29 @@ class _Searching:
     def step(self) -> None:
         """Let go of whom the last question decided, and move the others on."""
         begun = time.perf_counter()
-        staying = self._can_ask()[self.active]
-        if self._method.leaves:
+        if len(self._broken) and self._method.leaves and not self._persist:
+            staying = torch.ones_like(self.active, dtype=torch.bool)
             staying[self._broken] = False
-        if not bool(staying.all()):
-            self._leave_tried()
-            keep = staying.nonzero().squeeze(1)
-            self.active, self._problem = self.active[keep], self._problem[keep]
-            self._state, self._answer = rows(self._state, keep), self._answer[keep]
-            self._points = self._points[keep]
+            self._let_go(staying)
         if self._number < self._method.steps and len(self.active):
+            assert self._answer is not None
             self._state = self._method.step(self._problem, self._state, self._answer, self._number)
+            if self._method.done is not None:
+                self._let_go(~self._method.done(self._state))
         self._number += 1
         self._spent += time.perf_counter() - begun
+
+    def _let_go(self, staying: Tensor) -> None:
+        """Go on with the rows `staying`, bool (M,), alone."""
+        if bool(staying.all()):
+            return
+        self._leave_tried()
+        keep = staying.nonzero().squeeze(1)
+        self.active, self._problem = self.active[keep], self._problem[keep]
+        self._state = rows(self._state, keep)
+        if self._answer is not None:
+            self._answer = self._answer[keep]
+        self._points = self._points[keep]
 
     def _leave_tried(self) -> None:
         """Of who is not broken, the point that was asked last is what there is to show."""
@@ -436,7 +511,7 @@ class _Searching:
     def result(self) -> AttackResult:
         """What was found; everything in it is confirmed."""
         self._leave_tried()
-        if self._method.minimal:
+        if self._late:
             self._settle()
         finished = torch.ones_like(self.success)
         if self.left:
@@ -454,6 +529,7 @@ class _Searching:
             queries=self.queries,
             correct=self.correct,
             predictions=self.predictions,
+            broken_in=self.broken_in,
             finished=finished,
         )
 
@@ -473,6 +549,7 @@ class _Searching:
             "success": self.success,
             "iterations": iterations,
             "queries": queries,
+            "broken_in": self.broken_in,
             "smallest": self.smallest,
             "active": self.active,
             "clean": self._whole.clean,
@@ -503,8 +580,9 @@ class _Searching:
         values = saved.values
         self._round, self._number = values["round"], values["number"]
         self._spent = values["spent"]
-        for name in ("adversarial", "predictions", "correct", "success", "iterations", "queries"):
+        for name in ("adversarial", "predictions", "correct", "success", "broken_in"):
             setattr(self, name, tensors[name])
+        self.iterations, self.queries = tensors["iterations"], tensors["queries"]
         self.smallest, self.second = tensors["smallest"], tensors.get("second")
         self._whole = dataclasses.replace(self._whole, clean=tensors["clean"])
         self._begin_round(tensors["active"])
@@ -544,7 +622,7 @@ def _foremost(
     return x[at], logits[at], loss[at], reached.any(1)
 
 
-def _fixed(oracle: Oracle, method: Method[Any], of: Problem) -> Search:
+def _fixed(oracle: Oracle, method: Method[Any], of: Problem, begin: Tensor | None) -> Search:
     everyone = torch.arange(len(of), device=of.ids.device)
     correct = success = torch.zeros_like(everyone, dtype=torch.bool)
     predictions = of.goal.labels
@@ -553,6 +631,8 @@ def _fixed(oracle: Oracle, method: Method[Any], of: Problem) -> Search:
             of = dataclasses.replace(of, clean=oracle.look(of.ball.centre))
         of = dataclasses.replace(of, seed=derive(of.seed, "restart", 0))
         state = method.start(of)
+        if begin is not None:
+            state = state._replace(x=of.ball.project(begin))
     for step in range(method.steps):
         with torch.inference_mode(False), torch.no_grad():
             answer = oracle.ask(method, of, state, step, "gradient")
@@ -574,6 +654,7 @@ def _fixed(oracle: Oracle, method: Method[Any], of: Problem) -> Search:
         queries=steps,
         correct=correct,
         predictions=predictions,
+        broken_in=torch.zeros_like(of.ids),
         finished=torch.ones_like(success),
     )
 
@@ -592,6 +673,7 @@ def _result(
     queries: Tensor,
     correct: Tensor,
     predictions: Tensor,
+    broken_in: Tensor,
     finished: Tensor,
 ) -> AttackResult:
     counts = oracle.counts
@@ -603,6 +685,7 @@ def _result(
         queries=queries,
         correct=correct,
         predictions=predictions,
+        broken_in=broken_in.masked_fill(~success, -1),
         finished=finished,
         forward_evaluations=counts.forward,
         gradient_evaluations=counts.gradient,
@@ -671,6 +754,21 @@ def _mask(mask: Tensor | None, images: Tensor) -> Tensor | None:
     return whole
 
 
+def _starts(starts: Tensor | None, images: Tensor) -> Tensor | None:
+    """The starts as float32. Raises BadInput if they are not like the images."""
+    if starts is None:
+        return None
+    if not isinstance(starts, Tensor) or starts.shape != images.shape:
+        raise BadInput(
+            f"starts must be one image for each of `images`, {tuple(images.shape)}; "
+            f"got {_what(starts)}."
+        )
+    starts = starts.detach().to(images.device, torch.float32, copy=True)
+    if not bool(((starts >= 0) & (starts <= 1)).all()):
+        raise BadInput("starts must hold values in [0, 1], as images do.")
+    return starts
+
+
 def _check_classes(name: str, classes: Tensor, images: Tensor) -> None:
     whole = not classes.is_floating_point() and classes.dtype != torch.bool
     if classes.shape != images.shape[:1] or not whole:
@@ -687,7 +785,7 @@ def _goal(labels: Tensor, targets: Tensor | None, images: Tensor, spec: AttackSp
     """Raises BadInput if the targets do not fit labels or spec."""
     top = int(labels.max())
     if targets is None:
-        return Goal(labels, None, spec.targeted, top)
+        return Goal(labels, None, spec.targeted, top, spec.lead())
     if not spec.targeted:
         raise BadInput("targets were given to an attack that is not targeted: set targeted=True.")
     if not isinstance(targets, Tensor):
@@ -700,7 +798,7 @@ def _goal(labels: Tensor, targets: Tensor | None, images: Tensor, spec: AttackSp
         )
     with torch.inference_mode(False):
         targets = targets.to(torch.int64, copy=targets.is_inference())
-    return Goal(labels, targets, True, max(top, int(targets.max())))
+    return Goal(labels, targets, True, max(top, int(targets.max())), spec.lead())
 
 
 def _what(tensor: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,17 +15,19 @@ class Goal:
     """labels: int64 (N,). targeted: only the target class counts as broken, else any wrong one.
     targets: int64 (N,); None is, if `targeted`, the class after the label (modulo their number).
     Without `targeted` they are what a loss aims at, and nothing more. top: the largest label or
-    target, known without asking the device."""
+    target, known without asking the device. lead: by how much, in logits, a class must win for a
+    sample to be broken."""
 
     labels: Tensor
     targets: Tensor | None
     targeted: bool
     top: int
+    lead: float = 0.0
 
     def __getitem__(self, keep: Tensor) -> Goal:
         """The goal of the samples at `keep`, int64 (M,)."""
         targets = None if self.targets is None else self.targets[keep]
-        return Goal(self.labels[keep], targets, self.targeted, self.top)
+        return replace(self, labels=self.labels[keep], targets=targets)
 
     def classes(self, count: int) -> Tensor:
         """The classes to leave or, targeted, to reach; int64 (N,), of a model with `count`.
@@ -52,7 +54,7 @@ class Goal:
             return self
         others = clean.scatter(1, self.labels[:, None], float("-inf"))
         best = others.topk(min(rank, clean.shape[1] - 1), dim=1).indices
-        return Goal(self.labels, best[:, -1], False, self.top)
+        return replace(self, targets=best[:, -1])
 
     def correct(self, logits: Tensor) -> Tensor:
         """Whether the model is right, bool (N,)."""
@@ -60,6 +62,11 @@ class Goal:
 
     def reached(self, logits: Tensor) -> Tensor:
         """Whether a sample is broken, bool (N,). Logits that are not numbers break nothing."""
+        if self.lead:
+            # Raised by the lead, the label must still lose; lowered by it, the target still win.
+            wanted = self.classes(logits.shape[1])[:, None]
+            lead = -self.lead if self.targeted else self.lead
+            logits = logits.scatter_add(1, wanted, torch.full_like(logits[:, :1], lead))
         prediction = predicted(logits)
         if self.targeted:
             return prediction == self.classes(logits.shape[1])

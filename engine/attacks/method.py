@@ -37,7 +37,8 @@ class Answer:
     logits: float32 (N, K), or (N, Q, K) where Q points of each sample were asked about.
     loss: (N,) or (N, Q); larger is nearer to the goal, also for targeted attacks.
     gradient: of the loss with respect to `x`, in its shape, finite, uphill. If the Jacobian was
-        asked for, that of the logits, (N, K, C, H, W). Zeros, expanded, if neither was.
+        asked for, that of the method's `outputs`, (N, R, C, H, W).
+        Zeros, expanded, if neither was.
     """
 
     logits: Tensor
@@ -55,7 +56,8 @@ class Problem:
 
     ball: clean images, radii, box and mask. goal: labels, targets. ids: int64 (M,), whose draws are
     whose. clean: logits at the clean images, (M, K). seed: of this round; whatever is drawn derives
-    from it and from ids (`engine.random`), never from a place in the batch.
+    from it and from ids (`engine.random`), never from a place in the batch. starts: images from
+    which a search may set out, (M, C, H, W), if any were given.
     """
 
     ball: Ball
@@ -63,6 +65,7 @@ class Problem:
     ids: Tensor
     clean: Tensor
     seed: int
+    starts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,7 +73,8 @@ class Problem:
     def __getitem__(self, keep: Tensor) -> Problem:
         """The problem of the samples at `keep`, int64 (M,)."""
         ball, goal, ids = self.ball[keep], self.goal[keep], self.ids[keep]
-        return replace(self, ball=ball, goal=goal, ids=ids, clean=self.clean[keep])
+        starts = None if self.starts is None else self.starts[keep]
+        return replace(self, ball=ball, goal=goal, ids=ids, clean=self.clean[keep], starts=starts)
 
 
 Loss: TypeAlias = Callable[[Any, Tensor, Goal], Tensor]
@@ -85,7 +89,9 @@ class Method(Generic[State]):
     start: problem -> state.
     step: (problem, state, answer at state.x, number of the step from 0) -> state.
     loss: what is climbed.
-    wants: what a question asks for besides logits and loss.
+    wants: what a question asks for besides logits and loss, always or by the number of the step.
+    outputs: (state, logits (N, K), goal) -> (N, R), of which a Jacobian is taken, at the price of R
+        backward passes. None is all logits.
     view: (problem, images (N, C, H, W), number of the step) -> what the model is shown in their
         place when a gradient is taken (input diversity); differentiable. What it says there decides
         no success: the images themselves are looked at in a pass of their own.
@@ -94,17 +100,31 @@ class Method(Generic[State]):
         is smallest in the ball's norm is kept.
     leaves: a sample leaves the search at its first success, as it does of every fixed budget; of
         the minimal methods only those that stop there (DeepFool) say so.
+    measure: (ball, images) -> (N,), by which the smallest is chosen. None is the ball's size.
+    done: state -> bool (N,), samples that need no further question in this round. None is none.
     aim: None leaves the goal as it is. k = 1, 2, ... gives the loss a target, the class with the
-        k-th largest clean logit, the label left out; any wrong class still counts.
+        k-th largest clean logit, the label left out; any wrong class still counts. There is no
+        such round of a model with k classes or less.
+    name: of the round among others, as in "apgd-ce".
     """
 
     start: Callable[[Problem], State]
     step: Callable[[Problem, State, Answer, int], State]
     loss: Loss
     steps: int
-    wants: Want = "gradient"
+    wants: Want | Callable[[int], Want] = "gradient"
+    outputs: Loss | None = None
     view: Callable[[Problem, Tensor, int], Tensor] | None = None
     needs_clean: bool = False
     minimal: bool = False
     leaves: bool = True
+    measure: Callable[[Ball, Tensor], Tensor] | None = None
+    done: Callable[[State], Tensor] | None = None
     aim: int | None = None
+    name: str = ""
+
+    def want(self, number: int) -> Want:
+        """What question `number` asks for; the last one needs no gradient."""
+        if number == self.steps:
+            return "logits"
+        return self.wants if isinstance(self.wants, str) else self.wants(number)

@@ -15,11 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from engine.attacks.goal import finite
 from engine.attacks.method import Answer, Method, Problem, Want
 from engine.errors import BadInput, is_memory
 from engine.random import derive
+
+_TOGETHER = 250
+"""Images that a CPU looks at together: more do not fit its caches (a fifth slower with 1,000)."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class Oracle:
         self._bf16 = bf16
         self._modules = list(model.modules())
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
+        self._direct = _direct(device, bf16)
         # A model that draws (a noisy defence) draws from here, not from the caller's generators.
         self.random = _states(derive(seed, "model"), device)
         none = torch.zeros((), dtype=torch.int64, device=device)
@@ -92,8 +97,9 @@ class Oracle:
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def _look(self, x: Tensor) -> Tensor:
+        most = _TOGETHER if self._device.type == "cpu" else len(x)
         with self._aside(grad=False, bf16=False):
-            logits = self._logits(x.detach())
+            logits = torch.cat([self._logits(part) for part in x.detach().split(most)])
         self.counts.forward += len(x)
         self.counts.nan = self.counts.nan + (~finite(logits)).sum()
         return logits
@@ -114,9 +120,14 @@ class Oracle:
         with self._aside(grad=True, bf16=self._bf16):
             # Autograd takes no tensor that was made in inference mode.
             x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-            logits = self._logits(x if method.view is None else method.view(of, x, number))
+            with self._direct:
+                logits = self._logits(x if method.view is None else method.view(of, x, number))
             loss = method.loss(at, logits, goal)
-            slope = _jacobian(logits, x) if want == "jacobian" else _slopes(loss, x)
+            if want == "jacobian":
+                outputs = logits if method.outputs is None else method.outputs(at, logits, goal)
+                slope = _jacobian(outputs, x)
+            else:
+                slope = _slopes(loss, x)
         steepest = slope.flatten(1).abs().amax(1)
         faulty = ~(finite(logits) & steepest.isfinite())
         self.counts.forward += len(x)
@@ -127,6 +138,13 @@ class Oracle:
         slope = slope.nan_to_num_(0.0, 0.0, 0.0)
         logits, loss = logits.detach(), loss.detach()
         return logits.unflatten(0, many), loss.unflatten(0, many), slope.unflatten(0, many)
+
+    def _autocast(self, bf16: bool) -> torch.autocast | nullcontext[None]:
+        """As asked, whatever the caller's; entering it takes time."""
+        kind = self._device.type
+        if not bf16 and not torch.is_autocast_enabled(kind):
+            return nullcontext()
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self._model(x)
@@ -153,15 +171,44 @@ class Oracle:
             with (
                 torch.inference_mode(False),
                 torch.set_grad_enabled(grad),
-                torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16),
+                self._autocast(bf16),
                 plain or nullcontext(),
             ):
                 yield
         finally:
+            if isinstance(self._direct, _Direct):  # a backward pass may have failed inside of one
+                _with_onednn()
             for module in training:
                 module.training = True
             self.random = _states(None, self._device)
             _restore(callers, self._device)
+
+
+class _Direct(TorchFunctionMode):
+    """Has the gradient of convolutions of few channels, as a model's first, taken without oneDNN:
+    that takes 1.2 to 5 times as long with 1 to 4 channels (kernels of 3 to 7, 28 to 224 pixels)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.conv2d and args and args[0].shape[1] <= 4 and out.grad_fn is not None:
+            out.grad_fn.register_prehook(_without_onednn)
+            out.grad_fn.register_hook(_with_onednn)
+        return out
+
+
+def _direct(device: torch.device, bf16: bool) -> TorchFunctionMode | nullcontext[None]:
+    enabled = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    return _Direct() if device.type == "cpu" and enabled and not bf16 else nullcontext()
+
+
+def _without_onednn(_: Any) -> None:
+    torch._C._set_mkldnn_enabled(False)
+
+
+def _with_onednn(*_: Any) -> None:
+    torch._C._set_mkldnn_enabled(True)
 
 
 def rows(state: Any, keep: Tensor) -> Any:
@@ -177,12 +224,12 @@ def _slopes(loss: Tensor, x: Tensor) -> Tensor:
     return slope
 
 
-def _jacobian(logits: Tensor, x: Tensor) -> Tensor:
-    """Gradients of all logits, (N, K, C, H, W)."""
-    if not logits.requires_grad:
-        return x.new_zeros(()).expand(len(x), logits.shape[1], *x.shape[1:])
-    last = logits.shape[1] - 1
-    totals = logits.sum(0)
+def _jacobian(outputs: Tensor, x: Tensor) -> Tensor:
+    """Gradients of all outputs, (N, R), as (N, R, C, H, W)."""
+    if not outputs.requires_grad:
+        return x.new_zeros((len(x), outputs.shape[1], *x.shape[1:]))
+    last = outputs.shape[1] - 1
+    totals = outputs.sum(0)
     return torch.stack(
         [
             torch.autograd.grad(

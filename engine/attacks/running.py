@@ -3,182 +3,152 @@ attack, and the record of what it found."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.driver import AttackResult, Iteration, perturb
+from engine.attacks.driver import AttackResult, Iteration, Snapshot, perturb
 from engine.attacks.geometry import ORDERS
-from engine.attacks.goal import predicted
+from engine.attacks.goal import Goal, predicted
 from engine.attacks.oracle import Oracle
-from engine.attacks.showing import Gallery
-from engine.attacks.spec import Attack
-from engine.data import Split, load
+from engine.attacks.showing import Gallery, sizes
+from engine.attacks.spec import Attack, MinimalNorm
+from engine.attacks.tally import Tally, merged, warnings
+from engine.data import Dataset, Split, load
 from engine.errors import BadInput, Cancelled
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import atomic, sha256_of
 from engine.models import load_model
 from engine.models.card import SEEN
-from engine.task import Steps, Summary
+from engine.store.checkpoints import Checkpoint
+from engine.task import Steps
 
 if TYPE_CHECKING:
     from engine.bench import Bench
+    from engine.data.spec import DataSpec
+
+T = TypeVar("T")
 
 FILE = "adversarial.safetensors"
 
+EVERY = 30.0
+"""Seconds between checkpoints; more where writing one takes more than 1 / SHARE of them."""
+
+SHARE = 20
+
+MEASURED = 100
+"""Samples that the mean norm is taken of while an attack runs: what is shown must cost little."""
+
 
 def run_attack(spec: Attack, bench: Bench) -> Steps:
-    """Run `spec`; see `Attack`. Raises BadInput if model, data and attack do not fit together.
+    """Run `spec`; see `Attack`. Raises BadInput if models, data and attack do not fit together.
+
+    With a surrogate the examples are made against that: whoever the model gets right when clean is
+    attacked, to the end of the search, and what comes out is judged by the model, once.
 
     A cancel keeps what was found: the samples so far, each either confirmed as broken or still
     counted as correct, so that `robust_accuracy` is then an upper bound.
     """
-    loaded = load_model(spec.model, bench)
-    described = spec.data or loaded.card.data
+    chosen = yield from _once(bench, choose(spec.model, spec.data, spec.samples, bench))
+    data, order = chosen.data, chosen.order
+    surrogate = _surrogate(spec.surrogate, chosen.data, bench) if spec.surrogate else None
+    advice = spec.attack.advice(len(data.classes))
+    if advice and bench.resume is None:
+        yield Note("warning", advice)
+    yield Table("classes", ("index", "name"), tuple(enumerate(data.classes)))
+
+    size = spec.batch_size
+    tally = Tally(len(order), minimal=isinstance(spec.attack, MinimalNorm))
+    looked = clean_logits(chosen.module, data.test, order, size, bench, tally)
+    clean = yield from _once(bench, looked)
+    tally.correct = int((predicted(clean).cpu() == data.test.labels.cpu()[order]).sum())
+    run = _Run(spec, bench, chosen.module, data.test, order, clean, tally)
+    if surrogate is not None:
+        looked = clean_logits(surrogate, data.test, order, size, bench, tally)
+        run.surrogate = Surrogate(surrogate, (yield from _once(bench, looked)))
+    yield from run.attack(size)
+    if tally.results:
+        yield from run.save()
+    return tally.summary() | ({"data_changed": True} if chosen.changed else {})
+
+
+# --- whom it is about -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A model, its data, and which images of the test split it is judged by: `order`, int64 (N,),
+    places in it. `changed` says that the model may have learnt from some of them."""
+
+    module: nn.Module
+    data: Dataset
+    order: Tensor
+    changed: bool
+
+
+def choose(
+    model: str, described: DataSpec | None, samples: int, bench: Bench
+) -> Generator[Event, None, Chosen]:
+    """The model `model` and the first `samples` (0: all) of a seeded permutation of the test split
+    of `described`, by default that of the model's own data. Raises BadInput if they do not fit."""
+    loaded = load_model(model, bench)
+    described = described or loaded.card.data
     if described is None:
-        raise BadInput(f"the model {spec.model!r} does not say what data it is for: give `data`")
+        raise BadInput(f"the model {model!r} does not say what data it is for: give `data`")
     data = yield from load(described, bench)
     if tuple(data.shape) != tuple(loaded.card.shape):
         raise BadInput(
             f"the model takes images of (channels, height, width) {loaded.card.shape}, but those "
             f"of {described.kind} are {data.shape}; choose other data, or another size of them"
         )
-    changed = loaded.card.may_have_seen(described.kind, data.test_fingerprint)
+    changed = data.seen(loaded.card.learnt) > 0
     if changed:
         yield Note("warning", SEEN)
     order = torch.randperm(len(data.test), generator=bench.generator("samples"))
-    order = order[: spec.samples or None]
+    order = order[: samples or None]
     if not len(order):
         raise BadInput("the test split is empty: there is nothing to attack")
-    if len(order) < spec.samples:
+    if len(order) < samples:
         yield Note("info", f"the test split has {len(order)} images; all of them are attacked")
-    if advice := spec.attack.advice():
-        yield Note("warning", advice)
-    yield Table("classes", ("index", "name"), tuple(enumerate(data.classes)))
-
-    size = spec.batch_size
-    tally = Tally(len(order))
-    clean = yield from _clean_logits(loaded.module, data.test, order, size, bench, tally)
-    tally.correct = int((predicted(clean).cpu() == data.test.labels.cpu()[order]).sum())
-    run = _Run(spec, bench, loaded.module, data.test, order, clean, tally)
-    yield from run.attack(size)
-    if tally.results:
-        yield from run.save()
-    return tally.summary() | ({"data_changed": True} if changed else {})
+    return Chosen(loaded.module, data, order, changed)
 
 
-# --- what was found -------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Tally:
-    """Sums over the batches that were attacked."""
-
-    samples: int
-    correct: int = 0
-    """Samples that the model gets right when clean."""
-    forward: int = 0
-    nan: int = 0
-    """Of the pass over the clean images: how many they are, and answers that were no numbers."""
-    results: list[AttackResult] = field(default_factory=list)
-    broken: int = 0
-    seconds: float = 0.0
-    """Spent attacking; pauses are not counted."""
-    chunk: int | None = None
-    """How many images still fit into memory together; None while all do."""
-    cancelled: bool = False
-
-    def add(self, result: AttackResult) -> None:
-        self.results.append(result.cpu())
-        self.broken += int(result.success.sum())
-
-    def chunked(self, chunk: int | None) -> Iterator[Event]:
-        """Say so if memory ran out."""
-        if chunk is not None and (self.chunk is None or chunk < self.chunk):
-            self.chunk = chunk
-            yield Note("warning", f"out of memory: going on with {chunk} images at a time")
-
-    def scalars(self, broken: int) -> dict[str, float]:
-        """With `broken` samples more than in the batches that are done."""
-        broken += self.broken
-        return {
-            "attack/success_rate": broken / max(1, self.correct),
-            "attack/robust_accuracy": (self.correct - broken) / self.samples,
-        }
-
-    def summary(self) -> Summary:
-        """What `run_attack` returns. After a cancel, of the batches that were begun alone."""
-        seen = sum(len(result.success) for result in self.results)
-        correct = sum(int(result.correct.sum()) for result in self.results)
-        robust = correct - self.broken
-        norms = torch.cat([r.norm.cpu() for r in self.results]) if self.results else torch.zeros(1)
-        hit = torch.cat([r.success.cpu() for r in self.results]) if self.results else norms > 0
-        summary: Summary = {
-            "clean_accuracy": self.correct / self.samples,
-            "robust_accuracy": robust / max(1, seen),
-            "robust_accuracy_interval": list(wilson(robust, seen)),
-            "interval": "Wilson, 95 %",
-            "success_rate": self.broken / max(1, correct),
-            "samples": seen,
-            "correct": correct,
-            "broken": self.broken,
-            "mean_norm": norms[hit].mean().item() if self.broken else 0.0,
-            "max_norm": norms.max().item(),
-            "seconds": self.seconds,
-            "images_per_second": seen / max(self.seconds, 1e-9),
-        }
-        summary |= {
-            "forward_evaluations": self.forward + sum(r.forward_evaluations for r in self.results),
-            "gradient_evaluations": sum(r.gradient_evaluations for r in self.results),
-            "zero_gradients": sum(r.zero_gradients for r in self.results),
-            "nan_count": self.nan + sum(r.nan_count for r in self.results),
-        }
-        if self.cancelled:
-            finished = sum(int(result.finished.sum()) for result in self.results)
-            summary |= {"partial": True, "finished": finished}
-        return summary
-
-
-def warnings(tally: Tally) -> Iterator[Event]:
-    """What a reader must know before trusting the figures."""
-    summary = tally.summary()
-    zero, asked = summary["zero_gradients"], summary["gradient_evaluations"]
-    if zero:
-        yield Note(
-            "warning",
-            f"{zero} of {asked} gradients were exactly zero. An attack by gradients cannot "
-            "break such a sample, so the robust accuracy may be too high; the margin loss "
-            "or an attack without gradients may tell.",
+def _surrogate(ref: str, data: Dataset, bench: Bench) -> nn.Module:
+    """The model that is attacked in the place of the other. Raises BadInput if the data does not
+    fit it."""
+    loaded = load_model(ref, bench)
+    takes = tuple(loaded.card.shape), len(loaded.card.classes)
+    if takes != (tuple(data.shape), len(data.classes)):
+        raise BadInput(
+            f"the surrogate {ref!r} takes images {takes[0]} of {takes[1]} classes, but the data "
+            f"has {tuple(data.shape)} of {len(data.classes)}; take a model for the same task"
         )
-    if summary["nan_count"]:
-        yield Note(
-            "warning",
-            f"{summary['nan_count']} answers of the model held a NaN or Inf; none was counted "
-            "as a success.",
-        )
+    return loaded.module
 
 
-def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927); (0, 1) if nothing was counted."""
-    if not total:
-        return 0.0, 1.0
-    share = hits / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+def _once(bench: Bench, steps: Generator[Event, None, T]) -> Generator[Event, None, T]:
+    """`steps`, without the notes that a resumed run has said before."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        if bench.resume is None or not isinstance(event, Note):
+            yield event
 
 
 # --- the batches ----------------------------------------------------------------------------------
 
 
-def _clean_logits(
+def clean_logits(
     model: nn.Module, split: Split, order: Tensor, size: int, bench: Bench, tally: Tally
 ) -> Generator[Event, None, Tensor]:
     """The model's logits, (N, K), at the clean images."""
@@ -188,8 +158,18 @@ def _clean_logits(
         logits.append(oracle.look(split.batch(part)[0]))
         yield from tally.chunked(oracle.chunk)
         yield Progress(sum(map(len, logits)), len(order), "clean images")
-    tally.forward, tally.nan = oracle.counts.forward, int(oracle.counts.nan)
+    tally.forward += oracle.counts.forward
+    tally.nan += int(oracle.counts.nan)
     return torch.cat(logits)
+
+
+@dataclass(slots=True)
+class Surrogate:
+    """The model that is attacked in the place of the one that is judged. logits: (N, K), its own
+    at the clean images."""
+
+    module: nn.Module
+    logits: Tensor
 
 
 @dataclass(slots=True)
@@ -201,114 +181,254 @@ class _Run:
     order: Tensor
     clean: Tensor
     tally: Tally
+    surrogate: Surrogate | None = None
     step: int = 0
     told: float = 0.0
+    gallery: Gallery | None = None
+    done: int = 0
+    """Samples in the batches that are done."""
+    frame: int = 0
+    """Questions asked in the present one."""
+    saved_at: float = field(default_factory=time.monotonic)
+    save_cost: float = 0.0
 
     def attack(self, size: int) -> Generator[Event, None, None]:
         """Attack batch after batch, until done or cancelled."""
         frames = sum(method.steps + 1 for method in self.spec.attack.rounds())
         shown = self.order[: self.spec.show]
-        gallery: Gallery | None = None
-        done = 0
+        resume: Snapshot | None = None
         try:
             if len(shown):
                 images, labels = self.test.batch(shown)
                 logits = self.clean[: len(shown)]
                 most = frames * math.ceil(len(shown) / size)
-                gallery = Gallery(self.spec.attack, images, labels, logits, most)
-                yield gallery.clean()
-            while done < len(self.order):
-                part = self.order[done : done + size]
-                result = yield from self._batch(part, done, size, frames, gallery)
-                self.tally.add(result)
-                yield from self.tally.chunked(result.chunk)
+                self.gallery = Gallery(self.spec.attack, images, labels, logits, most)
+                if self.bench.resume is None:
+                    yield self.gallery.clean()
+            if self.bench.resume is not None:
+                resume = self._restore(self.bench.resume)
+                yield Note("info", f"resumed at iteration {self.step + 1}")
+            starts = self._starts()
+            while self.done < len(self.order):
+                rows = torch.arange(self.done, min(self.done + size, len(self.order)))
+                yield from self._batch(rows, starts, frames, size, resume)
+                resume = None
                 if self.tally.cancelled:
                     break
-                done += len(part)
-                yield self._progress(done, 0, size, frames)
+                self.done += len(rows)
+                self.frame = 0
+                yield self._progress(size)
         except Cancelled:
             self.tally.cancelled = True
         yield from warnings(self.tally)
 
     def _batch(
-        self, part: Tensor, done: int, size: int, frames: int, gallery: Gallery | None
-    ) -> Generator[Event, None, AttackResult]:
-        images, labels = self.test.batch(part)
+        self,
+        rows: Tensor,
+        starts: Tensor | None,
+        frames: int,
+        size: int,
+        resume: Snapshot | None,
+    ) -> Generator[Event, None, None]:
+        images, labels = self.test.batch(self.order[rows])
+        clean = self.clean[rows]
+        attacked = None
+        if self.surrogate is not None:
+            attacked = predicted(clean) == labels
+            clean = self.surrogate.logits[rows]
         search = perturb(
-            self.model,
+            self.model if self.surrogate is None else self.surrogate.module,
             images,
             labels,
             self.spec.attack,
             seed=self.bench.derive("attack"),
-            ids=self.test.ids[part],
-            clean_logits=self.clean[done : done + len(part)],
+            ids=self.test.ids[self.order[rows]],
+            starts=None if starts is None else self.test.batch(self.order[starts[rows]])[0],
+            clean_logits=clean,
+            attacked=attacked,
+            persist=self.surrogate is not None,
             precision=self.bench.spec.precision,
+            resume=resume,
         )
-        frame = 0
-        while True:
+        result: AttackResult | None = None
+        while result is None:
             begun = time.perf_counter()
             try:
                 iteration = next(search)
             except StopIteration as end:
-                result: AttackResult = end.value
-                return result
+                result = end.value
+                break
             finally:
                 self.tally.seconds += time.perf_counter() - begun
-            frame += 1
+            self._checkpoint_if_due(iteration)
+            self.frame += 1
             try:
-                yield from self._say(iteration, images, done, frame == frames, gallery)
+                yield from self._say(iteration, images, self.frame == frames)
                 if time.perf_counter() - self.told > 0.2:
                     self.told = time.perf_counter()
-                    yield self._progress(done, frame, size, frames)
+                    yield self._progress(size)
             except Cancelled:
                 self.tally.cancelled = True
-                return _stopped(search)
+                result = stopped(search)
+        assert result is not None
+        chunk = result.chunk
+        if self.surrogate is None:
+            self.tally.add(result)
+        else:
+            fooled = result.success
+            result = self._judged(result, labels)
+            self.tally.add(result, fooled)
+        yield from self.tally.chunked(chunk)
+        if self.surrogate is not None:
+            yield from self._say_judged(result)
 
-    def _say(
-        self, now: Iteration, images: Tensor, done: int, last: bool, gallery: Gallery | None
-    ) -> Iterator[Event]:
+    def _starts(self) -> Tensor | None:
+        """For each sample, the place in the order of another that a decision-based attack may set
+        out from, int64 (N,): the next one that the attacked model takes for what is wanted."""
+        if not self.spec.attack.sets_out:
+            return None
+        logits = self.clean if self.surrogate is None else self.surrogate.logits
+        labels = self.test.labels.to(logits.device)[self.order.to(logits.device)]
+        goal = Goal(labels, None, self.spec.attack.targeted, int(labels.max()))
+        wanted, predictions = goal.classes(logits.shape[1]).cpu(), predicted(logits).cpu()
+        starts = torch.arange(len(labels))
+        for each in wanted.unique():
+            taken = predictions == each if goal.targeted else (predictions != each)
+            places = (taken & (predictions >= 0)).nonzero().squeeze(1)
+            mine = (wanted == each).nonzero().squeeze(1)
+            if len(places):
+                starts[mine] = places[torch.searchsorted(places, mine, right=True) % len(places)]
+        return starts
+
+    # --- what is said -----------------------------------------------------------------------------
+
+    def _say(self, now: Iteration, images: Tensor, last: bool) -> Iterator[Event]:
         broken = int(now.success.sum())
-        if gallery is not None and gallery.update(now, done):
-            settled = bool(now.success[now.active].all())
-            yield from gallery.frames(self.step, last=last or settled)
-        change = (now.points - images[now.active]).flatten(1)
-        sizes = torch.linalg.vector_norm(change, ORDERS[self.spec.attack.norm], dim=1)
+        if self.gallery is not None and self.gallery.update(now, self.done):
+            settled = bool(now.success[now.active].all()) and self.surrogate is None
+            yield from self.gallery.frames(self.step, last=last or settled)
+        some = now.active[:MEASURED]
+        change = (now.points[:MEASURED] - images[some]).flatten(1)
+        norms = sizes(change, ORDERS[self.spec.attack.norm])
+        tally = self.tally
+        found = tally.scalars(broken) if self.surrogate is None else tally.surrogate_scalars(broken)
         yield Scalars(
             self.step,
-            self.tally.scalars(broken)
-            | {"attack/loss": now.loss.mean().item(), "attack/mean_norm": sizes.mean().item()},
+            found
+            | {"attack/loss": now.loss.mean().item(), "attack/mean_norm": norms.mean().item()},
         )
         self.step += 1
 
-    def _progress(self, done: int, frame: int, size: int, frames: int) -> Progress:
+    def _progress(self, size: int) -> Progress:
         """In iterations: a batch whose samples are all broken skips what is left of its own."""
-        batches = math.ceil(done / size)
-        total = batches + math.ceil((len(self.order) - done) / size)
-        return Progress(batches * frames + frame, total * frames, "iterations")
+        asked, done, steps = self.frame, 0, 0
+        for method in self.spec.attack.rounds():
+            done += min(max(asked - 1, 0), method.steps)  # the first question is about the start
+            asked -= method.steps + 1
+            steps += method.steps
+        batches = math.ceil(self.done / size)
+        total = batches + math.ceil((len(self.order) - self.done) / size)
+        return Progress(batches * steps + done, total * steps, "iterations")
+
+    # --- transfer ---------------------------------------------------------------------------------
+
+    def _judged(self, result: AttackResult, labels: Tensor) -> AttackResult:
+        """What the examples for the surrogate do to the model."""
+        seed = self.bench.derive("judge", self.done)
+        oracle = Oracle(self.model, seed=seed, device=self.bench.device, bf16=False)
+        logits = oracle.look(result.adversarial)
+        goal = Goal(labels, None, self.spec.attack.targeted, int(labels.max()))
+        if self.gallery is not None:
+            self.gallery.judged(logits, self.done)
+        return dataclasses.replace(
+            result,
+            success=result.correct & goal.reached(logits),
+            predictions=predicted(logits),
+            forward_evaluations=result.forward_evaluations + oracle.counts.forward,
+            nan_count=result.nan_count + int(oracle.counts.nan),
+            chunk=oracle.chunk if result.chunk is None else result.chunk,
+        )
+
+    def _say_judged(self, result: AttackResult) -> Iterator[Event]:
+        """At the step of the batch's last iteration, which was about the surrogate alone."""
+        last = max(self.step - 1, 0)
+        if self.gallery is not None and self.done < len(self.gallery):
+            yield from self.gallery.frames(last, last=True)
+        yield Scalars(last, self.tally.scalars(0))
+
+    # --- going on ---------------------------------------------------------------------------------
+
+    def _checkpoint_if_due(self, now: Iteration) -> None:
+        """Keep, from time to time, what the rest of the run depends on. Nothing has been said of
+        `now` yet: the resumed run asks the same question, and says it."""
+        begun = time.monotonic()
+        if not self.step or begun - self.saved_at < max(EVERY, SHARE * self.save_cost):
+            return
+        saved = now.snapshot()
+        tensors = {f"search.{name}": tensor for name, tensor in saved.tensors.items()}
+        values = {
+            "step": self.step,
+            "done": self.done,
+            "frame": self.frame,
+            "seconds": self.tally.seconds,
+            "chunk": self.tally.chunk,
+            "search": saved.values,
+            "found": None,
+        }
+        if self.gallery is not None:
+            tensors |= {f"gallery.{k}": v for k, v in self.gallery.tensors().items()}
+        if self.tally.results:
+            found = dataclasses.asdict(merged(self.tally.results))
+            tensors |= {f"found.{k}": v for k, v in found.items() if isinstance(v, Tensor)}
+            values["found"] = {k: v for k, v in found.items() if not isinstance(v, Tensor)}
+        if self.tally.fooled:
+            tensors["fooled"] = torch.cat(self.tally.fooled)
+        self.bench.save_checkpoint(self.step - 1, tensors, values)
+        self.saved_at = time.monotonic()
+        self.save_cost = self.saved_at - begun
+
+    def _restore(self, kept: Checkpoint) -> Snapshot:
+        """Take up the run where `kept` left it, and the search with it."""
+        values = kept.values["task"]
+        self.step, self.done, self.frame = values["step"], values["done"], values["frame"]
+        self.tally.seconds, self.tally.chunk = values["seconds"], values["chunk"]
+        if self.gallery is not None:
+            self.gallery.restore(_part(kept.tensors, "gallery."))
+        if values["found"] is not None:
+            parts: dict[str, Any] = {**_part(kept.tensors, "found."), **values["found"]}
+            found = AttackResult(**parts)
+            self.tally.add(found, kept.tensors.get("fooled"))
+        return Snapshot(_part(kept.tensors, "search."), values["search"])
 
     def save(self) -> Generator[Event, None, None]:
         """Write what was found to the run's folder."""
-        results = self.tally.results
-        index = self.order[: sum(len(result.success) for result in results)]
+        found = merged(self.tally.results)
+        index = self.order[: len(found.success)]
         size = self.spec.batch_size
-        content = safetensors.torch.save(
-            {
-                "clean": torch.cat([self.test.batch(part)[0].cpu() for part in index.split(size)]),
-                "adversarial": torch.cat([result.adversarial.cpu() for result in results]),
-                "labels": self.test.labels.cpu()[index],
-                "predictions": torch.cat([result.predictions.cpu() for result in results]),
-                "success": torch.cat([result.success.cpu() for result in results]),
-                "norm": torch.cat([result.norm.cpu() for result in results]),
-                "ids": self.test.ids[index].contiguous(),
-            }
-        )
+        tensors = {
+            "clean": torch.cat([self.test.batch(part)[0].cpu() for part in index.split(size)]),
+            "adversarial": found.adversarial,
+            "labels": self.test.labels.cpu()[index],
+            "predictions": found.predictions,
+            "success": found.success,
+            "norm": found.norm,
+            "queries": found.queries,
+            "ids": self.test.ids[index].contiguous(),
+        }
+        if self.tally.fooled:
+            tensors["surrogate_success"] = torch.cat(self.tally.fooled)
+        content = safetensors.torch.save(tensors)
         path = self.bench.folder / FILE
         with atomic(path) as file:
             file.write(content)
         yield Saved("adversarial", FILE, len(content), sha256_of(path))
 
 
-def _stopped(search: Generator[Iteration, None, AttackResult]) -> AttackResult:
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def stopped(search: Generator[Iteration, None, AttackResult]) -> AttackResult:
     """What a search has found when it is cancelled at its current yield."""
     try:
         search.throw(Cancelled())

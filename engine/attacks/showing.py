@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.attacks.driver import Iteration
 from engine.attacks.geometry import ORDERS
 from engine.attacks.goal import predicted
-from engine.attacks.spec import AttackSpec
+from engine.attacks.spec import AttackSpec, MinimalNorm
 from engine.events import Images
 
 SIDE = 64
@@ -34,6 +34,7 @@ class Gallery:
         is kept."""
         self._order = ORDERS[spec.norm]
         self._eps = spec.eps
+        self._minimal = isinstance(spec, MinimalNorm)
         self._labels = labels.tolist()
         self._predictions = predicted(logits).cpu()
         self._probabilities = _probabilities(logits)
@@ -43,6 +44,32 @@ class Gallery:
         size = _thumbnails(images).numel()
         # Five more: the clean ones, the last ones, and one pair that rounding up adds.
         self._every = max(1, math.ceil(2 * frames * size / (STORED - 5 * size)))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is known of the samples, for `restore` to take up in another process."""
+        return {
+            "now": self._now,
+            "predictions": self._predictions,
+            "probabilities": self._probabilities,
+            "norms": self._norms,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self._now = tensors["now"].to(self._clean.device)
+        self._predictions, self._norms = tensors["predictions"], tensors["norms"]
+        self._probabilities = tensors["probabilities"]
+
+    def judged(self, logits: Tensor, start: int) -> None:
+        """Another model's `logits`, (N, K), at the images as they are now, the first of them sample
+        `start`."""
+        count = min(len(self) - start, len(logits))
+        if count > 0:
+            part = slice(start, start + count)
+            self._predictions[part] = predicted(logits[:count]).cpu()
+            self._probabilities[part] = _probabilities(logits[:count])
 
     def clean(self) -> Images:
         """The clean images."""
@@ -63,7 +90,7 @@ class Gallery:
         self._predictions[where] = predicted(logits).cpu()
         self._probabilities[where] = _probabilities(logits)
         change = (self._now[part] - self._clean[part]).flatten(1)
-        self._norms[part] = torch.linalg.vector_norm(change, self._order, dim=1).cpu()
+        self._norms[part] = sizes(change, self._order).cpu()
         return True
 
     def frames(self, step: int, *, last: bool) -> Iterator[Images]:
@@ -77,10 +104,10 @@ class Gallery:
         yield Images("perturbation", _pixels(signed), captions, step, scale=scale, keep=keep)
 
     def _scale(self) -> float:
-        """The change that is drawn at full strength: the largest there is, where no radius is
-        given. In l2 it is four times what each pixel would get if all changed alike: few pixels
-        change more."""
-        if self._eps is None:
+        """The change that is drawn at full strength: the largest there is, where the smallest is
+        looked for or no radius given, and in l1 and l0, which bound no single pixel. In l2 it is
+        four times what each pixel would get if all changed alike: few pixels change more."""
+        if self._eps is None or self._minimal or self._order < 2:
             return max((self._now - self._clean).abs().max().item(), 1 / 255)
         if self._order == math.inf:
             return min(max(self._eps, 1 / 255), 1.0)
@@ -104,6 +131,14 @@ class Gallery:
                 strict=True,
             )
         )
+
+
+def sizes(change: Tensor, order: float) -> Tensor:
+    """The norm of each change, (N, D), as (N,). torch's own takes ten times as long for inf."""
+    if order == math.inf:
+        return change.abs().amax(1)
+    size: Tensor = torch.linalg.vector_norm(change, order, dim=1)
+    return size
 
 
 def _probabilities(logits: Tensor) -> Tensor:

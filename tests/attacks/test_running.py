@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from engine.attacks import FGSM, PGD, driver, oracle, running, showing
-from engine.attacks.running import Tally, run_attack, wilson
+from engine.attacks import (
+    FGSM,
+    PGD,
+    Boundary,
+    HopSkipJump,
+    driver,
+    oracle,
+    running,
+    showing,
+)
+from engine.attacks.running import run_attack
 from engine.attacks.showing import SIDE, Gallery
 from engine.attacks.spec import Attack
+from engine.attacks.tally import Tally, warnings, wilson
 from engine.bench import Bench
 from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled
@@ -59,11 +70,18 @@ def bench_in(folder: Path, seed: int = 0) -> Bench:
     return Bench(folder, folder, seed=seed, spec=BenchSpec(device="cpu", threads=1))
 
 
+def without_progress(events: list[Event]) -> list[Event]:
+    """What does not depend on the clock."""
+    return [event for event in events if not isinstance(event, Progress)]
+
+
 def drain(steps: Any, stop_at: int = -1) -> tuple[list[Event], Summary]:
     events: list[Event] = []
     while True:
         try:
-            events.append(steps.throw(Cancelled()) if len(events) == stop_at else next(steps))
+            said = len(without_progress(events))
+            now = said == stop_at and not isinstance(events[-1], Progress)
+            events.append(steps.throw(Cancelled()) if now else next(steps))
         except StopIteration as end:
             return events, end.value
 
@@ -131,7 +149,8 @@ def test_the_whole_task(model_file: Path, tmp_path: Path) -> None:
     assert rates == sorted(rates)
     assert rates[-1] == summary["success_rate"]
     assert scalars[-1].values["attack/robust_accuracy"] == pytest.approx(summary["robust_accuracy"])
-    assert any(isinstance(event, Progress) for event in events)
+    ends = [event for event in events if isinstance(event, Progress) and event.unit == "iterations"]
+    assert ends[-1] == Progress(3 * 4, 3 * 4, "iterations")  # three batches of four steps
 
     clean, adversarial, change = (
         named(events, name) for name in ("clean", "adversarial", "perturbation")
@@ -165,6 +184,7 @@ def test_verdicts_do_not_depend_on_the_batch_size(model_file: Path, tmp_path: Pa
 def test_a_cancel_keeps_what_was_found(model_file: Path, tmp_path: Path) -> None:
     spec = Attack(model=str(model_file), attack=SPEC, samples=90, show=3, batch_size=30)
     everything, whole = drain(run_attack(spec, bench_in(tmp_path)))
+    everything = without_progress(everything)
     first = next(i for i, event in enumerate(everything) if isinstance(event, Scalars))
     for stop in range(first + 1, len(everything)):
         if isinstance(everything[stop - 1], Saved):
@@ -232,16 +252,31 @@ def test_data_that_does_not_fit_the_model(model_file: Path, tmp_path: Path) -> N
         drain(run_attack(spec, bench_in(tmp_path)))
 
 
-def test_zero_gradients_are_told(model_file: Path, tmp_path: Path) -> None:
-    result = driver.AttackResult(
-        *(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.bool), torch.zeros(2).double()),
-        *(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)),
-        *(torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)),
-        torch.ones(2, dtype=torch.bool),
-        *(4, 4, 3, 1),
-    )
+def made(success: list[bool], correct: list[bool], **other: Any) -> driver.AttackResult:
+    """A result of these samples, with nothing in it but what is said."""
+    count = torch.zeros(len(success), dtype=torch.int64)
+    values: dict[str, Any] = {
+        "adversarial": torch.zeros(len(success), 1, 4, 4),
+        "success": torch.tensor(success),
+        "norm": count.double(),
+        "iterations": count,
+        "queries": count,
+        "correct": torch.tensor(correct),
+        "predictions": count,
+        "broken_in": count,
+        "finished": torch.ones(len(success), dtype=torch.bool),
+        "forward_evaluations": 4,
+        "gradient_evaluations": 4,
+        "zero_gradients": 0,
+        "nan_count": 0,
+    }
+    return driver.AttackResult(**{**values, **other})
+
+
+def test_zero_gradients_are_told() -> None:
+    result = made([False, False], [True, True], zero_gradients=3, nan_count=1)
     tally = Tally(samples=2, correct=2, results=[result])
-    notes = [event.text for event in running.warnings(tally)]
+    notes = [event.text for event in warnings(tally)]
     assert "3 of 4 gradients were exactly zero" in notes[0]
     assert "1 answers of the model held a NaN" in notes[1]
 
@@ -281,3 +316,175 @@ def test_wilson() -> None:
     assert (round(low, 4), round(high, 4)) == (0.4038, 0.5962)  # Newcombe 1998, method 3
     assert wilson(0, 10)[0] == 0.0
     assert wilson(10, 10)[1] == pytest.approx(1.0)
+
+
+# --- transfer -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other_file(model_file: Path) -> Path:
+    """Another model for the same digits."""
+    bench = bench_in(model_file.parent)
+    data, loaded_model = loaded(bench), load_model(str(model_file), bench)
+    spec = CNN(width=6, depth=1)
+    model = build(spec, data.shape, 10, generator_seed=5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for part in torch.arange(len(data.train)).split(64):
+        x, y = data.train.batch(part)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    card = loaded_model.card.model_copy(update={"model": spec})
+    save_model(model_file.parent / "other.safetensors", model, card)
+    return model_file.parent / "other.safetensors"
+
+
+def test_examples_for_one_model_are_judged_by_another(
+    model_file: Path, other_file: Path, tmp_path: Path
+) -> None:
+    spec = Attack(
+        model=str(model_file), surrogate=str(other_file), attack=SPEC, samples=100, batch_size=60
+    )
+    bench = bench_in(tmp_path)
+    events, summary = drain(run_attack(spec, bench))
+    kept = safetensors.torch.load_file(tmp_path / running.FILE)
+    judged, attacked = (load_model(str(f), bench).module for f in (model_file, other_file))
+    x, moved, y = kept["clean"], kept["adversarial"], kept["labels"]
+    with torch.no_grad():
+        right, still, fooled = (
+            judged(x).argmax(1) == y,
+            judged(moved).argmax(1) == y,
+            attacked(moved).argmax(1) != y,
+        )
+    assert torch.equal(kept["success"], right & ~still)
+    assert torch.equal(kept["predictions"], judged(moved).argmax(1))
+    assert torch.equal(kept["surrogate_success"], right & fooled)
+    assert torch.equal(moved[~right], x[~right])
+    # Nobody stops at the surrogate's boundary.
+    assert (kept["norm"][right] == kept["norm"].max()).float().mean() > 0.9
+    count, both = int(right.sum()), int((right & fooled & ~still).sum())
+    assert summary["clean_accuracy"] == right.double().mean().item()
+    assert summary["robust_accuracy"] == (right & still).double().mean().item()
+    assert summary["success_rate"] == (right & ~still).sum().item() / count
+    assert summary["surrogate_success_rate"] == (right & fooled).sum().item() / count
+    assert summary["transfer_rate"] == both / (right & fooled).sum().item()
+    assert summary["surrogate_success_rate"] > summary["success_rate"] > 0
+    for name in ("success_rate", "surrogate_success_rate", "transfer_rate"):
+        low, high = summary[f"{name}_interval"]
+        assert low <= summary[name] <= high
+    values = [event.values for event in events if isinstance(event, Scalars)]
+    assert sum("attack/robust_accuracy" in each for each in values) == 2
+    assert [each for each in values if "attack/robust_accuracy" in each][-1][
+        "attack/robust_accuracy"
+    ] == pytest.approx(summary["robust_accuracy"])
+    last = named(events, "adversarial")[-1]
+    predictions = [caption["prediction"] for caption in last.captions]
+    assert predictions == kept["predictions"][: len(predictions)].tolist()
+
+
+def test_a_surrogate_for_another_task(model_file: Path, tmp_path: Path) -> None:
+    model = build(CNN(width=4, depth=1), (1, 8, 8), 3)
+    card = ModelCard(model=CNN(width=4, depth=1), shape=(1, 8, 8), classes=("a", "b", "c"))
+    save_model(tmp_path / "small.safetensors", model, card)
+    spec = Attack(model=str(model_file), surrogate=str(tmp_path / "small.safetensors"), samples=4)
+    with pytest.raises(BadInput, match=r"of 3 classes, but the data has \(1, 8, 8\) of 10"):
+        drain(run_attack(spec, bench_in(tmp_path)))
+
+
+# --- the smallest perturbation, queries -----------------------------------------------------------
+
+
+def test_sizes_of_the_smallest_perturbations() -> None:
+    norms = torch.tensor([0.5, 9.0, 3.0, 1.0, 2.0, 7.0], dtype=torch.float64)
+    result = made(
+        [True, False, True, True, True, False],
+        [True, True, True, True, True, False],
+        norm=norms,
+        queries=torch.tensor([5, 50, 6, 7, 8, 0]),
+    )
+    tally = Tally(samples=6, correct=5, minimal=True)
+    tally.add(result)
+    summary = tally.summary()
+    assert summary["median_norm"] == 2.0
+    assert summary["norm_quantiles"] == {
+        "0.1": 0.5,
+        "0.25": 1.0,
+        "0.5": 2.0,
+        "0.75": 3.0,
+        "0.9": None,
+    }
+    assert summary["max_norm"] == 3.0
+    assert summary["mean_norm"] == 1.625
+    assert (summary["median_queries"], summary["max_queries"]) == (7, 50)
+    fixed = Tally(samples=6, correct=5)
+    fixed.add(result)
+    assert "median_norm" not in fixed.summary()
+    assert fixed.summary()["max_norm"] == 9.0
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_decisions_alone_break_a_model(model_file: Path, tmp_path: Path, targeted: bool) -> None:
+    attack = HopSkipJump(iterations=3, first_queries=20, targeted=targeted)
+    spec = Attack(model=str(model_file), attack=attack, samples=40, show=5, batch_size=16)
+    events, summary = drain(run_attack(spec, bench_in(tmp_path)))
+    assert summary["robust_accuracy"] == 0.0  # also of classes that no noise is taken for
+    assert 0 < summary["median_norm"] <= summary["norm_quantiles"]["0.9"]
+    assert summary["max_queries"] == summary["median_queries"]
+    limit = summary["median_norm"]
+    bound = spec.model_copy(update={"attack": attack.model_copy(update={"eps": limit})})
+    _, within = drain(run_attack(bound, bench_in(tmp_path)))
+    assert 0.3 < within["robust_accuracy"] < 0.7
+    pictures = named(events, "perturbation")
+    scales = [picture.scale for picture in pictures if picture.scale]
+    assert scales[-1] < scales[len(scales) // 2]
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transfer", [False, True])
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(eps=0.15, steps=4, step_size=0.05, restarts=2), Boundary(steps=12)],
+    ids=["pgd", "boundary"],
+)
+def test_an_attack_goes_on_from_any_checkpoint(
+    model_file: Path,
+    other_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attack: Any,
+    transfer: bool,
+) -> None:
+    monkeypatch.setattr(running, "EVERY", 0.0)
+    monkeypatch.setattr(running, "SHARE", 0.0)
+    spec = Attack(
+        model=str(model_file),
+        surrogate=str(other_file) if transfer else None,
+        attack=attack,
+        samples=50,
+        show=6,
+        batch_size=20,
+    )
+    bench = bench_in(tmp_path / "whole")
+    points: list[Any] = []
+    monkeypatch.setattr(bench.checkpoints, "save", points.append)
+    events, whole = drain(run_attack(spec, bench))
+    assert len(points) > 20
+    content = (tmp_path / "whole" / running.FILE).read_bytes()
+    for number in (0, len(points) // 2, len(points) - 1):
+        point = points[number]
+        point.values.update(json.loads(json.dumps(dict(point.values))))
+        again = bench_in(tmp_path / f"from-{number}")
+        again.restore(point)
+        rest, summary = drain(run_attack(spec, again))
+        assert summary.keys() == whole.keys()
+        timed = {"seconds", "images_per_second"}
+        assert all(summary[name] == whole[name] for name in whole if name not in timed)
+        assert (tmp_path / f"from-{number}" / running.FILE).read_bytes() == content
+        for kind in (Scalars, Images):
+            mine, theirs = (
+                [e for e in said if isinstance(e, kind) and e.step > point.step]
+                for said in (rest, events)
+            )
+            assert list(map(str, mine)) == list(map(str, theirs))
