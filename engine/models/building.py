@@ -16,7 +16,16 @@ from torch import nn
 from engine.errors import BadInput
 from engine.models import zoo
 from engine.models.normalise import Normalise
-from engine.models.spec import CNN, MLP, RNN, ModelSpec, Module, ResNet18, Transformer
+from engine.models.spec import (
+    CNN,
+    MLP,
+    RNN,
+    ModelSpec,
+    Module,
+    ResNet18,
+    Strided,
+    Transformer,
+)
 
 Shape = tuple[int, int, int]
 
@@ -87,6 +96,8 @@ def _body(spec: ModelSpec, shape: Shape, classes: int, trust: bool) -> nn.Module
             return zoo.mlp(spec, shape, classes)
         case CNN():
             return zoo.cnn(spec, shape, classes)
+        case Strided():
+            return zoo.strided(spec, shape, classes)
         case ResNet18():
             return zoo.resnet18(spec, shape, classes)
         case RNN():

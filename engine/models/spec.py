@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from engine.data.spec import DataSpec
+from engine.errors import BadInput
 from engine.task import OneOf, Spec, Steps, Task, param
 
 if TYPE_CHECKING:
@@ -21,6 +24,12 @@ class ModelSpec(Spec):
     """
 
     kind: str
+
+    @property
+    def normalised(self) -> bool:
+        """Whether a training puts the statistics of its data into that layer; else it does
+        nothing."""
+        return True
 
 
 class MLP(ModelSpec):
@@ -51,6 +60,24 @@ class CNN(ModelSpec):
         0.0, "Dropout", "Share of features silenced before the last layer.", ge=0.0, lt=1.0
     )
     activation: Activation = param("relu", "Activation", "Non-linearity after each convolution.")
+
+
+class Strided(ModelSpec):
+    """4 x 4 convolutions that halve the image, then one hidden layer: as it stands, the MNIST
+    network of Wong, Rice and Kolter (2020)."""
+
+    kind: Literal["strided"] = "strided"
+    channels: tuple[int, ...] = param(
+        (16, 32), "Channels", "Of each convolution.", min_length=1, max_length=16
+    )
+    hidden: int = param(100, "Hidden units", "Of the layer before the last.", ge=1, le=65536)
+    normalise: bool = param(
+        False, "Normalise", "Begins with the mean and deviation of the data, as other models do."
+    )
+
+    @property
+    def normalised(self) -> bool:
+        return self.normalise
 
 
 class ResNet18(ModelSpec):
@@ -125,8 +152,11 @@ class Import(Task):
         "Model",
         "The architecture the weights belong to; a model file of ours says it itself.",
     )
-    data: OneOf[DataSpec] = param(
-        ..., "Data", "What the model was made for; its accuracy is measured on the test split."
+    data: OneOf[DataSpec] | None = param(
+        None,
+        "Data",
+        "What the model was made for; its accuracy is measured on the test split. A model file of "
+        "ours says it itself.",
     )
     classes: tuple[str, ...] = param(
         (), "Class names", "In the order of the outputs; empty takes the data set's."
@@ -141,6 +171,29 @@ class Import(Task):
         "weights hold it or none was used.",
     )
     std: tuple[float, ...] = param((), "Std. deviation", "Per channel, as for the mean.")
+
+    def check(self, workspace: Path) -> None:
+        from engine.models.card import has_card
+
+        path = Path(os.path.expanduser(self.weights))  # noqa: PTH111 - cannot raise
+        if not path.is_file():
+            raise BadInput(
+                f"there is no file {self.weights!r}; expected safetensors, a .pt or .pth state "
+                "dict, or an exported model"
+            )
+        if path.suffix == ".age" or (self.model is not None and self.data is not None):
+            return
+        if has_card(path):
+            return
+        if self.model is None:
+            raise BadInput(
+                f"{path} does not say which architecture it belongs to; name it, as in "
+                'model = {kind = "cnn", width = 16} or {kind = "module", factory = "file.py:make"}'
+            )
+        raise BadInput(
+            f"{path} does not say what data its model is for; name it, as in "
+            'data = {kind = "digits"}'
+        )
 
     def run(self, bench: Bench) -> Steps:
         from engine.models.importing import run_import

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import BadInput
-from engine.models.spec import CNN, MLP, RNN, ResNet18, Transformer
+from engine.models.spec import CNN, MLP, RNN, ResNet18, Strided, Transformer
 
 Shape = tuple[int, int, int]
 
@@ -123,6 +123,29 @@ def _convolution(spec: CNN, channels: int, out: int, stride: int) -> list[nn.Mod
     elif spec.norm == "group":
         layers.append(nn.GroupNorm(math.gcd(out, 8), out))
     return [*layers, ACTIVATIONS[spec.activation]()]
+
+
+# --- strided --------------------------------------------------------------------------------------
+
+
+def strided(spec: Strided, shape: Shape, classes: int) -> nn.Module:
+    """4 x 4 convolutions of stride 2, flattened, one hidden layer, one linear layer; a ReLU after
+    each but the last (Wong, Rice and Kolter 2020, their code for MNIST)."""
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    for i, out in enumerate(spec.channels):
+        if out < 1:
+            raise BadInput(f"a convolution has at least one channel, but one is to have {out}")
+        height, width = height // 2, width // 2
+        if not min(height, width):
+            raise BadInput(
+                f"{len(spec.channels)} convolutions halve images of {shape[1]} x {shape[2]} below "
+                f"one pixel; expected at most {i}"
+            )
+        layers += [nn.Conv2d(channels, out, 4, stride=2, padding=1), nn.ReLU()]
+        channels = out
+    hidden = nn.Linear(channels * height * width, spec.hidden)
+    return nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU(), nn.Linear(spec.hidden, classes))
 
 
 # --- resnet18 -------------------------------------------------------------------------------------

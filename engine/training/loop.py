@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.attacks import perturb
+from engine.attacks import AttackResult, perturb
+from engine.attacks.driver import Search
+from engine.attacks.spec import PGD, AttackSpec, Norm
 from engine.bench import Bench
 from engine.data import Dataset, load
 from engine.data.spec import DataSpec
 from engine.device import versions
-from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.errors import BadInput, Cancelled, CrucibleError, SpecError
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
 from engine.models import ModelCard, build, channel_statistics, load_model, save_model
@@ -37,15 +39,18 @@ from engine.models.describing import describe_module
 from engine.models.evaluating import Evaluation, evaluate
 from engine.models.spec import ModelSpec
 from engine.models.trust import trusts
-from engine.task import Steps, Summary
+from engine.task import Steps, Summary, parse
+from engine.training.adapting import adapt, frozen_statistics, merged
 from engine.training.augmentation import augment
+from engine.training.awp import worst_weights
+from engine.training.defence import Batch, Defence, Outcome, Setting, Wanted
 from engine.training.optimizers import (
     load_optimizer_tensors,
     lr_factor,
     make_optimizer,
     optimizer_tensors,
 )
-from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, Mixed, Train
+from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, Train, Watch
 
 NORM_EVERY = 10
 """Steps between two measurements of the gradient's norm (with clipping by norm: every step)."""
@@ -59,8 +64,8 @@ CHECKPOINT_SHARE = 100
 FIRST_SAVE = 0.02
 """Seconds that the first checkpoint is taken to cost: a run of two seconds needs none."""
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Places in the split, images, labels."""
+WATCHED = 500
+"""Images that the watch attacks together."""
 
 
 def run_train(spec: Train, bench: Bench) -> Steps:
@@ -71,15 +76,17 @@ def run_train(spec: Train, bench: Bench) -> Steps:
     CrucibleError when a loss is not a number.
     """
     data, model_spec, data_spec, model, past = yield from _prepared(spec, bench)
-    changed = past is not None and past.may_have_seen(data_spec.kind, data.test_fingerprint)
-    trainer = Trainer(spec, bench, data, model)
+    learnt = past.learnt if past is not None else ()
+    changed = data.seen(learnt) > 0
     yield _parameter_table(model, data)
+    model = adapt(model, spec.trainable, spec.adapters, bench.derive("adapters")).eval()
+    trainer = Trainer(spec, bench, data, model, model if past else None)
     if bench.resume is not None:
         values = dict(bench.resume.values["task"])
         _check_unchanged(values.pop("data", None), data)
         trainer.restore(bench.resume.tensors, values)
         yield Note("info", f"resumed at step {trainer.at.step}, epoch {trainer.at.epoch + 1}")
-    elif spec.adversarial and (advice := spec.adversarial.attack.advice()):
+    elif spec.adversarial and (advice := spec.adversarial.advice()):
         yield Note("warning", f"adversarial training: {advice}")
     if changed and bench.resume is None:
         yield Note("warning", SEEN)
@@ -100,20 +107,23 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         summary["best_epoch"] = trainer.at.best_epoch
     if trainer.at.accuracy is not None:
         summary["validation_accuracy"] = trainer.at.accuracy
+    if trainer.at.safest_epoch:
+        summary["watched_accuracy"] = trainer.at.safest
+    if trainer.at.collapsed:
+        summary |= {"best_epoch": trainer.at.safest_epoch, "collapsed": True}
     if test is not None:
         if not math.isfinite(test.loss):
             raise CrucibleError(trainer.not_finite(trainer.at.step, None))
         summary |= {"clean_accuracy": test.accuracy, "test_loss": test.loss, "tested": test.samples}
     if changed:
         summary["data_changed"] = True
-    kept_aside = (*(past.kept_aside if past else ()), (data_spec.kind, data.test_fingerprint))
     card = ModelCard(
         model=model_spec,
         data=data_spec,
         shape=data.shape,
         classes=data.classes,
         data_fingerprint=data.fingerprint,
-        kept_aside=tuple(dict.fromkeys(kept_aside)),
+        learnt=tuple(dict.fromkeys((*learnt, data.sketch))),
         training=spec.to_dict(),
         metrics=dict(summary),
         versions=versions(),
@@ -150,7 +160,7 @@ def _prepared(
             )
         model = start.module
     else:
-        mean, std = channel_statistics(data.train)
+        mean, std = channel_statistics(data.train) if model_spec.normalised else (None, None)
         model = build(
             model_spec,
             data.shape,
@@ -228,15 +238,21 @@ class Place:
     accuracy: float | None = None
     best_accuracy: float = -1.0
     best_epoch: int = 0
+    safest: float = -1.0
+    """Robust accuracy of the best epoch by the watch, and which that is."""
+    safest_epoch: int = 0
+    collapsed: bool = False
 
 
 @dataclass(slots=True)
 class Seen:
-    """What the steps of a burst left to be said."""
+    """What the steps of a burst left to be said; `clean` and `adversarial` are logits of all steps
+    or of none."""
 
     steps: list[int] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
+    clean: list[Tensor] = field(default_factory=list)
+    adversarial: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     norms: dict[int, Tensor] = field(default_factory=dict)
@@ -245,7 +261,15 @@ class Seen:
 class Trainer:
     """One model being trained. Between two events the model is in eval mode."""
 
-    def __init__(self, spec: Train, bench: Bench, data: Dataset, model: nn.Module) -> None:
+    def __init__(
+        self,
+        spec: Train,
+        bench: Bench,
+        data: Dataset,
+        model: nn.Module,
+        start: nn.Module | None = None,
+    ) -> None:
+        """`start` is the model that the run starts from, if it starts from one."""
         self.spec = spec
         self.bench = bench
         self.data = data
@@ -255,14 +279,26 @@ class Trainer:
         self.loss = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
         self.average = copy.deepcopy(model) if spec.ema else None
         self.best: dict[str, Tensor] | None = None
+        self.safe: dict[str, Tensor] | None = None
+        self.defence: Defence | None = None
+        self.watch: Watch | None = None
+        if spec.adversarial is not None:
+            if spec.adversarial.watch is not None and spec.adversarial.watch.samples:
+                self.watch = spec.adversarial.watch
+                self.watching = _watching(self.watch, *spec.adversarial.budget())
+            setting = Setting(data.train, self._images, bench.derive("defence"), self.loss, start)
+            self.defence = spec.adversarial.defence(setting)
         # A rest of one image has no batch statistics, and is left out of the epoch.
         count = len(data.train)
-        self.per_epoch = max(1, count // spec.batch_size + (count % spec.batch_size > 1))
+        self.replays = self.defence.replays if self.defence is not None else 1
+        self.batches = max(1, count // spec.batch_size + (count % spec.batch_size > 1))
+        self.per_epoch = self.batches * self.replays
         self._forward = torch.compile(model) if bench.spec.compile else model
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         modules = list(model.modules())
         plain = all(type(module).train is nn.Module.train for module in modules)
         self._plain = modules if plain else None
+        self._still = frozen_statistics(model)
         self._unsaid: deque[Event] = deque()
         self._saved_at = time.monotonic()
         self._save_cost = FIRST_SAVE
@@ -271,12 +307,15 @@ class Trainer:
 
     def train(self) -> Generator[Event, None, None]:
         """Every epoch that is left."""
-        while self.at.epoch < self.spec.epochs and not self._has_converged():
+        while self.at.epoch < self.spec.epochs and not self._has_ended():
             yield from self._epoch()
             # The epoch counts once it is judged: a run that is stopped in between judges it again.
             if len(self.data.validation):
                 judged = yield from evaluate(self._present(), self.data.validation, self.bench)
                 self._unsaid.append(self._judged(judged, self.at.epoch + 1))
+            if self.watch is not None:
+                robust = yield from self._watched(self.watch)
+                self._unsaid.extend(self._looked_after(robust, self.watch.drop))
             self.at.epoch += 1
             self.at.done = 0
             yield from self.say()
@@ -287,21 +326,22 @@ class Trainer:
             len(self.data.train), generator=self.bench.generator("order", self.at.epoch)
         )
         size = self.spec.batch_size
-        index = order[self.at.done * size : self.per_epoch * size]
+        index = order[self.at.done // self.replays * size : self.batches * size]
         batches = self._batches(index)
         total = self.per_epoch * self.spec.epochs
         batch = next(batches, None)
         while batch is not None:
             begun, first = time.perf_counter(), self.at.step
-            adversarial = (yield from self._adversarial(batch)) if self.spec.adversarial else None
+            wanted = self.defence.wanted(batch) if self.defence is not None else None
+            found = (yield from self._searched(batch, wanted)) if wanted is not None else None
             seen = Seen()
             images = 0
             with self._training():
                 while batch is not None:
-                    images += len(batch[1])
-                    self._step(batch, adversarial, seen)
+                    images += len(batch.images)
+                    self._step(batch, found, seen)
                     batch = next(batches, None)
-                    if adversarial is not None or time.perf_counter() - begun >= self.bench.burst:
+                    if found is not None or time.perf_counter() - begun >= self.bench.burst:
                         break
             self._unsaid.extend(self._said(seen, images / (time.perf_counter() - begun)))
             yield from self.say()
@@ -310,14 +350,31 @@ class Trainer:
             self._checkpoint_if_due(CHECKPOINT_EVERY)
 
     def _batches(self, index: Tensor) -> Iterator[Batch]:
-        train, plain = self.data.train, self.spec.augmentation == type(self.spec.augmentation)()
-        seed = self.bench.derive("augment", self.at.epoch)
+        """The batches of an epoch that are left, each as often as it is stepped on."""
+        begun = self.at.done % self.replays
+        train = self.data.train
         for part, images, labels in train.batches(index, self.spec.batch_size):
-            if not plain:
-                images = augment(images, train.ids[part], self.spec.augmentation, seed)
-            if self.bench.spec.channels_last:
-                images = images.to(memory_format=torch.channels_last)
-            yield part, images, labels
+            images = self._augmented(images, part, self.at.epoch)
+            ids = train.ids[part]
+            for _ in range(begun, self.replays):
+                epoch = self.at.epoch + self.at.done / self.per_epoch
+                yield Batch(images, labels, part, ids, self.at.step, epoch)
+            begun = 0
+
+    def _images(self, places: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Images at these places of the training split, augmented, and their labels."""
+        images, labels = self.data.train.batch(places)
+        return self._augmented(images, places, epoch), labels
+
+    def _augmented(self, images: Tensor, places: Tensor, epoch: int) -> Tensor:
+        """The images at these places as they are shown in an epoch."""
+        spec = self.spec.augmentation
+        if spec != type(spec)():
+            ids = self.data.train.ids[places]
+            images = augment(images, ids, spec, self.bench.derive("augment", epoch))
+        if self.bench.spec.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        return images
 
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
@@ -333,29 +390,27 @@ class Trainer:
         only a model that has its own `train` is asked."""
         if self._plain is None:
             self.model.train(training)
-            return
-        for module in self._plain:
+        for module in self._plain or ():
             object.__setattr__(module, "training", training)
+        for module in self._still:
+            module.training = False
 
     # --- one step -------------------------------------------------------------------------------
 
-    def _step(self, batch: Batch, adversarial: Tensor | None, seen: Seen) -> None:
-        _, images, labels = batch
-        spec = self.spec
+    def _step(self, batch: Batch, found: Tensor | None, seen: Seen) -> None:
+        spec, images = self.spec, batch.images
         rate = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self.bench.autocast():
-            logits = self._forward(images)
-            loss = self.loss(logits, labels)
-            if adversarial is not None and isinstance(spec.adversarial, Mixed):
-                loss = loss + spec.adversarial.weight * self.loss(
-                    self._forward(adversarial), labels
-                )
-        if spec.l1:
-            loss = loss + spec.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
-        loss.backward()
+        with self._perturbed_weights(batch, found):
+            outcome = self._outcome(batch, found)
+            loss = outcome.loss
+            if spec.l1:
+                loss = loss + spec.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
+            loss.backward()
+        if self.defence is not None:
+            self.defence.stepped(batch, found)
         if images.device.type == "cpu" and not math.isfinite(loss.item()):
             raise CrucibleError(self.not_finite(self.at.step, images))
         if spec.clip.value:
@@ -373,38 +428,102 @@ class Trainer:
             self._update_average(self.average)
         seen.steps.append(self.at.step)
         seen.losses.append(loss.detach())
-        seen.logits.append(logits.detach())
-        seen.labels.append(labels)
+        if outcome.clean is not None:
+            seen.clean.append(outcome.clean.detach())
+        if outcome.adversarial is not None:
+            seen.adversarial.append(outcome.adversarial.detach())
+        seen.labels.append(batch.labels)
         seen.rates.append(rate)
         self.at.step += 1
         self.at.done += 1
+
+    def _outcome(self, batch: Batch, found: Tensor | None) -> Outcome:
+        with self.bench.autocast():
+            if self.defence is not None:
+                return self.defence.loss(self._forward, batch, found)
+            logits = self._forward(batch.images)
+            return Outcome(self.loss(logits, batch.labels), logits, None)
+
+    def _perturbed_weights(
+        self, batch: Batch, found: Tensor | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Where the spec asks for it, the weights are perturbed inside."""
+        awp = self.spec.adversarial.awp if self.spec.adversarial is not None else None
+        if awp is None or batch.epoch < awp.after:
+            return contextlib.nullcontext()
+        return worst_weights(self.model, awp.gamma, lambda: self._outcome(batch, found).loss)
 
     def _rate(self) -> float:
         epoch = self.at.epoch + self.at.done / self.per_epoch
         peak = self.bench.control("lr", self.spec.optimizer.lr, self.at.step + 1)
         return peak * lr_factor(self.spec.schedule, epoch, self.spec.epochs)
 
-    def _adversarial(self, batch: Batch) -> Generator[Event, None, Tensor]:
-        """Adversarial examples of a batch, by the attack that the spec names."""
+    # --- adversarial examples -------------------------------------------------------------------
+
+    def _searched(self, batch: Batch, wanted: Wanted) -> Generator[Event, None, Tensor]:
+        """The adversarial examples of a batch that its defence wants."""
         assert self.spec.adversarial is not None
-        part, images, labels = batch
+        ramp = self.spec.adversarial.eps_ramp
+        share = min(1.0, batch.epoch / ramp) if ramp else 1.0
         search = perturb(
             self.model,
-            images,
-            labels,
-            self.spec.adversarial.attack,
+            batch.images,
+            batch.labels if wanted.labels is None else wanted.labels,
+            _shrunk(wanted.attack, share) if share < 1.0 else wanted.attack,
             seed=self.bench.derive("adversarial", self.at.epoch),
-            ids=self.data.train.ids[part],
+            ids=batch.ids,
             early_exit=False,
+            begin=wanted.start,
             precision=self.bench.spec.precision,
         )
+        found: Tensor = (yield from self._pulled(search)).adversarial
+        return found
+
+    def _watched(self, watch: Watch) -> Generator[Event, None, float]:
+        """Robust accuracy of the model as it is now, by the watch's PGD."""
+        split = self.data.validation if len(self.data.validation) else self.data.train
+        right = count = 0
+        index = torch.arange(min(watch.samples, len(split)))
+        for part, images, labels in split.batches(index, WATCHED):
+            search = perturb(
+                self.model,
+                images,
+                labels,
+                self.watching,
+                seed=self.bench.derive("watch"),
+                ids=split.ids[part],
+                precision=self.bench.spec.precision,
+            )
+            judged = yield from self._pulled(search)
+            right += int((judged.correct & ~judged.success).sum())
+            count += len(part)
+        return right / count
+
+    def _looked_after(self, robust: float, drop: float) -> Iterator[Event]:
+        """Take note of what the watch saw after an epoch: has the model's robustness collapsed?"""
+        self.at.collapsed = robust < self.at.safest - drop
+        yield Scalars(self.at.step, {"validation/robust_accuracy": robust})
+        if self.at.collapsed:
+            yield Note(
+                "warning",
+                f"catastrophic overfitting: robust accuracy under PGD fell from "
+                f"{self.at.safest:.1%} to {robust:.1%} in epoch {self.at.epoch + 1}. The run ends "
+                f"with the model of epoch {self.at.safest_epoch}. Another step size, or an attack "
+                "of several steps, prevents it.",
+            )
+        elif robust > self.at.safest:
+            self.at.safest, self.at.safest_epoch = robust, self.at.epoch + 1
+            self.safe = _copy_of(self._present())
+
+    def _pulled(self, search: Search) -> Generator[Event, None, AttackResult]:
+        """A search to its end, with a word now and then."""
         last = time.perf_counter()
         while True:
             try:
                 next(search)
             except StopIteration as end:
-                adversarial: Tensor = end.value.adversarial
-                return adversarial
+                result: AttackResult = end.value
+                return result
             if time.perf_counter() - last > self.bench.burst:
                 yield Progress(self.at.step, self.per_epoch * self.spec.epochs, "steps")
                 last = time.perf_counter()
@@ -431,17 +550,18 @@ class Trainer:
         for step, loss in zip(seen.steps, losses, strict=True):
             if not math.isfinite(loss):
                 raise CrucibleError(self.not_finite(step, None))
-        hits = torch.cat(seen.logits).argmax(1) == torch.cat(seen.labels)
-        counts = [len(labels) for labels in seen.labels]
-        lasts = torch.tensor([end - 1 for end in itertools.accumulate(counts)], device=hits.device)
-        right = [0, *hits.cumsum(0)[lasts].tolist()]
-        accuracies = [(right[i + 1] - right[i]) / count for i, count in enumerate(counts)]
+        accuracies = {
+            name: _accuracies(logits, seen.labels)
+            for name, logits in (
+                ("train/accuracy", seen.clean),
+                ("train/robust_accuracy", seen.adversarial),
+            )
+            if logits
+        }
         for i, step in enumerate(seen.steps):
-            values = {
-                "train/loss": losses[i],
-                "train/accuracy": accuracies[i],
-                "train/lr": seen.rates[i],
-            }
+            values = {"train/loss": losses[i]}
+            values |= {name: each[i] for name, each in accuracies.items()}
+            values["train/lr"] = seen.rates[i]
             if step in seen.norms:
                 values["train/gradient_norm"] = float(seen.norms[step])
             if step == seen.steps[-1]:
@@ -458,13 +578,14 @@ class Trainer:
         if better:
             self.at.best_accuracy, self.at.best_epoch = judged.accuracy, epoch
             if self.spec.early_stopping:
-                state = self._present().state_dict()
-                self.best = {name: tensor.clone() for name, tensor in state.items()}
+                self.best = _copy_of(self._present())
         values = {"validation/loss": judged.loss, "validation/accuracy": judged.accuracy}
         return Scalars(self.at.step, values)
 
-    def _has_converged(self) -> bool:
+    def _has_ended(self) -> bool:
         stopping = self.spec.early_stopping
+        if self.at.collapsed:
+            return True
         return stopping is not None and self.at.epoch - self.at.best_epoch >= stopping.patience
 
     def _present(self) -> nn.Module:
@@ -472,11 +593,13 @@ class Trainer:
         return self.average if self.average is not None else self.model
 
     def result(self) -> nn.Module:
-        """The run's model: the best by validation with early stopping, else the last."""
+        """The run's model: the safest if its robustness has collapsed, the best by validation with
+        early stopping, else the last. Adapters are part of its weights."""
         model = self._present()
-        if self.best is not None:
-            model.load_state_dict(self.best)
-        return model.eval()
+        chosen = self.safe if self.at.collapsed else self.best
+        if chosen is not None:
+            model.load_state_dict(chosen)
+        return merged(model).eval()
 
     def not_finite(self, step: int, images: Tensor | None) -> str:
         """What to say of a loss that is no number; looks for the layer that it comes from."""
@@ -523,6 +646,10 @@ class Trainer:
             tensors |= {f"ema.{name}": t for name, t in self.average.state_dict().items()}
         if self.best is not None:
             tensors |= {f"best.{name}": t for name, t in self.best.items()}
+        if self.safe is not None:
+            tensors |= {f"safe.{name}": t for name, t in self.safe.items()}
+        if self.defence is not None:
+            tensors |= {f"defence.{name}": t for name, t in self.defence.tensors().items()}
         values = {name: getattr(self.at, name) for name in Place.__slots__}
         values["data"] = _data_state(self.data)
         self.bench.save_checkpoint(self.at.step, tensors, values)
@@ -536,9 +663,41 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, _part(tensors, "optim."))
         if self.average is not None:
             self.average.load_state_dict(_part(tensors, "ema."))
-        best = _part(tensors, "best.")
-        self.best = {n: t.to(self.bench.device) for n, t in best.items()} or None
+        for name in ("best", "safe"):
+            kept = _part(tensors, f"{name}.")
+            setattr(self, name, {n: t.to(self.bench.device) for n, t in kept.items()} or None)
+        if self.defence is not None:
+            self.defence.restore(_part(tensors, "defence."))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _copy_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _accuracies(logits: list[Tensor], labels: list[Tensor]) -> list[float]:
+    """Accuracy of each step."""
+    hits = torch.cat(logits).argmax(1) == torch.cat(labels)
+    counts = [len(part) for part in labels]
+    lasts = torch.tensor([end - 1 for end in itertools.accumulate(counts)], device=hits.device)
+    right = [0, *hits.cumsum(0)[lasts].tolist()]
+    return [(right[i + 1] - right[i]) / count for i, count in enumerate(counts)]
+
+
+def _shrunk(attack: AttackSpec, share: float) -> AttackSpec:
+    """The attack in a smaller ball, its steps smaller alike."""
+    sizes = {name: getattr(attack, name, None) for name in ("eps", "step_size")}
+    return attack.model_copy(update={n: v * share for n, v in sizes.items() if v is not None})
+
+
+def _watching(watch: Watch, norm: Norm, eps: float) -> PGD:
+    """The PGD of the watch. Raises BadInput if PGD does not know the norm."""
+    size = max(2.5 * eps / watch.steps, 1e-9)
+    values = {"norm": norm, "eps": eps, "steps": watch.steps, "step_size": size}
+    try:
+        return parse(PGD, values)
+    except SpecError as error:
+        raise BadInput(f"the watch runs PGD, which cannot be: {error}. Switch it off.") from None

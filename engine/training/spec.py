@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from engine.attacks.spec import PGD, AttackSpec
+from engine.attacks.spec import Norm
 from engine.data.spec import DataSpec, Digits
 from engine.models.spec import CNN, ModelSpec
 from engine.task import OneOf, Spec, Steps, Task, param
 
 if TYPE_CHECKING:
     from engine.bench import Bench
+    from engine.training.defence import Defence, Setting
 
 
 # --- optimisers -----------------------------------------------------------------------------------
@@ -137,22 +139,101 @@ class EarlyStopping(Spec):
     )
 
 
-class AdversarialSpec(Spec):
-    """Training against an attack."""
+class Adapters(Spec):
+    """Low-rank corrections of frozen weights, part of them in the model that is handed over."""
+
+    rank: int = param(
+        4,
+        "Rank",
+        "Of each correction; the smaller, the fewer parameters learn.",
+        cite="Hu et al. 2022, section 4.1",
+        ge=1,
+        le=4096,
+    )
+    layers: tuple[str, ...] = param(
+        (),
+        "Layers",
+        "Linear layers and convolutions that get one, by name or pattern, as in body.*; empty is "
+        "all.",
+    )
+
+
+class AWP(Spec):
+    """Each step is taken for weights that are perturbed against it."""
+
+    gamma: float = param(
+        0.01,
+        "Gamma",
+        "Length of the perturbation, as a share of each layer's own.",
+        cite="Wu, Xia and Wang 2020, section 4.2",
+        ge=0.0,
+        le=1.0,
+    )
+    after: float = param(
+        0.0, "After", "Epochs without it at the beginning.", unit="epochs", ge=0.0, le=1_000_000.0
+    )
+
+
+class Watch(Spec):
+    """Looks after each epoch whether PGD still finds the model robust: training by weak attacks
+    can lose that from one epoch to the next while its own examples seem harmless."""
+
+    samples: int = param(
+        500,
+        "Samples",
+        "Images that PGD attacks, of the validation split if there is one, else of the training "
+        "images; 0 is off.",
+        ge=0,
+    )
+    steps: int = param(10, "Steps", "Gradient steps of that PGD.", ge=1, le=10_000)
+    drop: float = param(
+        0.2,
+        "Drop",
+        "Loss of robust accuracy since the best epoch, as a fraction, at which the run ends with "
+        "that epoch's model.",
+        cite="Wong, Rice and Kolter 2020, section 5.4 and their code",
+        gt=0.0,
+        le=1.0,
+    )
+
+
+class AdversarialTraining(Spec):
+    """Training against perturbations. Members stand in `engine.robustness.spec`."""
 
     kind: str
-    attack: OneOf[AttackSpec] = param(
-        PGD(steps=7, step_size=0.1), "Attack", "Makes the adversarial examples of each batch."
+    eps_ramp: float = param(
+        0.0,
+        "Epsilon ramp",
+        "Epochs over which epsilon, and the step size with it, rise from zero; 0 is off.",
+        unit="epochs",
+        ge=0.0,
+        le=1_000_000.0,
+        advanced=True,
+    )
+    watch: Watch | None = param(
+        None,
+        "Watch",
+        "Stops a run whose robustness collapses, and keeps the best epoch's model.",
+        advanced=True,
+    )
+    awp: AWP | None = param(
+        None,
+        "Weight perturbation",
+        "AWP: each step is taken for weights that are perturbed against it.",
+        advanced=True,
     )
 
+    @abstractmethod
+    def defence(self, setting: Setting) -> Defence:
+        """What happens to a batch, for one run. Raises BadInput where it does not fit the run."""
 
-class Mixed(AdversarialSpec):
-    """Loss = clean + weight * adversarial (Goodfellow et al. 2015, section 6)."""
+    @abstractmethod
+    def budget(self) -> tuple[Norm, float]:
+        """The ball that the training is to make safe: its norm and radius."""
 
-    kind: Literal["mixed"] = "mixed"
-    weight: float = param(
-        1.0, "Weight", "Of the adversarial loss beside the clean one.", ge=0.0, le=1000.0
-    )
+    def advice(self) -> str:
+        """What makes it weaker than it looks, and what to change; empty if nothing is known to."""
+        return ""
 
 
 # --- the task -------------------------------------------------------------------------------------
@@ -199,8 +280,21 @@ class Train(Task):
     early_stopping: EarlyStopping | None = param(
         None, "Early stopping", "Stops when validation no longer gains."
     )
-    adversarial: OneOf[AdversarialSpec] | None = param(
+    adversarial: OneOf[AdversarialTraining] | None = param(
         None, "Adversarial training", "Trains against an attack."
+    )
+    trainable: tuple[str, ...] = param(
+        (),
+        "Trainable layers",
+        "Only these learn, by name or pattern, as in body.4 or *.bias; empty is all, with adapters "
+        "none but these.",
+        advanced=True,
+    )
+    adapters: Adapters | None = param(
+        None,
+        "Adapters",
+        "Freezes the weights and learns low-rank corrections of them.",
+        advanced=True,
     )
 
     def run(self, bench: Bench) -> Steps:

@@ -1,0 +1,270 @@
+"""The evaluation task: how a model stands under fire, and whether that can be believed.
+
+It asks in this order: is the model honest (checks that need no attack); does it withstand the
+attacks, one after the other; at which radius does it break; do other attacks say the same; what
+becomes of it when nobody attacks. What was required of it is judged at the end, and said first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from engine.attacks.goal import predicted
+from engine.attacks.oracle import Oracle
+from engine.attacks.running import Chosen, choose
+from engine.attacks.spec import AttackSpec, FixedBudget, MinimalNorm, Norm
+from engine.errors import BadInput, Cancelled
+from engine.events import Event, Note, Progress, Table
+from engine.models import load_model
+from engine.robustness import lies, reporting, sensitivity
+from engine.robustness.curve import Curve, grid, trace
+from engine.robustness.flags import Flag
+from engine.robustness.searching import Cost, Found, Subject, search
+from engine.robustness.sensitivity import Shift, Sibling
+from engine.robustness.spec import Evaluate
+from engine.task import Steps
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """One attack of the evaluation: what it is called there, the radius that it is judged at, whom
+    it attacked, int64 (M,), what it found, and who is still correct after it and all before it."""
+
+    name: str
+    spec: AttackSpec
+    radius: float
+    rows: Tensor
+    found: Found
+    left: int
+
+    @property
+    def broken(self) -> Tensor:
+        """Whom it broke within its radius, bool (N,)."""
+        return self.found.within(self.radius)
+
+    @property
+    def largest(self) -> float:
+        """The largest perturbation among those that count, as it was measured."""
+        return float(self.found.norm[self.broken].max()) if bool(self.broken.any()) else 0.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What is known so far. `worst` is the pointwise worst case over the attacks, each within its
+    own radius."""
+
+    on: Subject
+    worst: Found
+    attacks: list[Attacked] = field(default_factory=list)
+    smallest: dict[Norm, Tensor] = field(default_factory=dict)
+    """Of each norm: sizes of the smallest perturbations found, (N,), infinite where none was."""
+    curve: Curve | None = None
+    curve_norm: Norm = "linf"
+    flags: list[Flag] = field(default_factory=list)
+    corruptions: list[Shift] = field(default_factory=list)
+    noise: list[Shift] = field(default_factory=list)
+    weights: list[Shift] = field(default_factory=list)
+    siblings: list[Sibling] = field(default_factory=list)
+    changed: bool = False
+    partial: bool = False
+
+    @property
+    def robust(self) -> Tensor:
+        """Correct, and not broken by any attack, bool (N,)."""
+        return self.on.correct & ~self.worst.success
+
+
+def run_evaluate(spec: Evaluate, bench: Bench) -> Steps:
+    """Run `spec`; see `Evaluate`. Raises BadInput if model, data and attacks do not fit together.
+
+    A cancel keeps what was found: `robust_accuracy` is then an upper bound, and nothing that was
+    required is judged.
+    """
+    notes: list[Note] = []
+    radii = spec.radii()
+    chosen = yield from _holding(choose(spec.model, spec.data, spec.samples, bench), notes)
+    notes += [
+        Note("warning", text)
+        for attack in spec.attacks
+        if (text := attack.advice(len(chosen.data.classes)))
+    ]
+    yield Table("classes", ("index", "name"), tuple(enumerate(chosen.data.classes)))
+    on = yield from subject_of(chosen, bench, spec.batch_size)
+    report = Report(on, Found.nothing(on, keep=True), changed=chosen.changed)
+    try:
+        yield from _evaluate(spec, radii, report)
+    except Cancelled:
+        report.partial = True
+    unmet = [] if report.partial else reporting.judge(spec, report)
+    yield from _to_the_end(reporting.tell(spec, report, unmet, notes))
+    return reporting.summary(spec, report, unmet)
+
+
+def _to_the_end(steps: Iterator[Event]) -> Iterator[Event]:
+    """`steps`, whatever is asked: nothing is left but to write down what was found."""
+    for event in steps:
+        with contextlib.suppress(Cancelled):
+            yield event
+
+
+def _evaluate(
+    spec: Evaluate, radii: tuple[float, ...], report: Report
+) -> Generator[Event, None, None]:
+    on = report.on
+    report.flags += yield from lies.look_at(on)
+    for number, (attack, radius) in enumerate(zip(spec.attacks, radii, strict=True)):
+        yield from _attack(spec, number, attack, radius, report)
+        yield reporting.attack_table(report)
+    norm, eps = _main_ball(spec, radii)
+    report.curve_norm = norm
+    if spec.curve and eps > 0 and norm != "free":
+        yield from _draw_curve(spec, norm, eps, report)
+    if spec.checked:
+        report.flags += yield from lies.compare(
+            on, norm, eps, _within(report, norm), spec.checked, spec.queries
+        )
+    if spec.corruptions:
+        report.corruptions = yield from sensitivity.corruptions(on)
+    if spec.noise:
+        report.noise = yield from sensitivity.input_noise(on)
+        report.weights = yield from sensitivity.weight_noise(on)
+    for ref in spec.also:
+        yield from _compare_with(ref, report)
+
+
+# --- the subject ----------------------------------------------------------------------------------
+
+
+def subject_of(chosen: Chosen, bench: Bench, batch_size: int) -> Generator[Event, None, Subject]:
+    test, order = chosen.data.test, chosen.order
+    oracle = Oracle(chosen.module, seed=bench.derive("clean"), device=bench.device, bf16=False)
+    logits: list[Tensor] = []
+    for part in order.split(batch_size):
+        logits.append(oracle.look(test.batch(part)[0]))
+        yield Progress(sum(map(len, logits)), len(order), "clean images")
+    clean = torch.cat(logits)
+    labels = test.labels.cpu()[order]
+    predictions = predicted(clean).cpu()
+    counts = oracle.counts
+    return Subject(
+        model=chosen.module,
+        test=test,
+        order=order,
+        labels=labels,
+        clean=clean,
+        predictions=predictions,
+        correct=predictions == labels,
+        classes=chosen.data.classes,
+        bench=bench,
+        batch_size=batch_size,
+        cost=Cost(forward=counts.forward, nan=int(counts.nan)),
+        chunk=oracle.chunk,
+    )
+
+
+def _holding(steps: Generator[Event, None, T], notes: list[Note]) -> Generator[Event, None, T]:
+    """`steps`, with its notes kept for after the verdict."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        if isinstance(event, Note):
+            notes.append(event)
+        else:
+            yield event
+
+
+# --- the attacks ----------------------------------------------------------------------------------
+
+
+def _main_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float]:
+    """The norm of the first attack of a fixed budget (else of the first), and the largest radius in
+    it."""
+    first = next((a for a in spec.attacks if isinstance(a, FixedBudget)), spec.attacks[0])
+    eps = max(r for a, r in zip(spec.attacks, radii, strict=True) if a.norm == first.norm)
+    return first.norm, (0.0 if math.isinf(eps) else eps)
+
+
+def _attack(
+    spec: Evaluate, number: int, attack: AttackSpec, radius: float, report: Report
+) -> Generator[Event, None, None]:
+    """Attack who is left; everybody that is correct if the attack says how small a perturbation can
+    be, which is worth knowing of all of them."""
+    on = report.on
+    whole = spec.every or (isinstance(attack, MinimalNorm) and attack.eps is None)
+    rows = (on.correct if whole else report.robust).nonzero().squeeze(1)
+    before = [other.kind for other in spec.attacks[:number]].count(attack.kind)
+    name = f"{attack.kind}-{before + 1}" if before else attack.kind
+    key = ("attack", before + 1) if before else ("attack",)
+    found = Found.nothing(on, keep=True)
+    try:
+        yield from search(on, attack, rows, found, seed=on.bench.derive(*key), what=f"by {name}")
+    finally:
+        _add(report, found, attack.norm, radius)
+        left = int(report.robust.sum())
+        report.attacks.append(Attacked(name, attack, radius, rows, found, left))
+
+
+def _add(report: Report, found: Found, norm: Norm, radius: float) -> None:
+    worst = report.worst
+    assert worst.adversarial is not None
+    assert found.adversarial is not None
+    new = found.within(radius) & ~worst.success
+    worst.attacked |= found.attacked
+    worst.success |= new
+    worst.norm[new] = found.norm[new]
+    worst.predictions[new] = found.predictions[new]
+    worst.adversarial[new] = found.adversarial[new]
+    worst.queries += found.queries
+    nothing = torch.full_like(found.norm, float("inf"))
+    report.smallest[norm] = torch.minimum(report.smallest.get(norm, nothing), found.norm)
+
+
+def _within(report: Report, norm: Norm) -> Found:
+    """What the attacks of `norm` found, on all samples."""
+    smallest = report.smallest[norm]
+    found = Found.nothing(report.on)
+    found.norm, found.success = smallest, smallest.isfinite()
+    return found
+
+
+# --- the rest -------------------------------------------------------------------------------------
+
+
+def _draw_curve(
+    spec: Evaluate, norm: Norm, eps: float, report: Report
+) -> Generator[Event, None, None]:
+    radii = grid(eps, spec.curve, norm)
+    report.curve = yield from trace(report.on, radii, norm, report.smallest[norm])
+    yield reporting.curve_table(report)
+
+
+def _compare_with(ref: str, report: Report) -> Generator[Event, None, None]:
+    on = report.on
+    other = load_model(ref, on.bench)
+    if tuple(other.card.shape) != tuple(on.test.shape) or len(other.card.classes) != len(
+        on.classes
+    ):
+        raise BadInput(
+            f"{ref!r} takes other images, or knows other classes, than the model that is judged: "
+            "`also` is for runs of the same recipe"
+        )
+    assert report.worst.adversarial is not None
+    found = yield from sensitivity.sibling(
+        on, ref, other.module, report.worst.adversarial, report.worst.success
+    )
+    report.siblings.append(found)

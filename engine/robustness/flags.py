@@ -1,0 +1,131 @@
+"""What the checks of an evaluation can find: what it means, and what to try. Torch-free.
+
+After Athalye, Carlini and Wagner 2018 (section 3.1), Carlini et al. 2019 (section 4) and Croce et
+al. 2022, whose advice these are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a flag is called, what it means for the figures, and what to try. English."""
+
+    title: str
+    means: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A reason to doubt an evaluation. name: a key of `FLAGS`. evidence: what was measured.
+    p: of an exact McNemar test, for comparisons."""
+
+    name: str
+    evidence: str
+    p: float | None = None
+
+    @property
+    def meaning(self) -> Meaning:
+        return FLAGS[self.name]
+
+
+FLAGS: dict[str, Meaning] = {
+    "randomised_output": Meaning(
+        "Randomised output",
+        "The model answers the same image differently each time. An attack follows the gradient "
+        "of one draw, and is judged by another.",
+        "Average the gradient over many draws (expectation over transformation, AutoAttack rand), "
+        "or switch the randomness off, and judge the mean answer.",
+    ),
+    "probabilities": Meaning(
+        "Probabilities instead of logits",
+        "The model returns probabilities. Losses apply the softmax a second time, which flattens "
+        "their gradients.",
+        "Take the softmax or sigmoid off the model's end and evaluate its logits.",
+    ),
+    "zero_gradients": Meaning(
+        "Zero gradients",
+        "Gradients of many samples are exactly zero: rounding, a step function or saturation in "
+        "the model. No attack by gradients can break those samples, robust or not.",
+        "Attack without gradients (Square, HopSkipJump), or replace the rounding by the identity "
+        "in the backward pass (BPDA).",
+    ),
+    "wrong_gradients": Meaning(
+        "Gradients do not describe the model",
+        "Where the gradient says that the margin rises, it does not. The gradient is that of "
+        "something else: cut off, replaced, or shattered.",
+        "Attack without gradients (Square), or differentiate a smooth stand-in of the model.",
+    ),
+    "saturated_loss": Meaning(
+        "Saturated loss",
+        "Attacks that climb the margin break samples that cross-entropy does not: its gradient "
+        "has vanished in float32, as with scaled logits or a distilled model.",
+        "Use the margin or the DLR loss (APGD-DLR, Carlini-Wagner), or scale the logits down.",
+    ),
+    "black_box_wins": Meaning(
+        "Black box beats white box",
+        "An attack that sees no gradients breaks more samples than one that does. With useful "
+        "gradients it is the other way round.",
+        "Take the worst case with Square, and look for what masks the gradient.",
+    ),
+    "one_step_wins": Meaning(
+        "One step beats many",
+        "A single gradient step breaks more samples than an iterated attack inside the same ball, "
+        "which could have taken the same step.",
+        "Check the step size of the iterated attack; a loss surface that is bent near the image "
+        "(catastrophic overfitting) needs a random start and more restarts.",
+    ),
+    "unbounded_fails": Meaning(
+        "Not broken at any size",
+        "With a ball so large that every image is inside, samples still withstand the attack. "
+        "No model does: the attack is what fails.",
+        "Do not trust any figure of this attack; attack without gradients (Square).",
+    ),
+    "not_converged": Meaning(
+        "Loss not converged",
+        "A longer attack that adapts its steps still breaks more samples.",
+        "Use more steps, or a step size that shrinks by itself (APGD).",
+    ),
+    "restarts_win": Meaning(
+        "More restarts still win",
+        "Further random starts still break more samples: one start finds too little.",
+        "Use more restarts, or several losses (AutoAttack).",
+    ),
+    "weak_attacks": Meaning(
+        "The attacks are too weak",
+        "The checks, which are no strong attacks, break samples that the attacks of this "
+        "evaluation all missed.",
+        "Evaluate with AutoAttack, or with PGD of 40 steps or more and both losses.",
+    ),
+    "optimises_inside": Meaning(
+        "Computes gradients inside forward",
+        "The model runs an optimiser or asks for gradients while it answers. An attack does not "
+        "differentiate through that.",
+        "Attack the model without that step and transfer, or attack without gradients (Square).",
+    ),
+    "batch_dependent": Meaning(
+        "Answers depend on the batch",
+        "An image is answered differently alone than among others, as with batch norm in train "
+        "mode. Attacked and clean images then change each other's answers.",
+        "Evaluate in eval mode with running statistics (track_running_stats=True).",
+    ),
+    "changes_itself": Meaning(
+        "The model changes while it answers",
+        "A pass through the model changes its weights or buffers, so that what was attacked is "
+        "not what is judged.",
+        "Freeze the model: eval mode, no updates inside forward.",
+    ),
+    "watches_gradients": Meaning(
+        "Answers depend on being watched",
+        "The model answers differently when gradients are recorded.",
+        "Look for torch.is_grad_enabled or requires_grad in its code, and remove it.",
+    ),
+    "not_numbers": Meaning(
+        "Answers that are no numbers",
+        "Some logits are NaN or infinite. None of them counts as broken.",
+        "Find the layer that makes them; a division or a logarithm of zero is usual.",
+    ),
+}

@@ -1,0 +1,175 @@
+"""What becomes of a model's answers when nobody attacks it: under corruptions, noise in the image,
+noise in the weights, and another seed of the same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from engine.attacks.goal import predicted
+from engine.attacks.oracle import Oracle
+from engine.events import Event, Progress
+from engine.random import derive, normal, uniform
+from engine.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from engine.robustness.searching import Subject
+
+INPUT_NOISE = (0.02, 0.05, 0.1, 0.2, 0.3)
+"""Standard deviations, in units of the image."""
+WEIGHT_NOISE = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Standard deviations, in root mean squares of each tensor of parameters."""
+DRAWS = 3
+"""How often weights are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """accuracy, and agreement with the clean answers, at one level of a disturbance: fractions."""
+
+    name: str
+    level: float
+    accuracy: float
+    agreement: float
+
+
+def corruptions(on: Subject) -> Generator[Event, None, list[Shift]]:
+    """Every corruption at every severity."""
+    seed = on.bench.derive("corruptions")
+    found = []
+    total = len(CORRUPTIONS) * SEVERITIES
+    for name in CORRUPTIONS:
+        for severity in range(1, SEVERITIES + 1):
+
+            def change(x: Tensor, ids: Tensor, name: str = name, k: int = severity) -> Tensor:
+                return corrupt(x, name, k, seed=seed, ids=ids)
+
+            answers = yield from _answers(on, on.model, change)
+            found.append(_shift(on, name, severity, answers))
+            yield Progress(len(found), total, "corruptions")
+    return found
+
+
+def input_noise(on: Subject) -> Generator[Event, None, list[Shift]]:
+    """Gaussian noise, and uniform noise of the same standard deviation."""
+    found = []
+    for name in ("gaussian", "uniform"):
+        for sigma in INPUT_NOISE:
+            seed = on.bench.derive("noise", name, str(sigma))
+
+            def change(
+                x: Tensor, ids: Tensor, name: str = name, sigma: float = sigma, seed: int = seed
+            ) -> Tensor:
+                draw = normal if name == "gaussian" else _wide
+                return (x + sigma * draw(seed, ids, x.shape[1:])).clamp(0, 1)
+
+            answers = yield from _answers(on, on.model, change)
+            found.append(_shift(on, name, sigma, answers))
+    return found
+
+
+def _wide(seed: int, ids: Tensor, shape: torch.Size) -> Tensor:
+    """Uniform, of variance 1."""
+    return (uniform(seed, ids, shape) * 2 - 1) * 3**0.5
+
+
+def weight_noise(on: Subject) -> Generator[Event, None, list[Shift]]:
+    """Normal noise on all parameters, as strong as a share of each tensor's root mean square; the
+    mean over a few draws. The model itself is not touched."""
+    found = []
+    for sigma in WEIGHT_NOISE:
+        drawn = []
+        for k in range(DRAWS):
+            seed = on.bench.derive("weights", str(sigma), k)
+            answers = yield from _answers(on, _Shaken(on.model, sigma, seed))
+            drawn.append(_shift(on, "weights", sigma, answers))
+        accuracy = sum(shift.accuracy for shift in drawn) / DRAWS
+        agreement = sum(shift.agreement for shift in drawn) / DRAWS
+        found.append(Shift("weights", sigma, accuracy, agreement))
+    return found
+
+
+class _Shaken(nn.Module):
+    """A model with noise on its parameters, whose own stay as they are."""
+
+    def __init__(self, model: nn.Module, sigma: float, seed: int) -> None:
+        super().__init__()
+        self._model = [model]  # in a list: its modes and parameters are not ours
+        self._weights: dict[str, Tensor] = {}
+        for number, (name, weight) in enumerate(model.named_parameters()):
+            generator = torch.Generator().manual_seed(derive(seed, number))
+            noise = torch.randn(weight.shape, generator=generator).to(weight.device, weight.dtype)
+            size = weight.detach().square().mean().sqrt()
+            self._weights[name] = weight.detach() + sigma * size * noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        model = self._model[0]
+        training = [module for module in model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            logits: Tensor = functional_call(model, self._weights, (x,))
+        finally:
+            for module in training:
+                module.training = True
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """Another run of the same recipe. accuracy: clean; agreement: with the clean answers of the
+    model that is judged; transfer: of the images that broke that model, the share that breaks this
+    one too, of those it gets right when clean. Fractions; NaN where there is nothing to divide."""
+
+    name: str
+    accuracy: float
+    agreement: float
+    transfer: float
+
+
+def sibling(
+    on: Subject, name: str, model: nn.Module, adversarial: Tensor, broken: Tensor
+) -> Generator[Event, None, Sibling]:
+    """How `model`, called `name`, answers where the subject was judged. adversarial: (N, C, H, W);
+    broken: bool (N,), where that broke the subject."""
+    clean = yield from _answers(on, model)
+    rows = (broken & (clean == on.labels)).nonzero().squeeze(1)
+    fooled = float("nan")
+    if len(rows):
+        oracle = Oracle(model, seed=on.bench.derive("also"), device=on.test.device, bf16=False)
+        answers = [
+            predicted(oracle.look(adversarial[part].to(on.test.device))).cpu()
+            for part in rows.split(on.batch_size)
+        ]
+        on.cost.forward += oracle.counts.forward
+        fooled = (torch.cat(answers) != on.labels[rows]).double().mean().item()
+    accuracy = (clean == on.labels).double().mean().item()
+    agreement = (clean == on.predictions).double().mean().item()
+    return Sibling(name, accuracy, agreement, fooled)
+
+
+def _answers(
+    on: Subject,
+    model: nn.Module,
+    change: Callable[[Tensor, Tensor], Tensor] = lambda x, ids: x,
+) -> Generator[Event, None, Tensor]:
+    """What `model` predicts for the changed images, int64 (N,), on the CPU. change: (images, ids)
+    -> images."""
+    oracle = Oracle(model, seed=on.bench.derive("noise"), device=on.test.device, bf16=False)
+    found = []
+    for rows in torch.arange(len(on)).split(on.batch_size):
+        images, _ = on.images(rows)
+        ids = on.test.ids[on.order[rows]].to(images.device)
+        found.append(predicted(oracle.look(change(images, ids))).cpu())
+        yield Progress(sum(map(len, found)), len(on), "images")
+    on.cost.forward += oracle.counts.forward
+    on.cost.nan += int(oracle.counts.nan)
+    return torch.cat(found)
+
+
+def _shift(on: Subject, name: str, level: float, answers: Tensor) -> Shift:
+    accuracy = (answers == on.labels).double().mean().item()
+    agreement = (answers == on.predictions).double().mean().item()
+    return Shift(name, level, accuracy, agreement)

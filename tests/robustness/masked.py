@@ -1,0 +1,188 @@
+"""Models that look robust and are not, each by a trick of its own, around one honest net; and the
+honest ones that nothing must be said against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.robustness.corruptions import jpeg
+
+
+class Net(nn.Module):
+    """A small convolutional net for 8 x 8 images; `middle` may be replaced."""
+
+    def __init__(self, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 16, 3, padding=1)
+        self.norm = norm or nn.Identity()
+        self.second = nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        self.head = nn.Linear(32 * 16, 10)
+
+    def middle(self, h: Tensor) -> Tensor:
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.middle(F.relu(self.norm(self.first(x))))
+        return self.head(F.relu(self.second(h)).flatten(1))
+
+
+class Wrapped(nn.Module):
+    """The net with something done to its input and its output."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        before: Callable[[Tensor], Tensor] = lambda x: x,
+        after: Callable[[Tensor], Tensor] = lambda y: y,
+    ) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+class Middle(nn.Module):
+    """The net with something done to its activations."""
+
+    def __init__(self, net: Net, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.change(F.relu(self.net.norm(self.net.first(x))))
+        return self.net.head(F.relu(self.net.second(h)).flatten(1))
+
+
+def stochastic_rounding(h: Tensor) -> Tensor:
+    return (h * 4 + torch.rand_like(h)).floor() / 4
+
+
+def ripple(x: Tensor) -> Tensor:
+    """Smooth in theory: the true gradient points anywhere."""
+    return x + 1e-3 * torch.sin(1e5 * x)
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: object, slope: Tensor) -> Tensor:
+        return -slope
+
+
+class _Scrambled(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: object, slope: Tensor) -> Tensor:
+        return slope.flip(2, 3).roll(3, 2)
+
+
+class Purified(nn.Module):
+    """Gradient steps on the input before it is answered."""
+
+    def __init__(self, net: nn.Module, optimiser: bool) -> None:
+        super().__init__()
+        self.net, self.optimiser = net, optimiser
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = x.detach().clone().requires_grad_()
+            if self.optimiser:
+                sgd = torch.optim.SGD([y], lr=0.01)
+                for _ in range(2):
+                    sgd.zero_grad()
+                    (-self.net(y).log_softmax(1).max(1).values.sum()).backward()
+                    sgd.step()
+            else:
+                loss = -self.net(y).log_softmax(1).max(1).values.sum()
+                y = y - 0.01 * torch.autograd.grad(loss, y)[0]
+        return self.net(x + (y - x).detach())
+
+
+class Watchful(nn.Module):
+    """Shows those who record gradients another model."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return -y if torch.is_grad_enabled() else y
+
+
+class Counting(nn.Module):
+    """Counts its passes in a buffer."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.passes += 1
+        return self.net(x)
+
+
+class BatchStatistics(nn.Module):
+    """Batch norm by the statistics of the batch, also in eval mode."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.batch_norm(self.net.first(x), None, None, training=True)
+        return self.net.head(F.relu(self.net.second(F.relu(h))).flatten(1))
+
+
+class Faulty(nn.Module):
+    """No numbers for images with much ink."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        bad = x.flatten(1).mean(1, keepdim=True) > 0.3
+        return self.net(x).masked_fill(bad, float("nan"))
+
+
+MASKED: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
+    "quantised activations": (lambda n: Middle(n, lambda h: h.round()), "zero_gradients"),
+    "bit depth": (lambda n: Wrapped(n, lambda x: (x * 7).round() / 7), "zero_gradients"),
+    "JPEG": (lambda n: Wrapped(n, lambda x: jpeg(x, 75).clamp(0, 1)), "zero_gradients"),
+    "sign step": (lambda n: Wrapped(n, lambda x: (x - 0.5).sign() / 2 + 0.5), "zero_gradients"),
+    "detached": (lambda n: Wrapped(n, lambda x: x.detach()), "zero_gradients"),
+    "scaled logits": (lambda n: Wrapped(n, after=lambda y: y * 1e4), "saturated_loss"),
+    "distilled": (lambda n: Wrapped(n, after=lambda y: y * 100), "saturated_loss"),
+    "sigmoid": (lambda n: Wrapped(n, after=lambda y: (y * 3).sigmoid()), "probabilities"),
+    "softmax": (lambda n: Wrapped(n, after=lambda y: y.softmax(1)), "probabilities"),
+    "randomised input": (
+        lambda n: Wrapped(n, lambda x: x + 0.1 * torch.randn_like(x)),
+        "randomised_output",
+    ),
+    "dropout": (lambda n: Middle(n, lambda h: F.dropout(h, 0.3, True)), "randomised_output"),
+    "stochastic rounding": (lambda n: Middle(n, stochastic_rounding), "randomised_output"),
+    "ripple": (lambda n: Wrapped(n, ripple), "wrong_gradients"),
+    "reversed": (lambda n: Wrapped(n, lambda x: _Reversed.apply(x)), "wrong_gradients"),
+    "scrambled": (lambda n: Wrapped(n, lambda x: _Scrambled.apply(x)), "wrong_gradients"),
+    "optimiser inside": (lambda n: Purified(n, optimiser=True), "optimises_inside"),
+    "gradient inside": (lambda n: Purified(n, optimiser=False), "optimises_inside"),
+    "batch statistics": (BatchStatistics, "batch_dependent"),
+    "watchful": (Watchful, "watches_gradients"),
+    "counting": (Counting, "changes_itself"),
+    "faulty": (Faulty, "not_numbers"),
+}
+"""Each with the flag that names its trick."""

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from engine.attacks import PGD
+from engine.attacks.running import run_attack
+from engine.attacks.spec import Attack, DeepFool
+from engine.attacks.tally import wilson
+from engine.data import Dataset
+from engine.errors import BadInput, Cancelled, SpecError
+from engine.events import Event, Note, Saved, Table
+from engine.robustness.spec import Evaluate, Require
+from engine.robustness.verdict import unmet_of
+from engine.runner import Runner
+from engine.store import Workspace
+from engine.task import Summary, parse_task
+from tests.engine.cli import engine
+from tests.robustness.zoo import bench_in, saved
+
+FIRST = PGD(eps=0.1, steps=10, step_size=0.02)
+SECOND = FIRST.model_copy(update={"loss": "margin"})
+
+
+def small(model: Path, **values: Any) -> Evaluate:
+    quick = {"samples": 60, "curve": 0, "checked": 0, "corruptions": False, "noise": False}
+    return Evaluate(model=str(model), **{"attacks": (FIRST, SECOND), **quick, **values})
+
+
+def pull(steps: Any, stop_at: int = -1) -> tuple[list[Event], Summary]:
+    events: list[Event] = []
+    while True:
+        try:
+            events.append(steps.throw(Cancelled()) if len(events) == stop_at else next(steps))
+        except StopIteration as end:
+            return events, end.value
+
+
+def tables(events: list[Event]) -> dict[str, Table]:
+    return {event.name: event for event in events if isinstance(event, Table)}
+
+
+def test_one_attack_says_what_the_attack_task_says(model_file: Path, tmp_path: Path) -> None:
+    _, ours = pull(small(model_file, attacks=(FIRST,)).run(bench_in(tmp_path / "a")))
+    task = Attack(model=str(model_file), attack=FIRST, samples=60, show=0)
+    _, theirs = pull(run_attack(task, bench_in(tmp_path / "b")))
+    for name in ("clean_accuracy", "robust_accuracy", "robust_accuracy_interval", "broken"):
+        assert ours[name] == theirs[name]
+    assert ours["robust_accuracy_by_attack"] == {"pgd": theirs["robust_accuracy"]}
+
+
+def test_the_worst_case_of_all(model_file: Path, tmp_path: Path) -> None:
+    bench = bench_in(tmp_path / "a")
+    spec = small(model_file, curve=8, checked=20, queries=30, corruptions=True, noise=True)
+    events, summary = pull(spec.run(bench))
+    _, alone = pull(small(model_file, every=True).run(bench_in(tmp_path / "b")))
+    each = alone["robust_accuracy_by_attack"]
+    assert list(each) == ["pgd", "pgd-2"]
+    # Who is attacked again makes no difference to who is robust.
+    assert summary["robust_accuracy"] == alone["robust_accuracy"] <= min(each.values())
+    assert summary["robust_accuracy_by_attack"]["pgd-2"] == summary["robust_accuracy"]
+    robust = round(summary["robust_accuracy"] * 60)
+    assert summary["robust_accuracy_interval"] == list(wilson(robust, 60))
+    assert 0 < summary["max_norm"]["linf"] <= 0.1
+    assert summary["flags"] == []
+    assert "unmet" not in summary
+
+    found = tables(events)
+    assert {"attacks", "flags", "curve", "by_class", "confusion"} < found.keys()
+    assert {"corruptions", "input_noise", "weight_noise"} < found.keys()
+    shares = [row[1] for row in found["curve"].rows]
+    assert len(shares) == 9
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == summary["clean_accuracy"]
+    at_eps = next(row[1] for row in found["curve"].rows if row[0] == pytest.approx(0.1))
+    assert at_eps <= summary["robust_accuracy"]
+    assert summary["curve_runs"] <= 3
+    confusion = torch.tensor([row[1:] for row in found["confusion"].rows])
+    assert int(confusion.sum()) == 60
+    assert int(confusion.diagonal().sum()) == robust
+    assert sum(row[1] for row in found["by_class"].rows) == 60
+    assert len(found["corruptions"].rows) == 14
+
+    report = json.loads((bench.folder / "report.json").read_text())
+    assert report["summary"] == json.loads(json.dumps(summary))
+    assert report["attacks"][1]["settings"]["loss"] == "margin"
+    assert report["seed"] == 0
+    assert "torch" in report["environment"]["versions"]
+    kept = safetensors.torch.load_file(bench.folder / "adversarial.safetensors")
+    assert int(kept["success"].sum()) == summary["broken"]
+    size = (kept["adversarial"] - kept["clean"]).flatten(1).abs().amax(1)
+    assert torch.allclose(size.double(), kept["norm"], atol=1e-6)
+    assert [event.name for event in events if isinstance(event, Saved)] == ["report", "adversarial"]
+
+
+def test_a_search_for_the_smallest_perturbation_needs_a_radius(
+    model_file: Path, tmp_path: Path
+) -> None:
+    alone = {"kind": "evaluate", "model": "m", "attacks": [{"kind": "deepfool", "norm": "linf"}]}
+    with pytest.raises(SpecError, match="say with eps at which one it counts"):
+        parse_task(alone)
+    both = small(model_file, attacks=(FIRST, DeepFool(norm="linf", steps=20)))
+    events, summary = pull(both.run(bench_in(tmp_path)))
+    (row,) = tables(events)["smallest_perturbations"].rows
+    # It is run on all that are correct, not on those alone that PGD left.
+    assert row[:3] == ("deepfool", "linf", summary["correct"])
+    quantiles = [value for value in row[4:] if value is not None]
+    assert quantiles == sorted(quantiles)
+    after = summary["robust_accuracy_by_attack"]
+    assert after["deepfool"] <= after["pgd"]
+
+
+def test_requirements_are_judged_at_the_lower_end() -> None:
+    both = Require(clean_accuracy=">= 0.97", robust_accuracy=">=0.85")
+    hits = {"clean_accuracy": 990, "robust_accuracy": 880}
+    assert unmet_of(both, hits, 1000, []) == []
+    few = {"clean_accuracy": 99, "robust_accuracy": 88}
+    text = unmet_of(both, few, 100, [])
+    assert len(text) == 2
+    assert text[1].startswith("robust accuracy >= 0.85 is required; it is 0.8800 on 100 samples")
+    (doubt,) = unmet_of(both, hits, 1000, ["Zero gradients"])
+    assert doubt.endswith("the checks doubt that: Zero gradients")
+    anyway = Require(robust_accuracy=">= 0.85", despite_flags=True)
+    assert unmet_of(anyway, hits, 1000, ["Zero gradients"]) == []
+
+
+@pytest.mark.parametrize("text", ["0.85", "> 0.85", ">= 85 %", ">= 1.2", "<= 0.5", ">= -1"])
+def test_only_lower_bounds_of_fractions_can_be_required(text: str) -> None:
+    with pytest.raises(SpecError, match="robust_accuracy"):
+        parse_task({"kind": "evaluate", "model": "m", "require": {"robust_accuracy": text}})
+
+
+def test_a_rejected_run_says_so_first(model_file: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"""[[task]]
+name = "judged"
+kind = "evaluate"
+model = "{model_file}"
+samples = 40
+curve = 0
+checked = 0
+corruptions = false
+noise = false
+attacks = [{{kind = "pgd", eps = 0.3, step_size = 0.05, steps = 10}}]
+require = {{robust_accuracy = ">= 0.85"}}
+"""
+    )
+    said = engine("run", recipe, "--workspace", tmp_path / "w")
+    assert said.code == 3, said.out + said.err
+    first, *_, last = said.out.splitlines()
+    assert first.startswith("error: rejected: robust accuracy >= 0.85 is required; it is 0.")
+    assert last.startswith("judged: rejected  robust accuracy >= 0.85 is required")
+    workspace = Workspace(tmp_path / "w")
+    info = workspace.find("judged").info()
+    assert info.status == "rejected"
+    assert info.summary["unmet"]
+    shown = engine("show", "judged", "--workspace", tmp_path / "w").out
+    assert shown.splitlines()[0].startswith("rejected: robust accuracy >= 0.85")
+    again = Runner(workspace, lambda run, events: None)
+    with pytest.raises(BadInput, match="is rejected; start a new one instead"):
+        again.run(workspace.find("judged"))
+
+
+def test_a_cancel_anywhere_keeps_what_was_found(model_file: Path, tmp_path: Path) -> None:
+    def spec() -> Evaluate:
+        return small(
+            model_file,
+            samples=30,
+            batch_size=10,
+            curve=4,
+            noise=True,
+            require=Require(robust_accuracy=">= 1.0"),
+        )
+
+    events, whole = pull(spec().run(bench_in(tmp_path / "whole")))
+    begun = next(k for k, event in enumerate(events) if isinstance(event, Table)) + 5
+    partial = 0
+    for stop in range(begun, len(events), 3):
+        folder = tmp_path / str(stop)
+        said, summary = pull(spec().run(bench_in(folder)), stop)
+        assert summary["robust_accuracy"] >= whole["robust_accuracy"]
+        assert (folder / "report.json").is_file()
+        errors = [event for event in said if isinstance(event, Note) and event.level == "error"]
+        # Nothing is judged by what was found so far.
+        assert bool(errors) == ("unmet" in summary) == ("partial" not in summary)
+        partial += "partial" in summary
+    assert partial > 5
+
+
+def test_other_seeds_of_the_same_recipe(model_file: Path, data: Dataset, tmp_path: Path) -> None:
+    other = saved(tmp_path / "models", data, seed=1)
+    spec = small(model_file, also=(str(other), str(model_file)))
+    events, summary = pull(spec.run(bench_in(tmp_path / "run")))
+    first, second = tables(events)["agreement"].rows
+    assert 0.5 < first[2] < 1.0
+    assert 0.0 < first[3] < 1.0
+    assert second[1:] == (summary["clean_accuracy"], 1.0, 1.0)
+
+
+def test_faults_in_a_list_of_attacks_have_their_place() -> None:
+    wrong: list[dict[str, Any]] = [{"kind": "pgd"}, {"kind": "pgd", "eps": -1}]
+    with pytest.raises(SpecError) as raised:
+        parse_task({"kind": "evaluate", "model": "m", "attacks": wrong})
+    (problem,) = raised.value.problems
+    assert problem.path == ("attacks", "1", "eps")
+    with pytest.raises(SpecError) as raised:
+        parse_task({"kind": "evaluate", "model": "m", "attacks": [{"kind": "pdg"}]})
+    assert "did you mean 'pgd'" in str(raised.value)
