@@ -1,6 +1,6 @@
 """The command line `engine`: everything that the window does, without one.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
+Exit codes: 0 done, 1 failed, 2 what was asked cannot be done, 130 cancelled.
 """
 
 from __future__ import annotations
@@ -53,10 +53,14 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _parser() -> ArgumentParser:
     import argparse
+    from importlib.metadata import version
     from pathlib import Path
 
     parser = argparse.ArgumentParser(
         prog="engine", description="Train, attack, defend and export models, without a window."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"engine {version('crucible-workbench')}"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -65,7 +69,7 @@ def _parser() -> ArgumentParser:
         "--workspace",
         type=Path,
         metavar="W",
-        help="folder of runs (default: the user's data folder)",
+        help="folder of runs (default: the window's, crucible/workspace in the user's data folder)",
     )
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument(

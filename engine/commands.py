@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from engine.errors import BadInput, CrucibleError, Problem, SpecError
-from engine.events import Event, Failed, Note, Progress, Saved, Scalars, to_message
+from engine.events import Event, to_message
+from engine.places import default_workspace
 from engine.recipe import (
     Entry,
     change,
@@ -27,13 +28,21 @@ from engine.recipe import (
     read_recipe,
     rest_of,
 )
-from engine.runner import Runner
+from engine.runner import Runner, unfinished_input
+from engine.screen import Screen, duration, headline, shown, unmet, when
 from engine.stopping import CODE as CANCELLED
 from engine.stopping import Stop, unwinding
-from engine.store import Run, RunInfo, Status, Workspace
+from engine.store import OVER, Run, RunInfo, Status, Workspace
 from engine.task import parse_task, task_kinds
 
-_EXIT: Mapping[Status, int] = {"done": 0, "cancelled": CANCELLED, "interrupted": CANCELLED}
+REJECTED = 3
+"""Exit code of a run whose result is not what was required of it."""
+_EXIT: Mapping[Status, int] = {
+    "done": 0,
+    "rejected": REJECTED,
+    "cancelled": CANCELLED,
+    "interrupted": CANCELLED,
+}
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -77,7 +86,9 @@ def runs(options: Namespace) -> int:
 
     for info in infos:
         name = info.name + " " * (20 - cell_len(info.name))
-        print(f"{info.id}  {info.kind:<8} {info.status:<12} {name} {_headline(info)}".rstrip())
+        begun = f"{when(info.created):<19}  {duration(info):>8}"
+        line = f"{info.id}  {begun}  {info.kind:<8} {info.status:<12} {name} {headline(info)}"
+        print(line.rstrip())
     return 0
 
 
@@ -106,12 +117,27 @@ def show(options: Namespace) -> int:
             known["weights_sha256"] = info.summary["weights_sha256"]
         _print_json(known, indent=1)
         return 0
+    if info.status == "rejected":
+        print(f"rejected: {unmet(info)}")
     print(f"{info.name}  ({info.kind}, {info.status})\n{info.id}")
     if info.error:
         print(f"error: {info.error}")
-    for title, values in (("summary", info.summary), ("lineage", info.lineage)):
+    for title, text in (
+        ("created", when(info.created)),
+        ("started", when(info.started)),
+        ("ended", when(info.ended)),
+        ("duration", duration(info)),
+        ("note", info.note),
+    ):
+        if text:
+            print(f"{title:<34} {text}")
+    for title, values in (
+        ("spec", _flat(info.spec)),
+        ("summary", info.summary),
+        ("lineage", info.lineage),
+    ):
         for name, value in values.items():
-            print(f"{title + '.' + name:<34} {_shown(name, value)}")
+            print(f"{title + '.' + name:<34} {shown(name, value) if title != 'spec' else value}")
     for artifact in info.artifacts:
         print(
             f"{'artifact.' + artifact['name']:<34} {artifact['path']} ({artifact['size']:,} bytes)"
@@ -140,9 +166,12 @@ def resume(options: Namespace) -> int:
     workspace = _workspace(options, create=False)
     first, *rest = rest_of(workspace, workspace.find(options.run))
     status = first.info().status
-    if status in ("done", "failed") and not rest:
+    if status in OVER and not rest:
         raise BadInput(f"run {first.id} is {status}: there is nothing to go on with")
-    todo = rest if status in ("done", "failed") else [first, *rest]
+    todo = rest if status in OVER else [first, *rest]
+    before = None if status in OVER else unfinished_input(workspace, first.info())
+    if before is not None:
+        raise BadInput(_resume_first(options, first, *before))
     for each in todo:
         try:
             held = each.lock.acquire()
@@ -154,6 +183,18 @@ def resume(options: Namespace) -> int:
             raise BadInput(f"run {each.id} is being run by {each.lock.holder()}")
     with Stop() as stop:
         return _execute(options, workspace, todo, secrets, stop)
+
+
+def _resume_first(options: Namespace, run: Run, field: str, before: RunInfo) -> str:
+    """Why a run cannot be gone on with yet, and what to do before that."""
+    text = (
+        f"run {run.info().name!r} ({run.id}) cannot be gone on with: {field} comes from run "
+        f"{before.name!r} ({before.id}), which is {before.status}"
+    )
+    if before.status in OVER:
+        return f"{text}. Start it again, with what comes after it."
+    place = ["--workspace", str(options.workspace)] if options.workspace else []
+    return f"{text}. Resume that first: {shlex.join(['engine', 'resume', before.id, *place])}"
 
 
 def export(options: Namespace) -> int:
@@ -224,7 +265,7 @@ def _execute(
             runner.interrupt()
 
     logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
-    view = _Guarded(_Lines() if options.json else _Screen(options.workspace))
+    view = _Guarded(_Lines() if options.json else Screen(options.workspace))
     runner = Runner(
         workspace,
         view.hear,
@@ -323,100 +364,6 @@ class _Lines:
         _print_json(value)
 
 
-class _Screen:
-    """A progress bar with rate, estimate and the newest scalars; a summary line at the end."""
-
-    def __init__(self, workspace: Path | None = None) -> None:
-        """`workspace` is what to name beside a run, where it is not the default."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
-
-        self._console = Console(highlight=False)
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[values]}"),
-            console=self._console,
-            transient=True,
-            auto_refresh=False,  # a thread that draws could not be told that its terminal is gone
-        )
-        self._place = ["--workspace", str(workspace)] if workspace else []
-        self._drawn = 0.0
-        self._error = ""
-        self._bar: Any = None
-        self._scalars: dict[str, float] = {}
-        if self._console.is_terminal:  # elsewhere it would leave an empty line
-            self._bars.start()
-
-    def begin(self, info: RunInfo, position: int, count: int) -> None:
-        of = f"[{position}/{count}] " if count > 1 else ""
-        self._title = f"{of}{info.name}"
-        self._scalars = {}
-        self._error = ""
-        self._begun = time.monotonic()
-        self._bar = self._bars.add_task(self._title, total=None, unit="", rate="", values="")
-
-    def hear(self, run: Run, events: Sequence[Event]) -> None:
-        for event in events:
-            match event:
-                case Scalars():
-                    self._scalars.update(event.values)
-                case Progress():
-                    seconds = max(time.monotonic() - self._begun, 1e-3)
-                    self._bars.update(
-                        self._bar,
-                        completed=event.done,
-                        total=event.total or None,
-                        unit=event.unit,
-                        rate=f"{event.done / seconds:,.0f}/s",
-                    )
-                case Note():
-                    mark = {"info": "", "warning": "warning: ", "error": "error: "}[event.level]
-                    self._say(f"{mark}{event.text}")
-                case Saved():
-                    self._say(f"wrote {event.path} ({event.size:,} bytes)")
-                case Failed():
-                    self._error = event.error
-                case _:
-                    pass
-        if self._scalars and self._bar is not None:
-            shown = [
-                f"{name.split('/')[-1]} {value:.4g}"
-                for name, value in self._scalars.items()
-                if name.split("/")[-1] in ("loss", "accuracy", "success_rate", "robust_accuracy")
-            ]
-            self._bars.update(self._bar, values="  ".join(shown[:3]))
-        if time.monotonic() - self._drawn > 0.1:
-            self._drawn = time.monotonic()
-            self._bars.refresh()
-
-    def end(self, info: RunInfo) -> None:
-        self._bars.remove_task(self._bar)
-        self._bar = None
-        seconds = time.monotonic() - self._begun
-        text = info.error or self._error or _headline(info)
-        self._say(f"{info.name}: {info.status}  {text}  ({seconds:.1f} s)  {info.id}")
-        if info.status in ("cancelled", "interrupted"):
-            self._say(f"go on with: {shlex.join(['engine', 'resume', info.id, *self._place])}")
-
-    def close(self) -> None:
-        if self._console.is_terminal:
-            self._bars.stop()
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
-
 # --- keys and files -------------------------------------------------------------------------------
 
 
@@ -480,13 +427,6 @@ def _secrets(options: Namespace) -> dict[str, str]:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def default_workspace() -> Path:
-    """Where runs go unless told otherwise: the user's data folder."""
-    from platformdirs import user_data_path
-
-    return user_data_path("crucible", appauthor=False)
-
-
 def _workspace(options: Namespace, create: bool = True) -> Workspace:
     return Workspace(options.workspace or default_workspace(), create)
 
@@ -511,18 +451,15 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _headline(info: RunInfo) -> str:
-    names = ("clean_accuracy", "robust_accuracy", "success_rate", "file")
-    return "  ".join(
-        f"{name} {_shown(name, info.summary[name])}" for name in names if name in info.summary
-    )
-
-
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, float):
-        share = name.endswith(("accuracy", "rate")) and "per_second" not in name
-        return f"{100 * value:.2f} %" if share else f"{value:.6g}"
-    return str(value)
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """The fields of a spec and of those inside of it, each as `--set` takes it."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[above + name] = json.dumps(value, ensure_ascii=False)
+    return found
 
 
 def _first_sentence(text: str | None) -> str:

@@ -23,6 +23,11 @@ class StorageError(CrucibleError):
     only interrupted, and goes on from its last checkpoint when there is room."""
 
 
+class UnavailableError(CrucibleError):
+    """What is needed from outside cannot be had now, as over a network that is down. A run that
+    had begun before is only interrupted by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One fault of a spec: `path` leads to the field, as in `("model", "width")`."""

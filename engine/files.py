@@ -64,13 +64,21 @@ def atomic(
     _sync_folder(target.parent)
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raises BadInput where it is known already that `atomic` could not write `path`."""
+    _check(Path(os.path.realpath(path)), 0, replace=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that `atomic` left in `folder` when its process was killed; those
     that a process still writes stay, and where that cannot be told, all of them."""
-    for path in folder.glob(_PART.format("*")):
-        with suppress(OSError), path.open("rb") as file:
-            if _hold(file):
-                path.unlink()
+    with suppress(OSError):
+        for path in folder.glob(_PART.format("[0-9a-f]" * 16)):
+            with suppress(OSError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    with path.open("rb") as file:
+                        if _hold(file):
+                            path.unlink()
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -105,6 +105,9 @@ def predict(question: Mapping[str, Any], bench: Bench) -> Loading:
     label: int | None = None
     if isinstance(image, int):
         card, _ = read_model(bench.find_model(ref), bench)
+        if bench.data_root is None and not ref.endswith((".safetensors", ".age")):
+            workspace = Workspace(bench.workspace, create=False)
+            bench.data_root = workspace.data_root_of(workspace.find(ref).info())
         data = yield from load(card.data or DEFAULT_DATA, bench)
         if not 0 <= image < len(data.test):
             raise BadInput(f"there is no test image {image}; there are {len(data.test)}")

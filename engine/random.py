@@ -46,12 +46,13 @@ def normal(seed: int, ids: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _bits(seed: int, ids: Tensor, count: int) -> Tensor:
-    key = _mix(ids.to(torch.int64) * _GOLDEN + derive(seed, "sample"))
+    key = mix(ids.to(torch.int64) * _GOLDEN + derive(seed, "sample"))
     counter = torch.arange(1, count + 1, device=ids.device) * _GOLDEN
-    return _shift(_mix(key[:, None] + counter), 40).to(torch.float32).mul_(2.0**-24)
+    return _shift(mix(key[:, None] + counter), 40).to(torch.float32).mul_(2.0**-24)
 
 
-def _mix(x: Tensor) -> Tensor:
+def mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64: int64 to int64, one to one, every bit on every bit."""
     x = (x ^ _shift(x, 30)) * _MIX1
     x = (x ^ _shift(x, 27)) * _MIX2
     return x ^ _shift(x, 31)

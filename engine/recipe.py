@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from engine.errors import BadInput, CrucibleError, Problem, SpecError
 from engine.models.spec import Module
 from engine.store import Run, Workspace
-from engine.task import Spec, Task, extra_of, parse_task, references
+from engine.task import Spec, Task, extra_of, parse_task, references, with_references
 
 S = TypeVar("S", bound=Spec)
 
@@ -123,9 +123,9 @@ def enqueue(
     """One queued run an entry, with every reference resolved to an id or a file.
 
     `label` groups them: resuming one of them continues with the rest, on the data in `data_root`
-    unless another is named then. Raises SpecError if a
-    reference means nothing, BadInput or StorageError if they cannot be written; nothing is left
-    of any of them then.
+    unless another is named then. Raises SpecError if a reference means nothing or no model, or a
+    task says that it cannot be done; BadInput or StorageError if they cannot be written; nothing
+    is left of any of them then.
     """
     problems = []
     resolved: dict[str, dict[str, str]] = {}
@@ -140,6 +140,15 @@ def enqueue(
                 others = [other.name for other in recipe if other is not entry]
                 hint = f" In the recipe: {_nearest(ref, others)}." if others else ""
                 problems.append(Problem((entry.name, field), f"{error}{hint}"))
+                continue
+            try:
+                _check_model(workspace, resolved[entry.name][field])
+            except BadInput as error:
+                problems.append(Problem((entry.name, field), str(error)))
+        try:
+            entry.task.check(workspace.root)
+        except BadInput as error:
+            problems.append(Problem((entry.name,), str(error)))
     if problems:
         raise SpecError(problems)
     made: dict[str, Run] = {}
@@ -149,7 +158,7 @@ def enqueue(
             for field, parent in entry.parents.items():
                 found[field] = made[parent].id
             lineage = {f: ref for f, ref in found.items() if (workspace.folder / ref).is_dir()}
-            spec = {**entry.task.to_dict(), **found}
+            spec = with_references(entry.task.to_dict(), found)
             made[entry.name] = workspace.create(
                 spec,
                 name=entry.name,
@@ -198,6 +207,13 @@ def _resolve(workspace: Workspace, ref: str) -> str:
     return workspace.find(ref).id
 
 
+def _check_model(workspace: Workspace, ref: str) -> None:
+    """Raises BadInput if `ref` is a run without a model that is not about to make one."""
+    run = Run(workspace.folder / ref)
+    if run.folder.is_dir() and run.info().status not in ("queued", "running"):
+        workspace.model_file(ref)
+
+
 def _ordered(found: Mapping[str, Entry]) -> list[Entry]:
     """Parents first, else as written. Raises SpecError on a cycle."""
     done: dict[str, Entry] = {}
@@ -242,6 +258,13 @@ def _absolute(
             model = extra.get("reference") and value.endswith(MODEL_FILES) and value not in names
             if model or extra.get("path"):
                 found[name] = str(here / os.path.expanduser(value))  # noqa: PTH111 - cannot raise
+        elif isinstance(value, tuple) and extra.get("reference"):
+            found[name] = tuple(
+                str(here / os.path.expanduser(each))  # noqa: PTH111 - cannot raise
+                if each.endswith(MODEL_FILES) and each not in names
+                else each
+                for each in value
+            )
     return spec.model_copy(update=found)
 
 

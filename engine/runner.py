@@ -15,7 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import BadInput, Cancelled, CrucibleError, StorageError, is_memory
+from engine.errors import (
+    BadInput,
+    Cancelled,
+    CrucibleError,
+    StorageError,
+    UnavailableError,
+    is_memory,
+)
 from engine.events import (
     Change,
     Event,
@@ -29,7 +36,7 @@ from engine.events import (
     Stopped,
 )
 from engine.files import FULL, remove_leftovers
-from engine.store import Run, RunInfo, Status, Workspace
+from engine.store import OVER, Run, RunInfo, Status, Workspace
 from engine.store.writer import RunWriter, explain
 from engine.task import Task, check_live, extra_of, parse_task
 
@@ -69,7 +76,7 @@ class Runner:
         self._current: Run | None = None
         self._task: Task | None = None
         self._stop: Status | None = None
-        self._paused = False
+        self._paused = self._poked = False
         self._steps = 0
         self._controls: dict[str, float] = {}
 
@@ -113,10 +120,13 @@ class Runner:
                 raise BadInput(f"{name} cannot be set: the run is not under way")
             check_live(self._task, name, value)
             self._controls[name] = value
+            self._poked = True
+            self._changed.notify_all()
 
     def poke(self) -> None:
-        """Wake a paused run, so that `between` is called."""
+        """Have `between` called (again) while the run is paused."""
         with self._changed:
+            self._poked = True
             self._changed.notify_all()
 
     def _ask(self, stop: Status | None = None, paused: bool | None = None) -> None:
@@ -141,12 +151,17 @@ class Runner:
         if not run.lock.acquire():
             raise BadInput(f"run {info.name!r} ({run.id}) is being run by {run.lock.holder()}")
         try:
-            if info.status in ("done", "failed"):
+            if info.status in OVER:
                 raise BadInput(
                     f"run {info.name!r} ({run.id}) is {info.status}; start a new one instead"
                 )
-            missing = self._unmet(info)
-            if missing:
+            before = unfinished_input(self.workspace, info)
+            if before is not None:
+                field, parent = before
+                missing = (
+                    f"{field} comes from run {parent.name!r} ({parent.id}), "
+                    f"which is {parent.status}"
+                )
                 self._end(run, "skipped", [], error=missing)
                 return "skipped"
             task = parse_task(info.spec)
@@ -159,20 +174,6 @@ class Runner:
         """Give a queued run up."""
         self._end(run, "skipped", [], error=why)
         run.lock.release()
-
-    def _unmet(self, info: RunInfo) -> str:
-        for field, parent in info.lineage.items():
-            folder = self.workspace.folder / parent
-            before = Run(folder).info()
-            # A cancelled run keeps its model, and a person may use it. The rest of its recipe is
-            # about the whole one, which resuming it still makes.
-            same = info.recipe is not None and before.recipe == info.recipe
-            kept = not same and (folder / "model.safetensors").is_file()
-            if before.status != "done" and not kept:
-                return (
-                    f"{field} comes from run {before.name!r} ({parent}), which is {before.status}"
-                )
-        return ""
 
     def _run(self, run: Run, task: Task, secrets: Mapping[str, str]) -> Status:
         writer = RunWriter(run, lambda events: self._listener(run, events))
@@ -192,7 +193,8 @@ class Runner:
             error = raised if isinstance(raised, Exception) else CrucibleError(_LEFT)
             status, end = _failure(error)
             self.failure = error
-            if isinstance(error, BadInput) and begun:  # as a passphrase that was not given again
+            # As over a passphrase that was not given again, or a network that is down now.
+            if isinstance(error, BadInput | UnavailableError) and begun:
                 status = "interrupted"
             if is_memory(error) and self._has_checkpoint(run):  # as of a GPU that others use too
                 status = "interrupted"
@@ -200,8 +202,9 @@ class Runner:
             writer.close()  # its thread would keep the process alive
             raise
         finally:
-            self._current = self._task = None
-            self._paused = False
+            with self._changed:
+                self._current = self._task = None
+                self._paused = False
         with contextlib.suppress(CrucibleError):
             writer.put(end)
         writer.close()
@@ -225,7 +228,7 @@ class Runner:
         if before.environment:  # resumed: on the same device, with the same threads
             recorded = {k: before.environment[k] for k in ("device", "threads")}
             spec = spec.model_copy(update=recorded)
-        data_root = self._data_root or self._recorded_data_root(before)
+        data_root = self._data_root or self.workspace.data_root_of(before)
         bench = Bench(
             run.folder,
             self.workspace.root,
@@ -260,6 +263,8 @@ class Runner:
             and before.environment.get("versions") != bench.environment["versions"]
         ):
             writer.put(Note("warning", _versions_differ(before.environment, bench.environment)))
+        if before.environment and checkpoint is None:
+            writer.put(Note("info", "there is no checkpoint to go on from: it begins again"))
         steps = task.run(bench)
         told = False
         followed = False  # scalars were said, and the progress that belongs to them was not yet
@@ -291,13 +296,7 @@ class Runner:
         writer.flush()
         if told and self._stop is not None:  # else it had come to its end before it could be told
             return self._stop, Stopped(summary)
-        return "done", Finished(summary)
-
-    def _recorded_data_root(self, info: RunInfo) -> Path | None:
-        """Where the run was started with its data, else what it came from was."""
-        parents = (Run(self.workspace.folder / parent).info() for parent in info.lineage.values())
-        roots = (each.data_root for each in (info, *parents) if each.data_root)
-        return next(map(Path, roots), None)
+        return "rejected" if summary.get("unmet") else "done", Finished(summary)
 
     def _stepped(self, bench: Bench) -> None:
         if bench.single_step:
@@ -309,23 +308,31 @@ class Runner:
 
     def _wait(self, bench: Bench, writer: RunWriter) -> bool:
         """Between two steps: answer, wait while paused, take up changes. True if to be stopped."""
+        self._poked = False
         self._between()
+        self._take_up(bench, writer)
         with self._changed:
             while self._paused and not self._steps and self._stop is None:
-                self._changed.wait()
+                if not self._poked:  # while `between` was at work
+                    self._changed.wait()
+                self._poked = False
                 self._changed.release()
                 try:
                     self._between()
+                    self._take_up(bench, writer)
                 finally:
                     self._changed.acquire()
             bench.single_step = self._paused
+            return self._stop is not None
+
+    def _take_up(self, bench: Bench, writer: RunWriter) -> None:
+        """Let live values hold from the next step on, which is on the disk before that."""
+        with self._changed:
             changed, self._controls = self._controls, {}
-            stop = self._stop is not None
         for name, value in changed.items():
             writer.put(bench.change(name, value))
-        if changed:  # on the disk before the first step that it holds for
+        if changed:
             writer.flush()
-        return stop
 
     def _end(
         self,
@@ -348,6 +355,21 @@ class Runner:
         self._listener(run, [])
 
 
+def unfinished_input(workspace: Workspace, info: RunInfo) -> tuple[str, RunInfo] | None:
+    """What a run waits for: the field that names it, and the run of its lineage that did not come
+    to its end."""
+    for field, parent in info.lineage.items():
+        folder = workspace.folder / parent
+        before = Run(folder).info()
+        # A cancelled run keeps its model, and a person may use it. The rest of its recipe is
+        # about the whole one, which resuming it still makes.
+        same = info.recipe is not None and before.recipe == info.recipe
+        kept = not same and (folder / "model.safetensors").is_file()
+        if before.status != "done" and not kept:
+            return field, before
+    return None
+
+
 def _clear_away(run: Run, task: Task) -> None:
     """Remove what a process that was killed left half written: in the folder of the run, which is
     locked by us, and beside the files that it saves."""
@@ -356,7 +378,10 @@ def _clear_away(run: Run, task: Task) -> None:
         for name, field in type(task).model_fields.items()
         if extra_of(field).get("path") == "save" and getattr(task, name)
     ]
-    beside = [Path(path).expanduser().parent for path in saved]
+    beside: list[Path] = []
+    for path in saved:
+        with contextlib.suppress(RuntimeError):  # nobody of that name: the task itself will say so
+            beside.append(Path(path).expanduser().parent)
     for folder in (run.folder, run.folder / "checkpoints", *beside):
         remove_leftovers(folder)
     for part in (run.folder / "images").glob("*.part"):

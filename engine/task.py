@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from engine.events import Event
 
 Summary: TypeAlias = dict[str, Any]
-"""What a task returns: JSON values, accuracies as fractions of 1."""
+"""What a task returns: JSON values, accuracies as fractions of 1. `unmet`, where it is there, says
+in a sentence each what was required of the result and is not so: the run is then rejected."""
 
 Steps: TypeAlias = "Generator[Event, None, Summary]"
 """A running task: pulling it is running it, not pulling is pausing it."""
@@ -50,6 +51,16 @@ class Spec(BaseModel):
         defer_build=True,
         protected_namespaces=(),
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Raises SpecError, as `parse` does."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(type(self), error) from None
+
+    # Or pydantic would call it for what it reads from JSON too, and take lists for faults.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, complete (defaults included), without fields that are None."""
@@ -213,6 +224,10 @@ class Task(Spec):
     seed: int = param(0, "Seed", "Source of every random draw of the task.", ge=0, le=2**63 - 1)
     bench: BenchSpec = param(BenchSpec(), "Bench", "Device, threads and precision.", advanced=True)
 
+    def check(self, workspace: Path) -> None:
+        """Raises BadInput where a look at the files that it names tells that it cannot be done, at
+        once and without torch: no run is made of it then. Paths are absolute by now."""
+
     @abstractmethod
     def run(self, bench: Bench) -> Steps:
         """Yield events, at least every 50 ms where an iteration allows; return the summary."""
@@ -256,12 +271,32 @@ def check_live(task: Task, name: str, value: float) -> None:
 
 
 def references(spec: Spec) -> dict[str, str]:
-    """The fields of `spec` that name a run or a file, with what they name."""
-    return {
-        name: getattr(spec, name)
-        for name, field in type(spec).model_fields.items()
-        if extra_of(field).get("reference") and getattr(spec, name)
-    }
+    """The fields of `spec` that name a run or a file, with what they name. Of a field that names
+    several, each has its place in the name, as in `also.0`."""
+    found: dict[str, str] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if not extra_of(field).get("reference") or not value:
+            continue
+        if isinstance(value, tuple):
+            found |= {f"{name}.{place}": ref for place, ref in enumerate(value)}
+        else:
+            found[name] = value
+    return found
+
+
+def with_references(values: Mapping[str, Any], found: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a spec with other references, named as `references` names them."""
+    whole = dict(values)
+    for path, ref in found.items():
+        name, _, place = path.partition(".")
+        if place:
+            several = [*whole.get(name, ())]
+            several[int(place) : int(place) + 1] = [ref]
+            whole[name] = several
+        else:
+            whole[name] = ref
+    return whole
 
 
 # --- parsing, with errors that help ---------------------------------------------------------------
@@ -291,7 +326,16 @@ def parse(spec: type[S], values: Mapping[str, Any]) -> S:
     try:
         return spec.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise SpecError([_problem(spec, dict(e)) for e in error.errors()]) from None
+        raise _explained(spec, error) from None
+
+
+def _explained(spec: type[Spec], error: ValidationError) -> SpecError:
+    faults: list[dict[str, Any]] = [dict(fault) for fault in error.errors()]
+    # What is faulty inside a list is no longer in it: that it is too short then says nothing.
+    broken = {fault["loc"][:-1] for fault in faults}
+    broken |= {loc[:place] for loc in broken for place in range(len(loc))}
+    told = [f for f in faults if f["type"] != "too_short" or f["loc"] not in broken]
+    return SpecError([_problem(spec, fault) for fault in told])
 
 
 def _refuse(value: Any) -> Any:
@@ -310,11 +354,11 @@ def _problem(spec: type[Spec], error: dict[str, Any]) -> Problem:
             expected = [name.strip("' ") for name in context["expected_tags"].split(",")]
             return Problem((*path, "kind"), _unknown("kind", context["tag"], expected))
         case "union_tag_not_found":
-            family = family_of(owner.model_fields[path[-1]]) if path else None
+            family = family_of(owner.model_fields[_field(path)]) if path else None
             names = ", ".join(kinds(family)) if family else ""
             return Problem((*path, "kind"), f"say which kind it is: one of {names}")
-        case "model_type" | "dict_type" if path and path[-1] in owner.model_fields:
-            family = family_of(owner.model_fields[path[-1]])
+        case "model_type" | "dict_type" if path and _field(path) in owner.model_fields:
+            family = family_of(owner.model_fields[_field(path)])
             form = f', as in {{kind = "{next(iter(kinds(family)))}"}}' if family else ""
             return Problem(path, f"expected a table{form}, but it is {error['input']!r}")
         case "literal_error" if isinstance(error["input"], str):
@@ -322,11 +366,46 @@ def _problem(spec: type[Spec], error: dict[str, Any]) -> Problem:
                 name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")
             ]
             return Problem(path, _unknown("value", error["input"], expected))
-    text = error["msg"].removeprefix("Value error, ")
     given = error["input"]
+    if error["type"] in _EXPECTED:
+        values = {name: _plain(value) for name, value in context.items()}
+        text = _EXPECTED[error["type"]].format(**values)
+    else:
+        text = error["msg"].removeprefix("Value error, ")
+        text = f"{text[:1].lower()}{text[1:]}" if path else text
     if path and not isinstance(given, dict | list):
-        text = f"{text[0].lower()}{text[1:]}, but it is {given!r}"
+        text = f"{text}, but it is {given!r}"
     return Problem(path, text)
+
+
+_EXPECTED = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "literal_error": "must be one of: {expected}",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "string_too_short": "must not be shorter than {min_length}",
+    "too_short": "must have at least {min_length} in it, not {actual_length}",
+    "too_long": "must have at most {max_length} in it, not {actual_length}",
+}
+"""What to say instead of pydantic, by its types of error; `{...}` is what its context holds."""
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _field(path: tuple[str, ...]) -> str:
+    """The field that a path leads to: places in its list, at the end, left out."""
+    return next((part for part in reversed(path) if not part.isdigit()), "")
 
 
 def _locate(spec: type[Spec], loc: tuple[Any, ...]) -> tuple[tuple[str, ...], type[Spec]]:
@@ -336,6 +415,9 @@ def _locate(spec: type[Spec], loc: tuple[Any, ...]) -> tuple[tuple[str, ...], ty
     inside: type[Spec] | None = spec
     for part in loc:
         if inside is None:
+            path.append(str(part))
+            continue
+        if isinstance(part, int):  # the place in a list, whose members are told apart next
             path.append(str(part))
             continue
         field = inside.model_fields.get(str(part))

@@ -34,7 +34,7 @@ from engine.models.spec import Module
 from engine.models.trust import remember
 from engine.recipe import enqueue, entries, rest_of
 from engine.runner import Runner
-from engine.store import Run, Workspace
+from engine.store import OVER, Run, Workspace
 
 log = logging.getLogger("engine")
 
@@ -226,7 +226,7 @@ class Worker:
 
     def _resume(self, command: Mapping[str, Any]) -> None:
         runs = rest_of(self.workspace, self.workspace.find(command["run"]))
-        if runs[0].info().status in ("done", "failed"):
+        if runs[0].info().status in OVER:
             raise BadInput(f"run {runs[0].id} has come to its end; start a new one instead")
         for run in runs:
             if not run.lock.acquire():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.data.fingerprint import MARK, fingerprints, mark_of_file
+from engine.data.fingerprint import MARK, fingerprint, mark_of_file
 from engine.data.images import UnreadableError, decode
 from engine.data.listing import Listing, list_images
 from engine.data.spec import Folder
@@ -86,15 +86,14 @@ def load_folder(spec: Folder, bench: Bench) -> Generator[Event, None, Dataset]:
     def split(part: torch.Tensor) -> Split:
         return StreamedSplit(read, part.tolist(), labels[part], part, shape, bench.device)
 
-    fingerprint, test_fingerprint = fingerprints(marks, labels, listing.classes, rows)
     return Dataset(
         train=split(rows.train),
         validation=split(rows.validation),
         test=split(rows.test),
         classes=listing.classes,
         shape=shape,
-        fingerprint=fingerprint,
-        test_fingerprint=test_fingerprint,
+        fingerprint=fingerprint(marks, labels, listing.classes, rows),
+        marks=marks,
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.data.spec import CIFAR10, MNIST, FashionMNIST
-from engine.errors import BadInput
+from engine.errors import BadInput, UnavailableError
 from engine.events import Event, Note, Progress
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def read_published(
     """All images, uint8 (N, C, H, W), labels, int64 (N,), class names, and the rows that test.
 
     A copy under the data root (the workspace's `data` unless given) is used; otherwise torchvision
-    downloads one to it, with Progress. Training images come first. Raises BadInput where there is
-    neither copy nor network, or the copy is damaged.
+    downloads one to it, with Progress. Training images come first. Raises UnavailableError
+    where there is neither copy nor network, BadInput where the copy is damaged.
     """
     source = _SOURCES[spec.kind]
     root = bench.data_root or bench.workspace / "data"
@@ -149,7 +149,8 @@ def _download(source: _Source, root: Path) -> Generator[Event, None, None]:
         root.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
     except OSError as error:
-        raise _absent(source, root, f"nothing can be written there: {error.strerror}") from error
+        why = f"nothing can be written there: {error.strerror}"
+        raise BadInput(_absent(source, root, why)) from error
     yield Note("info", f"{source.title} is not under {root}: downloading it")
     meter = _Meter()
     work = threading.Thread(
@@ -162,7 +163,8 @@ def _download(source: _Source, root: Path) -> Generator[Event, None, None]:
             work.join(0.04)
         if meter.error:
             *_, why = str(meter.error[0]).strip().splitlines() or [repr(meter.error[0])]
-            raise _absent(source, root, f"it could not be downloaded: {why}") from meter.error[0]
+            why = f"it could not be downloaded: {why}"
+            raise UnavailableError(_absent(source, root, why)) from meter.error[0]
         for name in source.files:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (beside / name).replace(root / name)
@@ -188,9 +190,9 @@ def _fetch(source: _Source, folder: Path, meter: _Meter) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _absent(source: _Source, root: Path, why: str) -> BadInput:
+def _absent(source: _Source, root: Path, why: str) -> str:
     names = ", ".join(Path(name).name for name in source.files)
-    return BadInput(
+    return (
         f"{source.title} is not under {root}, and {why}. Expected {names} in "
         f"{root / Path(source.files[0]).parent}. Connect to the network, put the files there, or "
         "say where they are with --data-root."

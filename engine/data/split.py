@@ -13,13 +13,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
-from engine.data.fingerprint import fingerprints, marks_of_rows
+from engine.data.fingerprint import fingerprint, keys_of, marks_of_rows, share_seen, sketch
 from engine.data.splitting import Rows
 
 if TYPE_CHECKING:
@@ -171,14 +171,16 @@ class Dataset:
 
     `classes` are the names in the order of the labels; `shape` is (C, H, W).
 
-    `fingerprint` and `test_fingerprint` are SHA-256 in hexadecimal. The first changes with the
-    class names, and with the images, labels and ids of any split; the second only with the images
-    and labels of the test split: while it stays, nothing in it has been trained on. Of a set in
-    memory an image is the pixels of the whole set and its row; of a person's own images it is its
-    name (from where the classes or splits begin, so that a set may move, or be zipped) and the
-    bytes of its file. They do not see what is done to images later (size and channels of a
-    `Folder`), files that are no images, or a file that changes while a streamed set is used; and
-    the same picture under another name, or in another file format, is another image.
+    `fingerprint` is a SHA-256 in hexadecimal. It changes with the class names, and with the images,
+    labels and ids of any split. Of a set in memory an image is the pixels of the whole set and its
+    row; of a person's own images it is its name (from where the classes or splits begin, so that a
+    set may move, or be zipped) and the bytes of its file. What is done to images later (size and
+    channels of a `Folder`), files that are no images, or a file that changes while a streamed set
+    is used, it does not see.
+
+    `sketch` is what a model keeps of the training images (`engine.data.fingerprint.sketch`), and
+    `seen` says what share of the test images such sketches hold. There a name does not matter: the
+    same file in another place is the same image, the same picture in another format another one.
     """
 
     train: Split
@@ -187,7 +189,18 @@ class Dataset:
     classes: tuple[str, ...]
     shape: Shape
     fingerprint: str
-    test_fingerprint: str
+    marks: Tensor = field(repr=False)
+    """Of all images, by their ids, uint8 (M, K); on the CPU."""
+
+    @property
+    def sketch(self) -> str:
+        """Of the training images, for the card of a model that learns from them."""
+        keys = keys_of(self.marks)
+        return sketch(keys[self.train.ids.cpu()], keys[self.test.ids.cpu()])
+
+    def seen(self, sketches: Sequence[str]) -> float:
+        """The share of the test images that models with these sketches learnt from."""
+        return share_seen(sketches, keys_of(self.marks)[self.test.ids.cpu()])
 
 
 def resident(
@@ -205,7 +218,7 @@ def resident(
     """
     images = images.contiguous()
     marks = marks_of_rows(images) if marks is None else marks
-    fingerprint, test_fingerprint = fingerprints(marks, labels, classes, rows)
+    whole = fingerprint(marks, labels, classes, rows)
     images = images.to(device)
 
     def split(part: Tensor) -> Split:
@@ -218,6 +231,6 @@ def resident(
         test=split(rows.test),
         classes=classes,
         shape=(channels, height, width),
-        fingerprint=fingerprint,
-        test_fingerprint=test_fingerprint,
+        fingerprint=whole,
+        marks=marks,
     )

@@ -27,11 +27,11 @@ Side: TypeAlias = Annotated[int, Field(ge=1, le=16384)]
 
 
 SEEN = (
-    "the test images are not those that were kept aside when the model was trained, so some may be "
-    "among those it learnt from, and its accuracies may be too high. Put the data back as it was, "
-    "or train a model on what it is now."
+    "the model was trained on some of the images that it is tested on now: the data or its split "
+    "is not what it was. Its accuracies are too high. Put the data back as it was, or train a "
+    "model from the beginning on what it is now."
 )
-"""What to say where `ModelCard.may_have_seen`."""
+"""What to say where `Dataset.seen` of what `ModelCard.learnt` holds is above zero."""
 
 
 class ModelCard(Spec):
@@ -46,9 +46,9 @@ class ModelCard(Spec):
     data_fingerprint: str = ""
     """Of `data` as it was when the model was trained on it or brought in with it, see
     `engine.data.Dataset`; empty where an older version wrote the card."""
-    kept_aside: tuple[tuple[str, str], ...] = ()
-    """The kind of data, and the fingerprint of its test split, of all that the weights learnt from:
-    in this run, and in those that it started from."""
+    learnt: tuple[str, ...] = ()
+    """A sketch (`engine.data.Dataset.sketch`) of each set of training images that the weights
+    learnt from: in this run, and in those that it started from."""
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     """Accuracies are fractions."""
@@ -58,11 +58,6 @@ class ModelCard(Spec):
     created: str = ""
     """UTC, ISO 8601."""
 
-    def may_have_seen(self, kind: str, test_fingerprint: str) -> bool:
-        """Whether the weights may have learnt from images of this test split: they learnt from
-        data of the same kind with another one. False where the card does not know."""
-        return any(of == kind and aside != test_fingerprint for of, aside in self.kept_aside)
-
 
 def read_card(source: Path | bytes) -> ModelCard:
     """The card of a model file. Raises BadInput if it is none, is cut short, or has no card."""
@@ -70,6 +65,12 @@ def read_card(source: Path | bytes) -> ModelCard:
         read_metadata(source) if isinstance(source, bytes) else read_metadata(Path(source))
     )
     return parse_card(name, metadata)
+
+
+def has_card(path: Path) -> bool:
+    """Whether a file is one of ours, by its ending and its card. Raises BadInput where it cannot be
+    read. (Of an encrypted one that is not looked at: only ours are age files.)"""
+    return path.suffix == ".safetensors" and "card" in read_metadata(path)[1]
 
 
 def parse_card(name: str, metadata: dict[str, str]) -> ModelCard:

@@ -16,7 +16,7 @@ from engine.errors import BadInput
 from engine.events import Event, Note, Saved, Scalars
 from engine.files import sha256_of
 from engine.models.building import build
-from engine.models.card import SEEN, ModelCard, read_metadata
+from engine.models.card import SEEN, ModelCard, has_card, read_metadata
 from engine.models.evaluating import evaluate
 from engine.models.files import read_model, read_tensors, save_model
 from engine.models.spec import Import, ModelSpec
@@ -44,8 +44,12 @@ def run_import(spec: Import, bench: Bench) -> Steps:
 
     Raises BadInput where weights, architecture and data do not belong together, with what differs.
     """
-    data = yield from load(spec.data, bench)
+    spec.check(bench.workspace)
     architecture, state, past = yield from _read_weights(spec, bench)
+    source = spec.data or (past.data if past is not None else None)
+    if source is None:
+        raise BadInput(f"{spec.weights} does not say what data its model is for: give `data`")
+    data = yield from load(source, bench)
     classes = _check_against_data(spec, data)
     module = build(
         architecture,
@@ -58,10 +62,8 @@ def run_import(spec: Import, bench: Bench) -> Steps:
     fill(module, state, keep_normalisation=bool(spec.mean))
     module.to(bench.device).eval()
 
-    aside = past.kept_aside if past is not None else ()
-    if spec.data.kind not in dict(aside):
-        aside = (*aside, (spec.data.kind, data.test_fingerprint))
-    changed = past is not None and past.may_have_seen(spec.data.kind, data.test_fingerprint)
+    learnt = past.learnt if past is not None else ()
+    changed = data.seen(learnt) > 0
     if changed:
         yield Note("warning", SEEN)
     accuracy = (yield from evaluate(module, data.test, bench, _BATCH)).accuracy
@@ -78,11 +80,11 @@ def run_import(spec: Import, bench: Bench) -> Steps:
         module,
         ModelCard(
             model=architecture,
-            data=spec.data,
+            data=source,
             shape=data.shape,
             classes=classes,
             data_fingerprint=data.fingerprint,
-            kept_aside=aside,
+            learnt=learnt,
             training={"imported": Path(spec.weights).name},
             metrics={"clean_accuracy": accuracy},
             versions=bench.environment.get("versions", {}),
@@ -111,19 +113,10 @@ def _read_weights(
     """The architecture (asked for, or the file's own word), the tensors and, of a file of ours,
     the card of `spec.weights`."""
     path = Path(spec.weights).expanduser()
-    if not path.is_file():
-        raise BadInput(
-            f"there is no file {spec.weights!r}; expected safetensors, a .pt or .pth state dict, "
-            "or an exported model"
-        )
-    if path.suffix == ".age" or _has_card(path):
+    if path.suffix == ".age" or has_card(path):
         card, state = read_model(path, bench)
         return spec.model or card.model, state, card
-    if spec.model is None:
-        raise BadInput(
-            f"{path} does not say which architecture it belongs to; name it, as in "
-            'model = {kind = "cnn", width = 16} or {kind = "module", factory = "file.py:make"}'
-        )
+    assert spec.model is not None  # as `check` saw to
     with tempfile.TemporaryDirectory(prefix=".import-", dir=bench.folder) as scratch:
         from engine.vault.convert import converting
 
@@ -131,10 +124,6 @@ def _read_weights(
         name, metadata = read_metadata(safe)
         tensors = read_tensors(safe, str(path) if safe != path else name, metadata)
         return spec.model, tensors, None
-
-
-def _has_card(path: Path) -> bool:
-    return path.suffix == ".safetensors" and "card" in read_metadata(path)[1]
 
 
 def fill(

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.store.workspace import OPEN, Lock, Run, RunInfo, Status, Workspace
+from engine.store.workspace import OPEN, OVER, Lock, Run, RunInfo, Status, Workspace
 
 if TYPE_CHECKING:
     from engine.store.checkpoints import Checkpoint, Checkpoints
 
-__all__ = ["OPEN", "Checkpoint", "Checkpoints", "Lock", "Run", "RunInfo", "Status", "Workspace"]
+__all__ = [
+    "OPEN",
+    "OVER",
+    "Checkpoint",
+    "Checkpoints",
+    "Lock",
+    "Run",
+    "RunInfo",
+    "Status",
+    "Workspace",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -27,10 +27,21 @@ from engine.files import FULL, atomic
 from engine.store import metrics
 
 Status = Literal[
-    "queued", "running", "done", "failed", "cancelled", "interrupted", "skipped", "damaged"
+    "queued",
+    "running",
+    "done",
+    "rejected",
+    "failed",
+    "cancelled",
+    "interrupted",
+    "skipped",
+    "damaged",
 ]
+"""`rejected` came to its end as `done` does, with a result that is not what was required of it."""
 OPEN: tuple[Status, ...] = ("queued", "running", "interrupted", "cancelled", "skipped")
 """What can be resumed (or is under way): everything that did not come to its own end."""
+OVER: tuple[Status, ...] = ("done", "rejected", "failed")
+"""What has come to its own end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,13 +345,20 @@ class Workspace:
             raise
         return run
 
+    def data_root_of(self, info: RunInfo) -> Path | None:
+        """Where the data of a run lay, else that of what it came from; None where nobody said, or
+        it is there no more."""
+        parents = (Run(self.folder / parent).info() for parent in info.lineage.values())
+        roots = (Path(each.data_root) for each in (info, *parents) if each.data_root)
+        return next((root for root in roots if root.is_dir()), None)
+
     def model_file(self, ref: str) -> Path:
         """The model of the run `ref`. Raises BadInput if that run has none (yet)."""
         run = self.find(ref)
         path = run.folder / "model.safetensors"
         if not path.is_file():
             info = run.info()
-            if info.status == "done":
+            if info.status in ("done", "rejected"):
                 raise BadInput(
                     f"run {info.name!r} ({run.id}) has no model: "
                     f"a task of kind {info.kind!r} makes none"

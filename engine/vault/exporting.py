@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from engine.errors import BadInput
 from engine.events import Event, Note, Progress, Saved
-from engine.files import atomic
+from engine.files import atomic, check_target
 from engine.models.card import ModelCard, read_card
 from engine.store import Workspace
 from engine.task import Steps
 from engine.vault.age import encrypting, verifying
-from engine.vault.keys import own_identity, unique
+from engine.vault.keys import own_identity, parse_recipient, unique
 from engine.vault.opening import open_on_bench
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ AGE = b"age-encryption.org/v1"
 T = TypeVar("T")
 
 
+def check_export(spec: Export, workspace: Path) -> None:
+    """Raises BadInput where it is known before the run that it cannot be done."""
+    _check_audience(spec)
+    for recipient in spec.recipients:
+        parse_recipient(recipient)
+    if spec.to:
+        target = Path(os.path.expanduser(spec.to)).absolute()  # noqa: PTH111 - cannot raise
+        check_target(target)
+        _protect(target, workspace)
+
+
 def run_export(spec: Export, bench: Bench) -> Steps:
     """Encrypt the model of `spec.model` to `spec.to`, streaming, and verify it by re-reading.
 
@@ -42,7 +53,9 @@ def run_export(spec: Export, bench: Bench) -> Steps:
     """
     path = bench.find_model(spec.model)
     target = _target(spec, bench)
-    _protect(target, path, bench)
+    if os.path.realpath(target) == os.path.realpath(path):
+        raise BadInput(f"{target} is the model that is exported. Give another name.")
+    _protect(target, bench.workspace)
     source, card = _open_model(path, bench)
     with source:
         audience = _audience(spec, bench)
@@ -62,7 +75,7 @@ def run_export(spec: Export, bench: Bench) -> Steps:
             size_written = file.tell()
     command = _command(target, audience)
     yield Saved("export", _shown(target, bench), size_written, hashed.sha256)
-    yield Note("info", f"Encrypted to {audience.text}. Anywhere, this opens it:\n{command}")
+    yield Note("info", f"Encrypted {audience.text}:\n{command}")
     return {
         "file": str(target),
         "size": size_written,
@@ -84,32 +97,44 @@ class _Audience:
 
     @property
     def text(self) -> str:
+        """How it is encrypted, and what the command that follows needs."""
         if self.passphrase is not None:
-            return "a passphrase"
-        own = " (the workspace's own key among them)" if self.key_file else ""
-        count = len(self.recipients)
-        return f"{count} {'recipient' if count == 1 else 'recipients'}{own}"
+            return "with a passphrase. Whoever knows it opens the file anywhere, with"
+        count = len(self.recipients) - (self.key_file is not None)
+        others = "one recipient" if count == 1 else f"{count} recipients"
+        if self.key_file is None:
+            return f"to {others}. With the secret key in YOUR-KEY.txt, this opens it anywhere"
+        also = f" and {others}" if count else ""
+        return (
+            f"to the key of this workspace{also}. This opens it, elsewhere too if you take the "
+            "key file along"
+        )
 
 
 def _audience(spec: Export, bench: Bench) -> _Audience:
     """Raises BadInput where nobody, both kinds or a faulty recipient was chosen."""
+    _check_audience(spec)
     if spec.passphrase:
-        if spec.recipients or spec.own_key:
-            raise BadInput(
-                "A passphrase cannot be combined with recipients or the own key pair: the age "
-                "format forbids it. Choose one of the two."
-            )
         return _Audience(passphrase=bench.secret("passphrase"))
     recipients = unique(spec.recipients)
     if not spec.own_key:
-        if not recipients:
-            raise BadInput(
-                "Nobody could open the file. Give a recipient (age1...), the own key pair, or a "
-                "passphrase."
-            )
         return _Audience(recipients)
     key_file, identity = own_identity(bench.workspace / "keys")
     return _Audience(unique((*recipients, identity.recipient)), key_file=key_file)
+
+
+def _check_audience(spec: Export) -> None:
+    keys = spec.recipients or spec.own_key
+    if spec.passphrase and keys:
+        raise BadInput(
+            "A passphrase cannot be combined with recipients or the own key pair: the age "
+            "format forbids it. Choose one of the two."
+        )
+    if not spec.passphrase and not keys:
+        raise BadInput(
+            "Nobody could open the file. Give a recipient (age1...), the own key pair, or a "
+            "passphrase."
+        )
 
 
 def _command(target: Path, audience: _Audience) -> str:
@@ -143,16 +168,14 @@ def _name(model: str, bench: Bench) -> str:
     return plain or "model"
 
 
-def _protect(target: Path, source: Path, bench: Bench) -> None:
-    """Refuse to write over the model itself or a secret key."""
+def _protect(target: Path, workspace: Path) -> None:
+    """Refuse to write over anything but an age file, and among the secret keys."""
     real = Path(os.path.realpath(target))
-    if real == Path(os.path.realpath(source)):
-        raise BadInput(f"{target} is the model that is exported. Give another name.")
     if real.is_file() and real.stat().st_size and not _is_age(real):
         raise BadInput(
             f"{target} is another kind of file and is not overwritten. Give another name."
         )
-    if real.parent == Path(os.path.realpath(bench.workspace / "keys")):
+    if real.parent == Path(os.path.realpath(workspace / "keys")):
         raise BadInput(f"{target} is among the workspace's keys. Choose another folder.")
 
 

@@ -48,7 +48,12 @@ def save_export(
 
 
 def _protect(target: Path) -> None:
-    """Refuse to write over anything but a model of ours, as a secret key or a data set."""
+    """Refuse to write over anything but a model of ours, as a secret key or a data set, and over
+    the model of a run."""
+    if (target.parent / "run.json").exists():
+        raise BadInput(
+            f"{target.parent} is the folder of a run, which stays as it is. Choose another."
+        )
     if not target.is_file() or not target.stat().st_size:
         return
     try:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from engine.task import Steps, Task, param
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.bench import Bench
 
 
@@ -46,6 +48,11 @@ class Export(Task):
     passphrase: bool = param(
         False, "Passphrase", "Encrypt with a passphrase instead of recipients; it is asked for."
     )
+
+    def check(self, workspace: Path) -> None:
+        from engine.vault.exporting import check_export
+
+        check_export(self, workspace)
 
     def run(self, bench: Bench) -> Steps:
         from engine.vault.exporting import run_export

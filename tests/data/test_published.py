@@ -13,7 +13,7 @@ import torch
 from engine.data import load
 from engine.data.published import _SOURCES, _fetch, _Meter
 from engine.data.spec import CIFAR10, MNIST, FashionMNIST
-from engine.errors import BadInput, Cancelled
+from engine.errors import BadInput, Cancelled, UnavailableError
 from engine.events import Progress
 from tests.data.conftest import idx_files
 
@@ -103,7 +103,7 @@ def test_no_copy_and_no_network(bench, drain, tmp_path, monkeypatch):
         (FashionMNIST(), "FashionMNIST/raw"),
         (CIFAR10(), "cifar-10-batches-py"),
     ):
-        with pytest.raises(BadInput) as told:
+        with pytest.raises(UnavailableError) as told:
             drain(load(spec, bench))
         text = str(told.value)
         assert "could not be downloaded" in text
@@ -224,7 +224,7 @@ def test_a_download_of_other_content_is_refused(bench, drain, tmp_path, monkeypa
     bench.data_root = tmp_path
     with mirror(files) as address:
         monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
-        with pytest.raises(BadInput, match=r"could not be downloaded.*corrupted"):
+        with pytest.raises(UnavailableError, match=r"could not be downloaded.*corrupted"):
             drain(load(MNIST(), bench))
     assert not (tmp_path / "MNIST").exists()
 

@@ -77,14 +77,14 @@ RECIPES = {
     "no inner kind": ('kind = "train"\nmodel = {width = 3}', "t.model.kind: say which kind it is"),
     "out of range": (
         'kind = "train"\nepochs = 0',
-        "t.epochs: input should be greater than or equal to 1, but it is 0",
+        "t.epochs: must be at least 1, but it is 0",
     ),
     "out of range inside": (
         'kind = "train"\noptimizer = {kind = "sgd", lr = -1.0}',
-        "t.optimizer.lr: input should be greater than 0, but it is -1.0",
+        "t.optimizer.lr: must be above 0, but it is -1.0",
     ),
     "infinite": ('kind = "train"\noptimizer = {kind = "sgd", lr = inf}', "t.optimizer.lr: "),
-    "no integer": ('kind = "train"\nepochs = "12"', "t.epochs: input should be a valid integer"),
+    "no integer": ('kind = "train"\nepochs = "12"', "t.epochs: must be a whole number"),
     "a date": ('kind = "train"\nepochs = 2026-01-01', "is not a value that a spec can hold"),
     "missing field": ('kind = "attack"', "t.model: this field must be given"),
     "missing reference": (
@@ -101,7 +101,7 @@ RECIPES = {
     "same name twice": ('kind = "train"\n[[task]]\nname = "t"\nkind = "train"', "each used once"),
     "no device": (
         'kind = "train"\nbench = {device = "gpu"}',
-        "t.bench.device: string should match pattern",
+        "t.bench.device: must match the pattern",
     ),
 }
 
@@ -158,7 +158,7 @@ def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ("epochs=3", "is not of the form task.field=value"),
         ("plain.epochs", "is not of the form task.field=value"),
         ("plain..epochs=3", "is not of the form task.field=value"),
-        ("plain.epochs=many", "plain.epochs: input should be a valid integer, but it is 'many'"),
+        ("plain.epochs=many", "plain.epochs: must be a whole number, but it is 'many'"),
     ],
 )
 def test_a_faulty_change_is_refused(tmp_path: Path, change: str, words: str) -> None:
@@ -371,7 +371,7 @@ def test_absent_data_without_a_network_is_told(
     file = recipe(tmp_path / "r.toml", tasks(train(more=f'data = {{kind = "{kind}"}}'), attack()))
     root = tmp_path / "data"
     said = engine("run", file, "--workspace", tmp_path / "w", "--data-root", root)
-    refused(said, str(root), "could not be downloaded", "--data-root", "skipped")
+    refused(said, str(root), "could not be downloaded", "--data-root", "skipped", code=1)
     assert list(root.iterdir()) == []  # nothing half downloaded
 
 
@@ -441,7 +441,10 @@ def test_a_module_is_not_run_without_a_yes(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         (("data.kind=digits",), "does not say which architecture it belongs to"),
-        ((), "data: this field must be given"),
+        (
+            ('model={kind="mlp", width=8, depth=1}',),
+            "does not say what data its model is for",
+        ),
         (("data=3", "data.kind=digits"), "does not say which architecture"),
         (("data.kind=digits", 'model={kind="mlp", width=9, depth=1}'), "of another shape"),
         (("data.kind=digits", 'model={kind="mlp", width=8, depth=2}'), "missing from the file"),
@@ -502,6 +505,10 @@ def test_opening_replaces_only_a_model(made: SimpleNamespace, tmp_path: Path) ->
     for _ in range(2):
         assert engine(*how, model).code == 0
     assert model.read_bytes() == made.model.read_bytes()
+    kept = Workspace(made.w).model_file("plain")
+    before = kept.read_bytes()
+    refused(engine(*how, kept), "is the folder of a run")
+    assert kept.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -595,13 +602,36 @@ def test_a_place_that_takes_no_export_is_told(made: SimpleNamespace, tmp_path: P
     to_key = ("--recipient", made.recipient, "--workspace", made.w)
     refused(engine("export", "plain", "--to", tmp_path / "a" / "m", *to_key), "there is no folder")
     refused(engine("export", "plain", "--to", tmp_path, *to_key), "is a folder")
-    refused(engine("export", "plain", "--to", made.model, *to_key), "is the model that is exported")
+    refused(engine("export", "plain", "--to", made.model, *to_key), "is another kind of file")
     refused(engine("export", "none", "--to", tmp_path / "m", *to_key), "there is no run 'none'")
+    made_none = Workspace(made.w).create({"kind": "train"}, name="empty")
+    made_none.set_state(status="failed")
+    to = ("--to", tmp_path / "m")
+    refused(engine("export", "empty", *to, *to_key), "has no model: it is failed")
+    gone = engine("import", tmp_path / "gone.pt", "--workspace", made.w)
+    refused(gone, "there is no file", "gone.pt")
+    kinds = {info.name for info in Workspace(made.w).runs()}
+    assert kinds == {"plain", "export", "empty"}  # the exports of the fixture: nothing is on record
+    assert {i.status for i in Workspace(made.w).runs() if i.kind == "export"} == {"done"}
+    made_none.discard()
     refused(engine("open", made.by_key, "--identity", made.key, "--to", tmp_path), "is a folder")
     nobody = engine("export", "plain", "--to", tmp_path / "m", "--workspace", made.w)
     refused(nobody, "say who can open it")
     garbage = ("--recipient", "age1garbage", "--workspace", made.w)
     refused(engine("export", "plain", "--to", tmp_path / "m", *garbage), "is not a key")
+
+
+@pytest.mark.parametrize("to", ["~nobody-of-that-name/x.age", "x" * 300 + "/m.age"])
+def test_a_place_that_cannot_be_is_told_before_there_is_a_run(
+    made: SimpleNamespace, tmp_path: Path, to: str
+) -> None:
+    file = recipe(
+        tmp_path / "r.toml",
+        f"[[task]]\nname = 'e'\nkind = 'export'\nmodel = 'plain'\nto = '{to}'\nown_key = true",
+    )
+    said = engine("run", file, "--workspace", made.w)
+    refused(said, "e: ", "cannot be")
+    assert all(info.name != "e" for info in Workspace(made.w).runs())
 
 
 # --- what a machine runs out of -------------------------------------------------------------------

@@ -67,7 +67,7 @@ def warned(name: str, w: Path) -> bool:
     """Whether the run said so, and its summary agrees."""
     events = [event for _, _, event in Workspace(w).find(name).events()]
     texts = [event.text for event in events if isinstance(event, Note) and event.level == "warning"]
-    said = any("not those that were kept aside" in text for text in texts)
+    said = any("was trained on some of the images" in text for text in texts)
     assert summary(name, w).get("data_changed", False) is said
     return said
 
@@ -121,6 +121,16 @@ def test_other_splits_of_the_same_data_are_noticed_other_data_is_not(tmp_path: P
     assert not warned("foreign", w)
 
 
+def test_another_folder_is_no_changed_one(tmp_path: Path) -> None:
+    w = tmp_path / "w"
+    add(tmp_path / "one", 0, 20)
+    add(tmp_path / "two", 50, 20)
+    one, two = data_of(tmp_path / "one"), data_of(tmp_path / "two")
+    run(w, train(more=one), attack("on two", more=two))
+    run(w, train("tuned", more=f'{two}\ninit = "plain"'), attack("of tuned", "tuned"))
+    assert not any(warned(name, w) for name in ("on two", "tuned", "of tuned"))
+
+
 def test_a_training_that_starts_from_one_says_so_and_its_model_remembers(
     tmp_path: Path, root: Path
 ) -> None:
@@ -128,15 +138,15 @@ def test_a_training_that_starts_from_one_says_so_and_its_model_remembers(
     run(w, train(more=data_of(root)), train("more", more='init = "plain"'))
     assert not warned("more", w)
     card = read_card(Workspace(w).model_file("more"))
-    assert card.kept_aside == read_card(Workspace(w).model_file("plain")).kept_aside
-    assert len(card.kept_aside) == 1
+    assert card.learnt == read_card(Workspace(w).model_file("plain")).learnt
+    assert len(card.learnt) == 1
 
     add(root, 0, 20)
     run(w, train("grown", more='init = "plain"'), attack("of grown", "grown"))
     assert warned("grown", w)
     assert warned("of grown", w)  # its own data is the same, but not that of what it started from
     card = read_card(Workspace(w).model_file("grown"))
-    assert len(card.kept_aside) == 2
+    assert len(card.learnt) == 2
 
 
 def test_an_import_keeps_what_the_card_knew(tmp_path: Path, root: Path) -> None:

@@ -23,7 +23,8 @@ import safetensors.torch
 import torch
 
 from engine.__main__ import main
-from engine.commands import _Screen
+from engine.events import Progress, Started
+from engine.screen import Pace, Screen, compose
 from engine.store import Run, RunInfo, Workspace
 from tests.engine.cli import (
     attack,
@@ -146,6 +147,13 @@ def test_runs_lists_exactly_the_five_fields(made: SimpleNamespace) -> None:
     assert [run["name"] for run in runs][-2:] == ["broken", "plain"]  # the newest first
     text = engine("runs", "--workspace", made.w).out
     assert all(run["id"] in text for run in runs)
+    assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +[\d.]+ s ", text)) == len(runs)
+
+
+def test_the_version_is_told() -> None:
+    from importlib.metadata import version
+
+    assert engine("--version").out == f"engine {version('crucible-workbench')}\n"
 
 
 def test_a_workspace_that_is_not_there_has_no_runs_and_is_not_made(tmp_path: Path) -> None:
@@ -171,6 +179,9 @@ def test_show_takes_an_id_a_unique_prefix_and_a_name(made: SimpleNamespace) -> N
     text = engine("show", "plain", "--workspace", made.w).out
     assert run["id"] in text
     assert "summary.clean_accuracy" in text
+    assert re.search(r"^spec\.model\.width +8$", text, re.MULTILINE)
+    assert re.search(r"^duration +[\d.]+ s$", text, re.MULTILINE)
+    assert all(f"\n{word} " in text for word in ("created", "started", "ended"))
 
 
 def test_a_name_means_the_newest_run_of_it(tmp_path: Path) -> None:
@@ -283,13 +294,80 @@ def test_of_two_that_resume_a_run_the_second_is_refused(tmp_path: Path) -> None:
 
 def test_a_cancelled_run_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     info = RunInfo("20261120-1", "plain", "train", "cancelled", "", {})
-    view = _Screen(Path("a w"))
+    view = Screen(Path("a w"))
     view.begin(info, 1, 1)
     view.end(info)
     view.close()
     ended, hint = capsys.readouterr().out.splitlines()
     assert ended.startswith("plain: cancelled ")
     assert hint == "go on with: engine resume 20261120-1 --workspace 'a w'"
+
+
+def test_a_run_whose_input_is_not_finished_says_what_to_resume_first(tmp_path: Path) -> None:
+    w = Workspace(tmp_path)
+    plain = w.create({"kind": "train"}, name="plain")
+    broken = w.create({"kind": "attack"}, name="broken", lineage={"model": plain.id})
+    plain.set_state(status="interrupted")
+    broken.set_state(status="skipped")
+    for run in (plain, broken):
+        run.lock.release()
+    said = engine("resume", "broken", "--workspace", tmp_path)
+    refused(said, "'plain'", "is interrupted", f"engine resume {plain.id} --workspace {tmp_path}")
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_again(tmp_path: Path) -> None:
+    file = recipe(tmp_path / "r.toml", tasks(train(), attack()))
+    assert engine("run", file, "--workspace", tmp_path / "w").code == 0
+    run = Workspace(tmp_path / "w").find("broken")
+    run.set_state(status="interrupted")
+    said = engine("resume", "broken", "--workspace", tmp_path / "w")
+    assert said.code == 0, said.err
+    assert "there is no checkpoint to go on from: it begins again" in said.out
+
+
+def test_the_time_of_a_run_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("engine.screen.time.monotonic", lambda: clock[0])
+    info = RunInfo("20261120-1", "plain", "train", "done", "", {})
+    view = Screen()
+    view.begin(info, 1, 1)
+    clock[0] += 8.0  # torch is imported
+    view.hear(SimpleNamespace(id="x"), [Started({}, 0)])  # type: ignore[arg-type]
+    clock[0] += 1.25
+    view.end(info)
+    view.close()
+    assert "(1.2 s)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["plain", "[2/4] 一个很长很长很长很长很长的名字-of-a-run"])
+def test_the_line_holds_what_fits_and_nothing_is_cut_off(width: int, name: str) -> None:
+    from rich.cells import cell_len
+
+    scalars = {
+        "train/loss": 0.12345,
+        "validation/loss": 0.2,
+        "validation/accuracy": 0.9712,
+        "train/gradient_norm": 3.0,
+    }
+    line = compose(name, Progress(546, 1080, "steps"), 106.2, scalars, width)
+    assert cell_len(line) <= width
+    assert line.startswith(name[:9])
+    for part in ("━", "546/1,080 steps", "0:05 left", "106/s"):
+        assert part in line
+    fits = {60: 0, 80: 1, 120: 3}[width] if name == "plain" else {60: 0, 80: 0, 120: 1}[width]
+    for part in ("loss 0.1235", "val. accuracy 97.1 %", "val. loss 0.2")[:fits]:
+        assert part in line
+    assert "gradient" not in line
+
+
+def test_the_pace_counts_from_where_a_run_went_on() -> None:
+    pace = Pace()
+    assert pace.rate(Progress(500, 1000, "steps"), 10.0) is None
+    assert pace.rate(Progress(520, 1000, "steps"), 12.0) == 10.0
+    assert pace.rate(Progress(5, 100, "images"), 13.0) is None
 
 
 def test_a_run_remembers_where_its_data_lay(tmp_path: Path) -> None:
@@ -469,6 +547,7 @@ def test_what_is_exported_opens_bit_equal(made: SimpleNamespace, tmp_path: Path,
 def test_export_shows_the_command_that_opens_it(made: SimpleNamespace) -> None:
     by_key, by_passphrase = made.exported
     assert "age -d -i YOUR-KEY.txt" in by_key.out
+    assert "Encrypted to one recipient. With the secret key in YOUR-KEY.txt, this" in by_key.out
     assert f"age -d -o ./phrase.safetensors {made.by_passphrase}" in by_passphrase.out
     assert "correct horse" not in by_passphrase.out + by_passphrase.err
     for file in made.w.rglob("*"):
@@ -563,8 +642,8 @@ def test_import_takes_an_architecture_of_the_zoo(made: SimpleNamespace, tmp_path
     assert imported["summary"]["clean_accuracy"] == run["summary"]["clean_accuracy"]
 
 
-def test_import_takes_an_exported_file(made: SimpleNamespace, tmp_path: Path) -> None:
-    options = ("--workspace", tmp_path, "--set", "data.kind=digits", "--identity", made.key)
+def test_import_takes_an_exported_file_at_its_word(made: SimpleNamespace, tmp_path: Path) -> None:
+    options = ("--workspace", tmp_path, "--identity", made.key)
     said = engine("import", made.by_key, *options)
     assert said.code == 0, said.err
     same = shown("plain", made.w)["weights_sha256"]

@@ -349,6 +349,8 @@ def test_a_run_remembers_its_data_root(
         return workspace.create({"kind": "count_for_tests"}, name="c", lineage=lineage)
 
     here, other = tmp_path / "数据 a", tmp_path / "b"
+    here.mkdir()
+    other.mkdir()
     first = make(workspace, fault="disk")
     assert go(first, Path("数据 a")) == str(here)
     assert first.info().status == "interrupted"
@@ -375,6 +377,31 @@ def test_cancel_reaches_a_paused_run(setup: Setup) -> None:
     thread.join(10)
     assert run.info().status == "cancelled"
     assert not runner.paused
+
+
+def test_what_happens_while_a_paused_run_answers_is_not_lost(setup: Setup) -> None:
+    """Somebody pokes while `between` is at work, after it has looked."""
+    workspace, _, _ = setup
+    looked, poked = threading.Event(), threading.Event()
+    calls = 0
+
+    def between() -> None:
+        nonlocal calls
+        calls += 1
+        looked.set()
+        assert poked.wait(10)
+        if calls == 2:
+            runner.cancel()
+
+    runner = Runner(workspace, lambda run, events: None, between=between)
+    runner.pause()
+    run = make(workspace)
+    thread = started(runner, run)
+    assert looked.wait(10)
+    runner.poke()
+    poked.set()
+    thread.join(10)
+    assert run.info().status == "cancelled"
 
 
 def test_what_depends_on_a_failure_is_skipped(setup: Setup) -> None:

@@ -27,6 +27,7 @@ from engine.files import sha256_of
 from engine.models import build, channel_statistics, load_model, weights_sha256
 from engine.models.spec import CNN, MLP, ResNet18
 from engine.random import derive
+from engine.robustness.spec import Mixed
 from engine.runner import Runner
 from engine.store import Checkpoint, Workspace
 from engine.task import BenchSpec
@@ -42,7 +43,6 @@ from engine.training.spec import (
     Constant,
     Cosine,
     EarlyStopping,
-    Mixed,
     OneCycle,
     Step,
     Train,

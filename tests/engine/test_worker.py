@@ -180,8 +180,8 @@ def test_a_live_value_that_is_none_is_refused(engine: Engine) -> None:
     engine.said("scalars", run=run)
     for values, words in (
         ({"name": "lrr", "value": 0.5}, "there is no live value 'lrr'; did you mean 'lr'?"),
-        ({"name": "lr", "value": 0.0}, "lr: input should be greater than 0, but it is 0.0"),
-        ({"name": "lr", "value": float("nan")}, "lr: input should be a finite number"),
+        ({"name": "lr", "value": 0.0}, "lr: must be above 0, but it is 0.0"),
+        ({"name": "lr", "value": float("nan")}, "lr: must be a finite number"),
         ({"name": "lr", "value": 0.5, "run": "another"}, "not under way"),
     ):
         engine.send(do="control", **values)

@@ -40,17 +40,13 @@ def by_hand(state: dict[str, np.ndarray]) -> str:
 
 def test_a_card_of_an_older_version_knows_no_fingerprints(tmp_path):
     path = tmp_path / "m.safetensors"
-    written = card_of(MLP(width=4), data_fingerprint="ab", kept_aside=(("digits", "cd"),))
+    written = card_of(MLP(width=4), data_fingerprint="ab", learnt=("cd",))
     values = written.to_dict()
     assert parse_card("m", {"card": json.dumps(values)}) == written
-    assert written.may_have_seen("digits", "ef")
-    assert not written.may_have_seen("digits", "cd")
-    assert not written.may_have_seen("folder", "ef")
-    del values["data_fingerprint"], values["kept_aside"]
+    del values["data_fingerprint"], values["learnt"]
     path.write_bytes(save({"a": torch.zeros(1)}, {"card": json.dumps(values)}))
     older = read_card(path)
-    assert (older.data_fingerprint, older.kept_aside) == ("", ())
-    assert not older.may_have_seen("digits", "ef")
+    assert (older.data_fingerprint, older.learnt) == ("", ())
 
 
 @pytest.mark.parametrize(

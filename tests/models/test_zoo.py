@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.errors import BadInput
 from engine.models import Normalise, build, weights_sha256
-from engine.models.spec import CNN, MLP, RNN, ResNet18, Transformer
+from engine.models.spec import CNN, MLP, RNN, ResNet18, Strided, Transformer
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 17, 23), (2, 9, 5)]
 
@@ -22,6 +22,7 @@ SPECS = [
     CNN(width=6, depth=3, norm="group", residual=True, dropout=0.5, activation="silu"),
     CNN(width=5, depth=1, norm="none", residual=True, activation="leaky_relu"),
     CNN(width=3, norm="group", activation="elu"),
+    Strided(channels=(3, 4), hidden=8),
     ResNet18(),
     ResNet18(stem="imagenet"),
     RNN(width=8),
@@ -185,3 +186,33 @@ def test_the_resnet_is_torchvisions():
     model.body.load_state_dict(theirs.state_dict())
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(model(images), theirs.eval()(images))
+
+
+def test_strided_is_the_network_of_fast_adversarial_training():
+    """As in the authors' code, parameter by parameter; images reach it as they are."""
+    model = build(Strided(), (1, 28, 28), 10).eval()
+    theirs = nn.Sequential(
+        nn.Conv2d(1, 16, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 100),
+        nn.ReLU(),
+        nn.Linear(100, 10),
+    )
+    own = {n.removeprefix("body."): t for n, t in model.state_dict().items() if "body" in n}
+    theirs.load_state_dict(own)
+    images = torch.rand(4, 1, 28, 28)
+    assert torch.equal(model(images), theirs(images))
+    assert not Strided().normalised
+    assert Strided(normalise=True).normalised
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [((4, 4, 4, 4), "below one pixel; expected at most 3"), ((0,), "at least")],
+)
+def test_strided_refuses_what_cannot_be(channels, words):
+    with pytest.raises(BadInput, match=words):
+        build(Strided(channels=channels), (1, 8, 8), 10)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from engine.errors import BadInput, Cancelled, CrucibleError
-from engine.files import atomic, sha256_of
+from engine.files import atomic, remove_leftovers, sha256_of
 
 
 def names(folder: Path) -> set[str]:
@@ -112,3 +113,14 @@ def test_names(tmp_path: Path, name: str) -> None:
     with atomic(folder / name) as file:
         file.write(b"x")
     assert names(folder) == {name}
+
+
+def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
+    ours = tmp_path / ".crucible-0123456789abcdef.part"
+    theirs = tmp_path / ".crucible-thesis.part"
+    pipe = tmp_path / ".crucible-fedcba9876543210.part"
+    ours.write_bytes(b"half")
+    theirs.write_bytes(b"whole")
+    os.mkfifo(pipe)
+    remove_leftovers(tmp_path)
+    assert set(tmp_path.iterdir()) == {theirs, pipe}
