@@ -31,6 +31,7 @@ system:
 	@PYTHON="$(PYTHON)" bash resources/system.sh
 
 $(STAMP): requirements.lock pyproject.toml
+	@test -e $@ || echo "First set-up: downloading about 6 GB into $(VENV) (PyTorch with CUDA). It takes minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/via/p' requirements.lock | grep -v via | sed '$$ s/ *\\$$//' > $(VENV)/uv.txt
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt

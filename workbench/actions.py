@@ -152,6 +152,8 @@ class Actions(QObject):
 
     def refused(self, text: str, problems: Sequence[tuple[tuple[str, ...], str]]) -> None:
         """The engine will not do what was asked: say why, at the fields where that is known."""
+        if len(problems) == 1 and (self._exporting == "" or self._from_form):
+            text = problems[0][1]  # there is only one task that it can be about
         window, text = self.window, error_text(text)
         if self._exporting == "" and self.export_dialog is not None:
             self._exporting = None

@@ -13,7 +13,8 @@ from pathlib import Path
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
-from workbench import i18n, settings, theme
+from engine.places import default_workspace
+from workbench import display, i18n, settings, theme
 from workbench.window import Window
 
 
@@ -54,12 +55,17 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Open the window and stay until it is closed; the exit code."""
     options = arguments(argv)
-    app = make_app()
+    if options.screenshots is not None:
+        display.use_none()
+    elif not display.has_display():
+        display.refuse("there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set)")
+    with display.explained():
+        app = make_app()
     remembered = settings.load()
     if options.screenshots is not None:
         remembered = settings.Settings()  # pictures must not depend on who takes them
     dress(app, remembered, options)
-    root = options.workspace or Path(remembered.workspace or settings.default_workspace())
+    root = options.workspace or Path(remembered.workspace or default_workspace())
     window = Window(root, remembered, data_root=options.data_root, recipe=options.recipe)
     _close_on_signal(window)
     if options.exit_after_first_paint:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections import deque
 
+import shiboken6
 from PySide6.QtCore import QElapsedTimer, QObject, Qt, QTimer, Signal
 from PySide6.QtWidgets import (
+    QApplication,
     QBoxLayout,
     QButtonGroup,
     QFrame,
@@ -250,11 +252,14 @@ class Rail(Bar):
 
 
 class Banner(Bar):
-    """One line across the window for what a person must know now, with what can be done."""
+    """One line across the window for what a person must know now, with what can be done. When it
+    goes, it gives the keyboard back to who had it."""
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__("banner", QHBoxLayout, parent)
         self._about = ""
+        self._before: QWidget | None = None
+        QApplication.instance().focusChanged.connect(self._focus_moved)  # type: ignore[union-attr]
         self.row.setContentsMargins(12, 6, 8, 6)
         self._icon = QLabel(self)
         self._text = QLabel(self)
@@ -289,16 +294,37 @@ class Banner(Bar):
         theme.set_icon(self._icon, icon, token, 16)
         self._text.setText(text)
         self._text.setAccessibleName(text)
+        self._give_back()
         while item := self._actions.takeAt(0):
             if widget := item.widget():
                 widget.hide()
                 widget.deleteLater()
         for words, call in actions:
             button = QPushButton(words, self)
+            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             button.clicked.connect(self.hide)
             button.clicked.connect(lambda _=False, c=call: c())  # type: ignore[misc]
             self._actions.addWidget(button)
         self.show()
+
+    def hide(self) -> None:
+        self._give_back()
+        super().hide()
+
+    def _focus_moved(self, before: QWidget | None, now: QWidget | None) -> None:
+        if now is not None and self.isAncestorOf(now) and not self._holds(before):
+            self._before = before
+
+    def _holds(self, widget: QWidget | None) -> bool:
+        return widget is not None and self.isAncestorOf(widget)
+
+    def _give_back(self) -> None:
+        """Qt would hand the keyboard on to whatever comes next, as the button for the start."""
+        if not self._holds(QApplication.focusWidget()):
+            return
+        before = self._before
+        known = before is not None and shiboken6.isValid(before) and before.isVisible()
+        (before if known and before is not None else self.window()).setFocus()
 
     def settled(self, about: str) -> None:
         """What the text said about `about` is no longer so: take it away."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from workbench.window import Window
 
 OTHER_KEYS = {"Ctrl+Enter": ("Ctrl+Return",), "Ctrl++": ("Ctrl+=",)}
-BY_HAND = ("Space",)
-"""Keys that a button or a field with the focus needs first: the window hears them last."""
+WHILE_RUNNING = ("Space",)
+"""Keys that press the control that has the focus while there is no run to pause."""
 
 
 def commands_of(window: Window) -> list[Command]:
@@ -88,7 +88,8 @@ def commands_of(window: Window) -> list[Command]:
 
 
 def more_commands(window: Window) -> list[Command]:
-    """A command for every kind of task, and one for every run."""
+    """A command for every kind of task, for every run, and for every setting of the forms: those
+    of the open form first."""
     found = [
         Command(
             f"new.{kind}",
@@ -111,24 +112,50 @@ def more_commands(window: Window) -> list[Command]:
                 words=f"{info.name} {info.id} {info.note}",
             )
         )
-    return found
+    kinds = sorted(window.panels, key=lambda kind: kind != window.inspector.kind)
+    return found + [command for kind in kinds for command in _settings(window, kind)]
 
 
-def bind_keys(window: Window, commands: list[Command]) -> None:
-    """Give every command its key, and Alt with a number to every place of the rail."""
+def _settings(window: Window, kind: str) -> list[Command]:
+    """A command for every field of a form: it puts the cursor there."""
+    from workbench.forms.reading import settings_of
+
+    panel = window.panels[kind]
+    return [
+        Command(
+            f"field.{kind}.{'.'.join(setting.path)}",
+            setting.title,
+            partial(window.show_setting, kind, setting.path),
+            "edit",
+            note=" · ".join(tr(part) for part in (panel.title, *setting.within)),
+            words=setting.path[-1],
+        )
+        for setting in settings_of(panel.spec)
+    ]
+
+
+def bind_keys(window: Window, commands: list[Command]) -> list[QAction]:
+    """Give every command its key, and Alt with a number to every place of the rail. The keys that
+    are returned belong to a run: the caller switches them on while there is one."""
+    of_a_run = []
     for command in commands:
-        if command.keys and command.keys not in BY_HAND:
+        if command.keys:
             keys = [command.keys, *OTHER_KEYS.get(command.keys, ())]
-            _bind(window, keys, partial(_call, command))
+            action = _bind(window, keys, partial(_call, command))
+            if command.keys in WHILE_RUNNING:
+                action.setEnabled(False)
+                of_a_run.append(action)
     for number in range(1, 10):
         _bind(window, [f"Alt+{number}"], partial(window.go_number, number))
+    return of_a_run
 
 
-def _bind(window: Window, keys: list[str], call: Callable[[], object]) -> None:
+def _bind(window: Window, keys: list[str], call: Callable[[], object]) -> QAction:
     action = QAction(window)
     action.setShortcuts([QKeySequence(key) for key in keys])
     action.triggered.connect(lambda _=False: call())
     window.addAction(action)
+    return action
 
 
 def _call(command: Command) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import QEvent, QObject, QPoint, QRect, Qt, Signal
-from PySide6.QtGui import QColor, QKeyEvent, QPainter
+from PySide6.QtGui import QColor, QFontMetrics, QKeyEvent, QPainter
 from PySide6.QtWidgets import (
     QDialog,
     QFrame,
@@ -252,17 +252,20 @@ class _Row(QStyledItemDelegate):
         painter.drawPixmap(rect.left() + theme.px(14), rect.center().y() - side // 2, icon)
         left = rect.left() + theme.px(44)
         small = theme.font(11.5, mono=bool(command.keys))
+        right = rect.right() - theme.px(14)
+        font, middle = theme.font(13, 500), Qt.AlignmentFlag.AlignVCenter
+        metrics, end = QFontMetrics(font), Qt.TextElideMode.ElideRight
+        title = metrics.elidedText(command.shown, end, right - left - theme.px(80))
+        beside = left + metrics.horizontalAdvance(title) + theme.px(16)
+        painter.setFont(font)
+        painter.setPen(theme.color("text"))
+        painter.drawText(QRect(left, rect.top(), right - left, rect.height()), middle, title)
         note = command.keys or command.note
         painter.setFont(small)
         painter.setPen(theme.color("faint"))
-        right = rect.adjusted(0, 0, -theme.px(14), 0)
-        painter.drawText(right, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, note)
-        painter.setFont(theme.font(13, 500))
-        painter.setPen(theme.color("text"))
-        room = QRect(left, rect.top(), rect.right() - left - theme.px(160), rect.height())
-        painter.drawText(
-            room, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, command.shown
-        )
+        room = QRect(beside, rect.top(), right - beside, rect.height())
+        shown = QFontMetrics(small).elidedText(note, end, room.width())
+        painter.drawText(room, middle | Qt.AlignmentFlag.AlignRight, shown)
         painter.restore()
 
 

@@ -219,7 +219,7 @@ class ExportDialog(QDialog):
         self._file, self._command = QLineEdit(page), QLineEdit(page)
         for field, text in (
             (self._file, mark("Written, read back and found right:")),
-            (self._command, mark("Anywhere, this command opens it:")),
+            (self._command, mark("This opens it, with the key file or passphrase:")),
         ):
             label = QLabel(page)
             label.setBuddy(field)

@@ -3,20 +3,13 @@ and leaves the same run, the exported file and pictures of the window behind."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from workbench.display import has_display
+
 DEMO = Path("demo")
-QUIETLY = {"QT_QPA_PLATFORM": "offscreen", "QT_LOGGING_RULES": "default.warning=false"}
-
-
-def has_display() -> bool:
-    """Whether a window can be shown. Elsewhere than on Linux there always is a display."""
-    if not sys.platform.startswith("linux") or os.environ.get("QT_QPA_PLATFORM"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def main() -> int:
@@ -40,10 +33,7 @@ def without_display(workspace: Path) -> int:
     if code:
         return code
     pictures = workspace / "screenshots"
-    code = subprocess.call(
-        (*python, "workbench", *folder, "--screenshots", str(pictures)),
-        env={**os.environ, **QUIETLY},
-    )
+    code = subprocess.call((*python, "workbench", *folder, "--screenshots", str(pictures)))
     if not code:
         print(f"Pictures of the window are in {pictures.absolute()}.")
     return code

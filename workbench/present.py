@@ -8,24 +8,26 @@ from PySide6.QtWidgets import QApplication, QLayout, QVBoxLayout, QWidget
 
 from workbench import theme
 from workbench.i18n import tr
+from workbench.views.card import Card
 
 ENLARGED = 1.6
 
 
 class Presenter(QWidget):
-    """Borrows a widget from where it stands, and gives it back when closed."""
+    """Borrows a card from where it stands, and gives it back when closed."""
 
     closed = Signal()
 
-    def __init__(self, card: QWidget) -> None:
+    def __init__(self, card: Card) -> None:
         super().__init__(None, Qt.WindowType.Window)
         self.setObjectName("window")
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
         self.setWindowTitle(card.accessibleName() or tr("Presentation"))
-        self._card = card
+        self._card, self._gone = card, False
         self._scale = theme.manager.scale
         self._place = QWidget(card.parentWidget())
         self._place.setSizePolicy(card.sizePolicy())
+        card.stand_in = self._place
         self._layout = _layout_of(card)
         if self._layout is not None:
             self._layout.replaceWidget(card, self._place)
@@ -36,6 +38,7 @@ class Presenter(QWidget):
         card.show()
         theme.manager.set_scale(ENLARGED)
         card.installEventFilter(self)
+        card.destroyed.connect(self._card_gone)
         self.setGeometry(card.screen().geometry())  # where no window manager does it
         self.showFullScreen()
         self.activateWindow()
@@ -52,15 +55,27 @@ class Presenter(QWidget):
         if event.key() in (Qt.Key.Key_Escape, Qt.Key.Key_F11):
             self.close()
 
+    def _card_gone(self) -> None:
+        """Where it came from has no use for the card any more."""
+        self._gone = True
+        self.close()
+
     def closeEvent(self, event: object) -> None:
-        self._card.removeEventFilter(self)
         theme.manager.set_scale(self._scale)
-        if self._layout is not None:
-            self._layout.replaceWidget(self._place, self._card)
+        if not self._gone:
+            self._give_back()
         self._place.deleteLater()
-        self._card.show()
         self.closed.emit()
         self.deleteLater()
+
+    def _give_back(self) -> None:
+        card = self._card
+        card.stand_in = None
+        card.removeEventFilter(self)
+        card.destroyed.disconnect(self._card_gone)
+        if self._layout is not None:
+            self._layout.replaceWidget(self._place, card)
+        card.show()
 
 
 def _layout_of(widget: QWidget) -> QLayout | None:
@@ -78,10 +93,8 @@ def _layout_of(widget: QWidget) -> QLayout | None:
     return None
 
 
-def card_to_present(page: QWidget) -> QWidget | None:
+def card_to_present(page: QWidget) -> Card | None:
     """The card under the pointer, or with the keyboard, or the first one on `page`."""
-    from workbench.views.card import Card
-
     under = QApplication.widgetAt(QCursor.pos())
     for widget in (under, QApplication.focusWidget()):
         while widget is not None:

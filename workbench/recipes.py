@@ -10,7 +10,7 @@ import tomli_w
 
 from engine.files import atomic
 from engine.store import RunInfo
-from engine.task import extra_of, task_kinds
+from engine.task import extra_of, task_kinds, with_references
 
 Find = Callable[[str], RunInfo | None]
 """The run of an id, or None if it is no longer there."""
@@ -25,13 +25,20 @@ def recipe_text(tasks: Sequence[Mapping[str, Any]], names: Mapping[str, str] | N
     for task in tasks:
         known = names or {}
         given = {
-            name: known.get(value, value) if name in _reference_fields(task["kind"]) else value
+            name: _named(value, known) if name in _reference_fields(task["kind"]) else value
             for name, value in task.items()
             if value is not None
         }
         first = {name: given.pop(name) for name in ("name", "kind") if name in given}
         tables.append(first | given)
     return tomli_w.dumps({"task": tables}, multiline_strings=False)
+
+
+def _named(value: Any, names: Mapping[str, str]) -> Any:
+    """One reference, or several, by name."""
+    if isinstance(value, list | tuple):
+        return [names.get(each, each) for each in value]
+    return names.get(value, value)
 
 
 def recipe_of(run: RunInfo, find: Find) -> str:
@@ -54,7 +61,8 @@ def recipe_of(run: RunInfo, find: Find) -> str:
     visit(run)
     names = _names(ordered)
     tasks = [
-        {"name": names[info.id], **info.spec, **dict(info.lineage)} for info in ordered.values()
+        {"name": names[info.id], **with_references(info.spec, info.lineage)}
+        for info in ordered.values()
     ]
     return recipe_text(tasks, names)
 

@@ -39,6 +39,19 @@ REFUSALS = (
     mark("none of the {count} images in {path} can be read"),
     mark("no image of class {index} in {path} ({name}) can be read"),
     # Models.
+    mark(
+        "{count} convolutions halve images of {height} x {width} below one pixel; expected at "
+        "most {most}"
+    ),
+    mark(
+        "no layer is called {pattern}; this model has {names}. A pattern may name a whole part of"
+        " it, as in 'body.4', or stand for several, as in 'body.*.weight'"
+    ),
+    mark("{kind} must not look at labels, which its attack does; take one of kind kl or vat"),
+    mark(
+        "fixed targets are what the model says that the run starts from, and this run starts from"
+        " none; set init to a trained run, or targets to online"
+    ),
     mark("std must be above 0 in every channel, but it is {given}"),
     mark("{name} has {count} values for images of {channels} channels"),
     mark(

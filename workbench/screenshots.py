@@ -20,9 +20,9 @@ SETTLE_MS = 250
 READY_MS, PREVIEW_MS = 60_000, 10_000
 """How long the engine may take to start, and to answer what the form asks."""
 POLL_MS = 50
-DONE, FAILED, BAD_INPUT, CANCELLED = 0, 1, 2, 130
-CODES = {"done": DONE, "cancelled": CANCELLED}
-VIEWS = ("train", "attack", "export")
+DONE, FAILED, BAD_INPUT, REJECTED, CANCELLED = 0, 1, 2, 3, 130
+CODES = {"done": DONE, "rejected": REJECTED, "cancelled": CANCELLED}
+VIEWS = ("train", "attack", "evaluate", "export")
 
 Until = Callable[[], bool]
 

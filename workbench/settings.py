@@ -52,10 +52,6 @@ def settings_file() -> Path:
     return platformdirs.user_config_path(APP) / "window.json"
 
 
-def default_workspace() -> Path:
-    return platformdirs.user_data_path(APP) / "workspace"
-
-
 def load(path: Path | None = None) -> Settings:
     """The settings in `path` (the usual place by default), defaults where it says nothing."""
     path = path or settings_file()

@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from workbench import i18n, shell_style, theme
+from workbench import i18n, theme
 from workbench.bars import Banner, Rail, StatusBar, TopBar
 from workbench.i18n import mark, tr
 from workbench.panels.start import StartPage
@@ -169,12 +169,10 @@ class Shell(QWidget):
     # --- looks
 
     def restyle(self) -> None:
-        """Style sheet and sizes of the edges, after theme or scale changed."""
-        scale = theme.manager.scale
-        self.setStyleSheet(shell_style.sheet(theme.manager.theme, scale))
+        """Sizes of the edges, after theme or scale changed."""
         for place, width in LEAST.items():
             getattr(self, place).setMinimumWidth(theme.px(width))
-        self.settings.scale = scale
+        self.settings.scale = theme.manager.scale
         for panes in (self.columns, self.rows):
             panes.settle()
 

@@ -1,4 +1,4 @@
-"""The part of the style sheet that only the window's edges need."""
+"""The part of the style sheet that the window's edges need, by their object names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ def sheet(theme: Theme, scale: float) -> str:
     def s(length: float) -> str:
         return f"{max(1, round(length * scale))}px"
 
+    round_end = max(1, round(18 * scale)) // 2  # Qt draws corners square above half the height
     t = theme
     return f"""
 #window {{ background: {t.canvas}; }}
@@ -24,14 +25,16 @@ def sheet(theme: Theme, scale: float) -> str:
 #statusbar QLabel[alive="true"] {{ color: {t.success}; }}
 #statusbar QLabel[alive="false"] {{ color: {t.warning}; }}
 #state {{
-    background: {t.raised}; border-radius: {s(9)}; padding: 0 {s(10)}; min-height: {s(18)};
+    background: {t.raised}; border-radius: {round_end}px; padding: 0 {s(10)}; min-height: {s(18)};
     font-weight: 500;
 }}
 #statusbar #state[status="running"] {{ background: {t.selection}; color: {t.accent}; }}
 #statusbar #state[status="paused"], #statusbar #state[status="interrupted"] {{
     background: {t.warning_soft}; color: {t.warning};
 }}
-#statusbar #state[status="failed"] {{ background: {t.danger_soft}; color: {t.danger}; }}
+#statusbar #state[status="failed"], #statusbar #state[status="rejected"] {{
+    background: {t.danger_soft}; color: {t.danger};
+}}
 #statusbar #state[status="done"] {{ background: {t.success_soft}; color: {t.success}; }}
 #crumb {{ color: {t.muted}; padding: {s(3)} {s(4)}; }}
 #commandField {{

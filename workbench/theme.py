@@ -223,11 +223,14 @@ def install(app: QApplication, mode: Mode = "system", scale: float = 1.0) -> Non
 
 def dress(app: QApplication, theme: Theme, scale: float) -> None:
     """Font, palette and style sheet of `app`, from `theme` and `scale`."""
-    from workbench.style import sheet
+    from workbench import shell_style, style
 
+    # Replacing a sheet dresses every widget once for each of its parents; taking it away and
+    # setting another one dresses each once, in a fifth of the time.
+    app.setStyleSheet("")
     app.setFont(font(13))
     app.setPalette(palette(theme))
-    app.setStyleSheet(sheet(theme, scale))
+    app.setStyleSheet(style.sheet(theme, scale) + shell_style.sheet(theme, scale))
 
 
 @functools.cache

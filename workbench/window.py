@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QPoint, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QPoint, Qt, QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent, QKeyEvent
-from PySide6.QtWidgets import QMessageBox, QWidget
+from PySide6.QtWidgets import QApplication, QMessageBox, QWidget
 
 from workbench import i18n, theme
 from workbench.actions import Actions
@@ -25,7 +25,7 @@ from workbench.command_table import bind_keys, commands_of, more_commands
 from workbench.commands import Palette, keyboard_list
 from workbench.i18n import mark, tr
 from workbench.refusals import error_text, holder_text
-from workbench.settings import Settings, default_workspace
+from workbench.settings import Settings
 from workbench.shell import Shell
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from workbench.panels.live import LiveView
     from workbench.panels.log import LogPane
     from workbench.runs.compare import CompareView
+    from workbench.runs.record import Record
     from workbench.runs.run_list import RunList
     from workbench.session import Session
 
@@ -104,7 +105,10 @@ class Window(Shell):
         self._timer = QTimer(self, interval=IDLE_MS)
         self._timer.timeout.connect(self._tick)
         self._commands = commands_of(self)
-        bind_keys(self, self._commands)
+        self._run_keys = bind_keys(self, self._commands)
+        self._tab_pressed = False
+        self._tabbed: QWidget | None = None
+        """What Tab has brought the keyboard to: Space presses it."""
         self.rail.add(START, "crucible", mark("Start page"), "Alt+1")
         self.rail.choose(START)
         self._wire()
@@ -163,6 +167,7 @@ class Window(Shell):
 
     def _open_workspace(self) -> None:
         from engine.errors import BadInput
+        from engine.places import default_workspace
         from workbench.session import Session
 
         try:
@@ -188,6 +193,7 @@ class Window(Shell):
         session.book.listed.connect(self._runs_changed)
         session.book.changed.connect(self._run_changed)
         session.book.drawn.connect(self._show_legend)
+        session.book.drawn.connect(self._beside_changed)
         if session.read_only:
             self._tell_read_only()
         self._timer.start()
@@ -397,9 +403,23 @@ class Window(Shell):
 
             panel = self.panels.get(kind)
             view = panel.make_view(self) if panel else LiveView(self)
+            view.beside = partial(self._beside, kind)
             self.views[kind] = view
             self.pages.addWidget(view)
         return self.views[kind]
+
+    def _beside(self, kind: str) -> list[tuple[RunInfo, Record, str]]:
+        book, stored = self.session.book, self.session.stored
+        return [
+            (info, stored(info.id), f"series:{book.color_index(info.id)}")
+            for info in map(book.info, book.compared)
+            if info is not None and info.kind == kind and info.id != self.shown
+        ]
+
+    def _beside_changed(self) -> None:
+        info = self.info(self.shown)
+        if info is not None and info.kind in self.views:
+            self.views[info.kind].beside_changed()
 
     def info(self, run_id: str | None) -> RunInfo | None:
         return self.session.book.info(run_id) if run_id and self.session else None
@@ -428,7 +448,7 @@ class Window(Shell):
         ids = book.compared if self.tab == COMPARE else [self.shown]
         self.set_legend(
             [
-                (info.name, theme.series_color(book.color_index(info.id)))
+                (book.label(info.id), theme.series_color(book.color_index(info.id)))
                 for info in map(self.info, ids[:6])
                 if info is not None
             ]
@@ -474,6 +494,15 @@ class Window(Shell):
             first = (error_text(info.error).splitlines() or [""])[0]
             self.banner.tell(
                 tr("{run} failed: {error}", run=info.name, error=first),
+                "error",
+                ((tr("Details"), partial(self.show_details, run_id)),),
+            )
+        if info is not None and status == "rejected":
+            from workbench.panels.evaluate_view import unmet_text
+
+            why = "; ".join(unmet_text(str(each)) for each in info.summary.get("unmet", ()))
+            self.banner.tell(
+                tr("{run} was rejected: {why}", run=info.name, why=why),
                 "error",
                 ((tr("Details"), partial(self.show_details, run_id)),),
             )
@@ -613,6 +642,8 @@ class Window(Shell):
             running=session.current is not None,
             paused=session.paused,
         )
+        for key in self._run_keys:
+            key.setEnabled(session.current is not None)
         self.resumer.setVisible(info is not None and session.can_resume(info))
         if session.read_only:
             self.top.set_device(tr("read-only"))
@@ -651,6 +682,15 @@ class Window(Shell):
 
     def open_palette(self) -> None:
         self.palette_view.open([*self._commands, *more_commands(self)])
+
+    def show_setting(self, kind: str, path: tuple[str, ...]) -> None:
+        """Open the form of a kind, and put the cursor into the field at `path`."""
+        if self.place != kind:
+            self.go(kind)
+        if not self.columns.wanted(self.inspector_place):
+            self.fold("inspector")
+        if self.inspector.form is not None:
+            self.inspector.form.focus_field(path)
 
     def open_settings(self) -> None:
         from workbench.settings_menu import settings_menu
@@ -691,10 +731,25 @@ class Window(Shell):
 
     # --- hands ----------------------------------------------------------------------------------
 
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
+            tab = (Qt.Key.Key_Tab, Qt.Key.Key_Backtab)
+            self._tab_pressed = event.key() in tab
+            focus = QApplication.focusWidget()
+            if event.key() == Qt.Key.Key_Space and focus is self._tabbed is not None:
+                event.accept()  # the control has it, not the key of the command
+                return True
+        return super().event(event)
+
+    def focusNextPrevChild(self, forward: bool) -> bool:
+        """Also called when what has the keyboard goes away: that is nobody's choice."""
+        moved = super().focusNextPrevChild(forward)
+        self._tabbed = QApplication.focusWidget() if self._tab_pressed else None
+        self._tab_pressed = False
+        return moved
+
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        if event.key() == Qt.Key.Key_Space and not event.modifiers():
-            self.do.toggle_pause()
-        elif event.key() == Qt.Key.Key_Escape:
+        if event.key() == Qt.Key.Key_Escape:
             self.banner.hide()
         else:
             super().keyPressEvent(event)

@@ -22,12 +22,23 @@ _WORDS = {
     "success_rate": mark("Success rate"),
     "mean_norm": mark("Mean norm"),
     "max_norm": mark("Largest norm"),
+    "median_norm": mark("Median norm"),
+    "norm_quantiles": mark("Norm, quantiles"),
+    "median_queries": mark("Median queries"),
+    "max_queries": mark("Most queries of a sample"),
+    "success_rate_interval": mark("Success rate, interval"),
+    "surrogate_success_rate": mark("Success on the surrogate"),
+    "surrogate_success_rate_interval": mark("Success on the surrogate, interval"),
+    "transfer_rate": mark("Transfer rate"),
+    "transfer_rate_interval": mark("Transfer rate, interval"),
     "images_per_second": mark("Images per second"),
     "clean_accuracy": mark("Clean accuracy"),
     "robust_accuracy": mark("Robust accuracy"),
     "robust_accuracy_interval": mark("Robust accuracy, interval"),
     "interval": mark("Kind of interval"),
     "validation_accuracy": mark("Validation accuracy"),
+    "watched_accuracy": mark("Watched robust accuracy"),
+    "collapsed": mark("Robustness collapsed"),
     "test_loss": mark("Test loss"),
     "tested": mark("Tested images"),
     "epochs": mark("Epochs"),
@@ -35,6 +46,21 @@ _WORDS = {
     "best_epoch": mark("Best epoch"),
     "parameters": mark("Parameters"),
     "samples": mark("Samples"),
+    "unmet": mark("Not as required"),
+    "flags": mark("Flags"),
+    "clean_accuracy_interval": mark("Clean accuracy, interval"),
+    "robust_accuracy_by_attack": mark("Robust accuracy after"),
+    "mean_queries": mark("Queries for each sample"),
+    "corruption_accuracy": mark("Accuracy under corruptions"),
+    "curve_points": mark("Points of the curve"),
+    "curve_gradient_evaluations": mark("Gradient evaluations of the curve"),
+    "curve_runs": mark("Cost of the curve, in searches"),
+    "corruptions": mark("Corruptions"),
+    "input_noise": mark("Noise of the images"),
+    "weight_noise": mark("Noise of the weights"),
+    "agreement": mark("Agreement with other seeds"),
+    "confusion": mark("What each class is taken for"),
+    "smallest_perturbations": mark("Smallest perturbations"),
     "correct": mark("Correct before"),
     "broken": mark("Broken"),
     "seconds": mark("Duration"),
@@ -43,7 +69,7 @@ _WORDS = {
     "zero_gradients": mark("Zero gradients"),
     "nan_count": mark("NaN values"),
     "weights_sha256": mark("Weights, SHA-256"),
-    "data_changed": mark("Data changed since training"),
+    "data_changed": mark("Tested on training images"),
     "sha256": "SHA-256",
     "size": mark("Size"),
     "file": mark("File"),
@@ -60,15 +86,42 @@ _WORDS = {
 
 _NOTES = (
     mark("resumed at step {step}, epoch {epoch}"),
-    mark("Encrypted to {who}. Anywhere, this opens it:\n{command}"),
+    mark("there is no checkpoint to go on from: it begins again"),
+    mark("resumed at iteration {count}"),
+    mark("Encrypted with a passphrase. Whoever knows it opens the file anywhere, with:\n{command}"),
+    mark(
+        "Encrypted to the key of this workspace. This opens it, elsewhere too if you take the key "
+        "file along:\n{command}"
+    ),
+    mark(
+        "Encrypted to the key of this workspace and one recipient. This opens it, elsewhere too if "
+        "you take the key file along:\n{command}"
+    ),
+    mark(
+        "Encrypted to the key of this workspace and {count} recipients. This opens it, elsewhere "
+        "too if you take the key file along:\n{command}"
+    ),
+    mark(
+        "Encrypted to one recipient. With the secret key in YOUR-KEY.txt, this opens it anywhere:\n"
+        "{command}"
+    ),
+    mark(
+        "Encrypted to {count} recipients. With the secret key in YOUR-KEY.txt, this opens it "
+        "anywhere:\n{command}"
+    ),
     mark("{title} is not under {folder}: downloading it"),
     mark("{bad} of {all} images cannot be read and are skipped: {names}"),
     mark("the test split has {count} images; all of them are attacked"),
     mark("out of memory: going on with {count} images at a time"),
     mark(
-        "the test images are not those that were kept aside when the model was trained, so some "
-        "may be among those it learnt from, and its accuracies may be too high. Put the data back "
-        "as it was, or train a model on what it is now."
+        "catastrophic overfitting: robust accuracy under PGD fell from {before} to {after} in "
+        "epoch {epoch}. The run ends with the model of epoch {best}. Another step size, or an "
+        "attack of several steps, prevents it."
+    ),
+    mark(
+        "the model was trained on some of the images that it is tested on now: the data or its "
+        "split is not what it was. Its accuracies are too high. Put the data back as it was, or "
+        "train a model from the beginning on what it is now."
     ),
 )
 """What tasks say while they work, for translation."""
@@ -87,8 +140,8 @@ def warning_of(summary: Mapping[str, Any]) -> str:
     if not summary.get("data_changed"):
         return ""
     return tr(
-        "The data has changed since the model was trained: it may have learnt from some of these "
-        "images, and its accuracies may be too high."
+        "The data or its split has changed: the model was trained on some of these images, and its "
+        "accuracies are too high."
     )
 
 

@@ -37,7 +37,7 @@ from workbench.forms.reading import (
 )
 from workbench.forms.row import Row
 from workbench.forms.section import Section, walk
-from workbench.panels.train_panel import unset
+from workbench.panels.train_panel import detail, unset
 
 RUNS = [
     ("20260101-000000000-aaaa", "plain", "train"),
@@ -352,11 +352,11 @@ def test_fault_stands_beside_its_field_and_goes(qtbot, form_of):
     assert form.problems == ()
     type_into(qtbot, form, ("attack", "eps"), "-1")
     row = node(form, "attack", "eps")
-    assert "greater than or equal to 0" in row._problem.text()
+    assert "at least 0" in row._problem.text()
     assert row._problem.text().startswith("✕")
     assert row._problem.isVisible()
     assert row.editor.property("invalid") is True
-    assert "greater" in row.editor.accessibleDescription()
+    assert "at least" in row.editor.accessibleDescription()
     assert form.spec() is None
     type_into(qtbot, form, ("attack", "eps"), "0.1")
     assert not row._problem.isVisible()
@@ -367,7 +367,7 @@ def test_fault_stands_beside_its_field_and_goes(qtbot, form_of):
 def test_what_is_no_number_is_said(qtbot, form_of):
     form = form_of(Train)
     type_into(qtbot, form, ("epochs",), "many")
-    assert "valid integer" in node(form, "epochs")._problem.text()
+    assert "whole number" in node(form, "epochs")._problem.text()
     node(form, "epochs").editor.clear()
     type_into(qtbot, form, ("epochs",), " ")
     assert form.spec() is None or form.spec().epochs == 12
@@ -592,3 +592,10 @@ def task_data():
     from engine.data.spec import DataSpec
 
     return DataSpec
+
+
+def test_a_defence_is_told_with_its_attack_if_it_names_one():
+    from engine.robustness.spec import TRADES, Fast
+
+    told = [detail(Train(init="a", adversarial=kind).to_dict()) for kind in (TRADES(), Fast())]
+    assert told == ["from a · TRADES · against KL", "from a · Fast"]

@@ -11,6 +11,7 @@ from PySide6.QtCore import QLocale, QObject
 
 import workbench
 from engine.models.card import SEEN
+from engine.robustness.flags import FLAGS
 from engine.task import Spec, discover, extra_of, kind_of, task_kinds
 from workbench import i18n
 from workbench.forms.presets import presets
@@ -79,6 +80,12 @@ def texts_of_presets() -> Iterator[tuple[str, str]]:
         yield preset.help, "presets.toml"
 
 
+def texts_of_flags() -> Iterator[tuple[str, str]]:
+    for name, meaning in FLAGS.items():
+        for text in (meaning.title, meaning.means, meaning.advice):
+            yield text, name
+
+
 def texts() -> dict[str, str]:
     """Every text there is to translate, and where it stands."""
     found: dict[str, str] = {}
@@ -86,6 +93,7 @@ def texts() -> dict[str, str]:
         found.update(texts_of_source(path))
     found.update(texts_of_specs())
     found.update(texts_of_presets())
+    found.update(texts_of_flags())
     return found
 
 
@@ -157,8 +165,8 @@ def test_values_are_filled_in():
 
 
 def test_composed_text_is_translated_by_its_pattern():
-    pattern = "input should be less than {limit}, but it is {given}"
-    text = "input should be less than 3, but it is {'a': 7, 'b'}"
+    pattern = "must be below {limit}, but it is {given}"
+    text = "must be below 3, but it is {'a': 7, 'b'}"
     set_language("zh")
     assert tr_like(text, (pattern,)) == tr(pattern, limit="3", given="{'a': 7, 'b'}")
     assert tr_like("another thing", (pattern,)) == "another thing"

@@ -56,6 +56,7 @@ def test_every_task_round_trips(kind):
     given = {
         "train": {"optimizer": {"kind": "sgd", "lr": 1e-9}, "early_stopping": {"patience": 3}},
         "attack": {"model": "m", "attack": PGD},
+        "evaluate": {"model": "m", "attacks": [PGD], "also": ["a", "b"]},
         "export": {"model": "m", "to": 'C:\\a "b"\n中文', "recipients": ["age1a", "age1b"]},
         "import": {"weights": "w.pt", "data": {"kind": "digits"}, "mean": [0.1307]},
     }

@@ -12,6 +12,7 @@ from engine.events import Images, Progress, Scalars
 from engine.store import RunInfo
 from engine.store.metrics import MetricsWriter
 from tests.workbench.stored import TRAIN, attacked, make_run, trained
+from workbench import theme
 from workbench.mailbox import News
 from workbench.runs.book import Book, Rate
 from workbench.runs.compare import CompareView, chosen_series, findings, warnings
@@ -236,7 +237,7 @@ def test_comparison_names_the_runs_that_may_mislead() -> None:
     changed = {"clean_accuracy": 0.9, "data_changed": True}
     runs = [info("a", summary=changed), info("b", summary={}), info("c", summary=changed)]
     (told,) = warnings(runs)
-    assert told.startswith("a, c: The data has changed")
+    assert told.startswith("a, c: The data or its split has changed")
 
 
 def test_a_result_is_no_curve_to_compare() -> None:
@@ -252,3 +253,38 @@ def test_pictures_of_the_same_step_replace_each_other() -> None:
     record.add(News(images={"x": Images("x", pixels, step=3)}))
     assert not record.add(News(images={"x": Images("x", pixels, step=2)})).images
     assert record.add(News(images={"x": Images("x", pixels, step=3)})).images
+
+
+def test_colours_are_the_same_in_the_next_window() -> None:
+    infos = [info(str(i)) for i in range(5)]
+    first, second = Book(), Book()
+    first.fill(infos)
+    second.fill(infos)
+    asked = [first.color_index(i) for i in ("3", "0", "4")]
+    assert [second.color_index(i) for i in ("4", "0", "3")] == asked[::-1]
+
+
+def test_runs_of_one_name_are_told_apart_and_two_models_compared(qtbot, tmp_path: Path) -> None:
+    models = [trained(tmp_path), trained(tmp_path)]
+    runs = [attacked(tmp_path, m, robust=r) for m, r in zip(models, (0.25, 0.75))]
+    book = Book()
+    book.fill([run.info() for run in (*models, *runs)])
+    view = CompareView(None)  # type: ignore[arg-type]
+    qtbot.addWidget(view)
+    view.set_book(book, lambda run_id: load(next(r for r in runs if r.id == run_id)))
+    book.compare_only([run.id for run in runs])
+    infos = view._infos()
+    assert len({i.name for i in infos}) == 2
+    assert all(i.name.startswith("broken · ") for i in infos)
+    assert len({i.spec["model"] for i in infos}) == 2
+    assert "+50.0 points" in findings(infos)[-1]
+
+
+def test_the_table_has_room_for_its_rows_at_any_size(qtbot) -> None:
+    view = CompareView(None)  # type: ignore[arg-type]
+    qtbot.addWidget(view)
+    view.table.set_table(("a",), [(1,)] * 4)
+    view._size()
+    before = view.table.maximumHeight()
+    theme.manager.set_scale(1.4)
+    assert view.table.maximumHeight() >= 1.35 * before

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QEvent, QPoint, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, Qt
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QPlainTextEdit,
+    QPushButton,
 )
 
 from engine.events import Images, Note, Progress, Scalars, Table
@@ -27,6 +28,7 @@ from tests.workbench.stored import TRAIN, attacked, make_run, trained
 from tests.workbench.windows import Open, open_window
 from workbench import i18n, theme
 from workbench.panels.start import StartPage
+from workbench.present import Presenter
 from workbench.window import COMPARE, DETAILS, LIVE, Window
 
 __all__ = ["open_window"]
@@ -362,7 +364,7 @@ def test_theme_is_changed_and_remembered(open_window: Open) -> None:
     window = open_window(engine=False)
     window.top.themes.click()
     assert theme.manager.theme.dark
-    assert theme.DARK.surface in window.styleSheet()
+    assert theme.DARK.surface in QApplication.instance().styleSheet()
     window.close()
     assert json.loads(window.settings.path.read_text())["theme"] == "dark"
 
@@ -537,3 +539,149 @@ def test_a_narrow_start_page_cuts_no_words_off(qtbot, language: str) -> None:
             room = label.size()
             assert label.heightForWidth(room.width()) <= room.height(), label.text()
             assert label.minimumSizeHint().width() <= room.width(), label.text()
+
+
+# --- what a newcomer stumbled over
+
+
+def test_mosaics_and_magnifier_are_presented_too(qtbot, open_window: Open, tmp_path: Path) -> None:
+    attacked(tmp_path / "w", trained(tmp_path / "w"))
+    window = open_window(tmp_path / "w", engine=False)
+    window.resize(1440, 900)
+    comparison = window.views["attack"].comparison
+    for card in comparison.cards:
+        presenter = Presenter(card)
+        qtbot.waitExposed(presenter)
+        qtbot.wait(50)
+        assert card.window() is presenter, "nobody takes it back while it is presented"
+        seen = presenter.grab().toImage()
+        middle = {seen.pixelColor(x, seen.height() // 3).name() for x in range(0, seen.width(), 3)}
+        assert len(middle) > 2, card.title.text()
+        presenter.close()
+        assert card.window() is window
+        assert card.isVisible()
+    places = [comparison._grid.indexOf(card) for card in comparison.cards]
+    assert -1 not in places
+
+
+def test_a_presented_card_that_is_no_more_needed_ends_the_presentation(
+    qtbot, open_window: Open, tmp_path: Path
+) -> None:
+    run = trained(tmp_path / "w")
+    window = open_window(tmp_path / "w", engine=False)
+    window.session.book.compare_only([run.id])
+    window.go("compare")
+    card = window.compare._cards["loss"]
+    presenter = Presenter(card)
+    closed: list[bool] = []
+    presenter.closed.connect(lambda: closed.append(True))
+    window.compare.refresh()
+    assert card.window() is presenter
+    card.deleteLater()
+    qtbot.waitUntil(lambda: bool(closed))
+    assert theme.manager.scale == 1.0
+
+
+def test_a_switch_of_theme_dresses_every_widget_once(open_window: Open) -> None:
+    window = open_window(engine=False)
+    leaf = window.inspector.forms["train"].findChildren(QLineEdit)[0]
+    told: list[QEvent.Type] = []
+
+    class Ears(QObject):
+        def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+            told.append(event.type())
+            return False
+
+    ears = Ears()
+    leaf.installEventFilter(ears)
+    window.toggle_theme()
+    leaf.removeEventFilter(ears)
+    assert 1 <= told.count(QEvent.Type.StyleChange) <= 4
+    assert theme.manager.theme.dark
+
+
+def test_the_banner_gives_the_keyboard_back(qtbot, open_window: Open) -> None:
+    window = open_window(engine=False)
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow)
+    window.run_list.setFocus()
+    before = window.focusWidget()
+    pressed: list[bool] = []
+    window.banner.tell("The engine has gone.", "error", (("Resume", lambda: pressed.append(True)),))
+    button = next(b for b in window.banner.findChildren(QPushButton) if b.text() == "Resume")
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    assert pressed
+    assert window.focusWidget() is before
+    window.banner.tell("The engine has gone.", "error", (("Resume", lambda: None),))
+    button = next(b for b in window.banner.findChildren(QPushButton) if b.isVisible() and b.text())
+    button.setFocus(Qt.FocusReason.TabFocusReason)
+    qtbot.keyClick(button, Qt.Key.Key_Space)
+    assert not window.banner.isVisible()
+    assert window.focusWidget() is before
+
+
+def test_space_pauses_wherever_the_keyboard_is(
+    qtbot, open_window: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = open_window(engine=False)
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow)
+    said: list[bool] = []
+    session = window.session
+    monkeypatch.setattr(type(session), "pause", lambda self, on: said.append(on))
+    session.current = "a-run"
+    window._show_state()
+    place = window.place
+    for focused in (window.top.logo, window.top.themes, window.run_list, window):
+        focused.setFocus()
+        qtbot.keyClick(focused, Qt.Key.Key_Space)
+    assert len(said) == 4
+    assert window.place == place
+    window.inspector.name.setFocus()
+    qtbot.keyClicks(window.inspector.name, "a b")
+    assert window.inspector.name.text() == "a b"
+    assert len(said) == 4
+    window.setFocus()
+    qtbot.keyClick(window, Qt.Key.Key_Tab)
+    reached = QApplication.focusWidget()
+    assert reached is not window
+    qtbot.keyClick(reached, Qt.Key.Key_Space)
+    assert len(said) == 4, "what Tab has reached is pressed"
+    session.current = None
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "name"),
+    [
+        ("learning rate", "train", "lr"),
+        ("lr", "train", "lr"),
+        ("eps", "attack", "eps"),
+        ("epsilon", "attack", "eps"),
+        ("seed", "train", "seed"),
+    ],
+)
+def test_settings_are_found_and_reached(
+    qtbot, open_window: Open, query: str, kind: str, name: str
+) -> None:
+    window = open_window(engine=False)
+    window.show_new(kind)
+    window.open_palette()
+    palette = window.palette_view
+    qtbot.keyClicks(palette.field, query)
+    found = [palette.command(row).key for row in range(palette.list.count())]
+    assert found[0].startswith(f"field.{kind}."), found[:3]
+    assert found[0].endswith(f".{name}")
+    window.go("start")
+    qtbot.keyClick(palette.field, Qt.Key.Key_Return)
+    assert window.place == kind
+    path = tuple(found[0].split(".")[2:])
+    node = window.inspector.form._node(path)
+    assert node.editor.isAncestorOf(window.focusWidget()) or node.editor is window.focusWidget()
+
+
+def test_a_setting_of_another_kind_leads_to_the_choice_of_kinds(open_window: Open) -> None:
+    window = open_window(engine=False)
+    window.show_new("train")
+    window.show_setting("train", ("optimizer", "no_such_field"))
+    section = window.inspector.form._node(("optimizer",))
+    assert section._kind.isAncestorOf(window.focusWidget()) or section._kind is window.focusWidget()

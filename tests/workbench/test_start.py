@@ -12,6 +12,7 @@ from PySide6.QtGui import QImage
 
 from workbench import first_run
 from workbench.app import arguments
+from workbench.display import has_display
 
 RECIPE = """
 [[task]]
@@ -31,10 +32,13 @@ samples = 30
 """
 
 
-def workbench(*words: object) -> subprocess.CompletedProcess[str]:
+def workbench(*words: object, **changed: str) -> subprocess.CompletedProcess[str]:
+    """The command without a display; what it prints as text."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    here = {name: value for name, value in os.environ.items() if name not in screens}
     return subprocess.run(
         [sys.executable, "-m", "workbench", *map(str, words)],
-        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+        env={**here, **changed},
         capture_output=True,
         text=True,
         timeout=120,
@@ -94,7 +98,39 @@ def test_display(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
-    assert first_run.has_display() is expected
+    assert has_display() is expected
+
+
+@pytest.mark.parametrize(
+    ("screen", "why"),
+    [
+        ({}, "there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set)"),
+        ({"DISPLAY": ":4711"}, ":4711"),
+    ],
+)
+def test_without_a_display_one_line_says_so(
+    tmp_path: Path, screen: dict[str, str], why: str
+) -> None:
+    done = workbench("--workspace", tmp_path, **screen)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("workbench: no window can be opened: ")
+    assert why in line
+    assert "--screenshots DIR" in line
+
+
+def test_the_window_and_the_command_line_share_a_default_workspace(tmp_path: Path) -> None:
+    home = {"XDG_DATA_HOME": str(tmp_path / "data"), "QT_QPA_PLATFORM": "offscreen"}
+    assert workbench("--exit-after-first-paint", **home).returncode == 0
+    shared = tmp_path / "data" / "crucible" / "workspace"
+    asked = subprocess.run(
+        [sys.executable, "-m", "engine", "runs"],
+        env={**os.environ, **home},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert f"engine: {shared} holds no runs yet" in asked.stderr
 
 
 def test_without_display_runs_the_demo_and_takes_pictures(
@@ -102,7 +138,7 @@ def test_without_display_runs_the_demo_and_takes_pictures(
 ) -> None:
     called: list[tuple[str, ...]] = []
 
-    def call(command: tuple[str, ...], env: dict[str, str] | None = None) -> int:
+    def call(command: tuple[str, ...]) -> int:
         called.append(tuple(command[2:]))
         return 0
 

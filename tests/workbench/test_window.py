@@ -108,6 +108,7 @@ def test_pause_step_continue_and_cancel(qtbot, open_window: Open) -> None:
     record = lambda: window.session.known_record(window.shown)  # noqa: E731
     qtbot.waitUntil(lambda: bool(record() and record().last_step > 20), timeout=LONG)
     window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow)
     qtbot.keyClick(window, Qt.Key.Key_Space)
     qtbot.waitUntil(lambda: window.session.paused, timeout=LONG)
     assert window.status.state.text() == "paused"

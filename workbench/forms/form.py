@@ -32,6 +32,7 @@ from workbench.forms.reading import (
 )
 from workbench.forms.row import Path, Row, problem_label
 from workbench.forms.section import Fields, Section, walk
+from workbench.forms.several import Several
 from workbench.i18n import mark, tr
 
 MISSING = "this field must be given"
@@ -243,7 +244,7 @@ class SpecForm(QWidget):
         self._show_preset()
         self.changed.emit()
 
-    def _node(self, path: Path) -> Row | Section | None:
+    def _node(self, path: Path) -> Row | Section | Several | None:
         """The row or section at `path`, made and unfolded if need be."""
         nodes, node = self._fields.nodes, None
         fields: Fields | None = self._fields
@@ -251,11 +252,12 @@ class SpecForm(QWidget):
             if fields is not None and part not in nodes and fields.is_rare(part):
                 fields.open_more()
             node = nodes.get(part)
-            if not isinstance(node, Section):
+            if node is None or isinstance(node, Row):
                 return node
             if part != path[-1]:
                 node.open()
-            nodes, fields = node.nodes(), node._body
+            nodes = node.nodes()
+            fields = node._body if isinstance(node, Section) else None
         return node
 
     def reveal(self, path: Path) -> None:
@@ -293,6 +295,18 @@ class SpecForm(QWidget):
                 node.focus_target.setFocus(Qt.FocusReason.OtherFocusReason)
                 return
 
+    def focus_field(self, path: Path) -> None:
+        """Put the cursor into the field at `path`; where the section that has it is off or of
+        another kind, into what would change that."""
+        node = self._node(path) or self._nearest(path)
+        if node is None:
+            return
+        chooser = node.kind_chooser if isinstance(node, Section) and node.path != path else None
+        target = chooser or node.focus_target
+        target.setFocus(Qt.FocusReason.OtherFocusReason)
+        # What has just been unfolded has its place after the next layout.
+        QTimer.singleShot(0, target, lambda: self._scroll.ensureWidgetVisible(target, 0, 40))
+
     def _validate(self) -> None:
         try:
             parse(self.spec_class, self.values())
@@ -317,7 +331,7 @@ class SpecForm(QWidget):
         self._banner.setText("\n".join(map(problem_line, banner)))
         self._banner.setVisible(bool(banner))
 
-    def _nearest(self, path: Path) -> Row | Section | None:
+    def _nearest(self, path: Path) -> Row | Section | Several | None:
         """The innermost row or section on the way to `path` that exists."""
         nodes, found = self._fields.nodes, None
         for part in path:
@@ -325,7 +339,7 @@ class SpecForm(QWidget):
             if node is None:
                 break
             found = node
-            nodes = node.nodes() if isinstance(node, Section) else {}
+            nodes = {} if isinstance(node, Row) else node.nodes()
         return found
 
     # --- language
@@ -391,7 +405,10 @@ class _Change(QUndoCommand):
 
 def _at(values: Any, path: Path) -> Any:
     for part in path:
-        values = values.get(part) if isinstance(values, Mapping) else None
+        if isinstance(values, list):
+            values = values[int(part)] if int(part) < len(values) else None
+        else:
+            values = values.get(part) if isinstance(values, Mapping) else None
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import inspect
 import types
@@ -69,6 +70,11 @@ def is_optional(field: FieldInfo) -> bool:
     return type(None) in typing.get_args(field.annotation)
 
 
+def is_many(field: FieldInfo) -> bool:
+    """Whether it holds several specs."""
+    return typing.get_origin(field.annotation) is tuple and members_of(field) is not None
+
+
 def defaults(spec: type[Spec]) -> Values:
     """The values of a spec of which nothing has been said; what must be given is absent."""
     return {
@@ -87,7 +93,16 @@ def complete(spec: type[Spec], values: Mapping[str, Any]) -> Values:
         if members is not None and isinstance(inner, Mapping):
             member = member_of(members, inner.get("kind", ""))
             whole[name] = complete(member, inner) if member else dict(inner)
+        elif members is not None and isinstance(inner, list | tuple):
+            whole[name] = [_completed(members, each) for each in inner]
     return whole
+
+
+def _completed(members: Mapping[str, type[Spec]], values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    member = member_of(members, values.get("kind", ""))
+    return complete(member, values) if member else dict(values)
 
 
 def member_of(members: Mapping[str, type[Spec]], kind: str) -> type[Spec] | None:
@@ -95,12 +110,46 @@ def member_of(members: Mapping[str, type[Spec]], kind: str) -> type[Spec] | None
     return members.get(kind) if kind else next(iter(members.values()))
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A field of a form, as it is searched for. Texts are English."""
+
+    path: tuple[str, ...]
+    title: str
+    within: tuple[str, ...]
+    """The titles of the sections that it stands in."""
+
+
+@functools.cache
+def settings_of(spec: type[Spec]) -> tuple[Setting, ...]:
+    """Every field that a form of `spec` can show, of whatever kind its sections are."""
+    found: dict[tuple[str, ...], Setting] = {}
+    _gather(spec, (), (), found)
+    return tuple(found.values())
+
+
+def _gather(
+    spec: type[Spec],
+    path: tuple[str, ...],
+    within: tuple[str, ...],
+    found: dict[tuple[str, ...], Setting],
+) -> None:
+    for name, field in spec.model_fields.items():
+        here, title = (*path, name), field.title or name
+        if name == "kind" or (here in found and members_of(field) is None):
+            continue
+        found.setdefault(here, Setting(here, title, within))
+        for member in (members_of(field) or {}).values():
+            if here.count(name) == 1:  # a spec may hold another of its own family
+                _gather(member, here, (*within, title), found)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         fields = type(value).model_fields
         own = {name: _plain(getattr(value, name)) for name in fields}
         return {name: value for name, value in own.items() if value is not None}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 # --- text and values ----------------------------------------------------------------------------
@@ -186,23 +235,24 @@ def _bound(bound: float) -> str:
 
 PROBLEMS = (
     mark("this field must be given"),
-    mark("input should be greater than or equal to {limit}, but it is {given}"),
-    mark("input should be greater than {limit}, but it is {given}"),
-    mark("input should be less than or equal to {limit}, but it is {given}"),
-    mark("input should be less than {limit}, but it is {given}"),
-    mark("input should be a valid number, but it is {given}"),
-    mark("input should be a valid integer, but it is {given}"),
-    mark("input should be a valid string, but it is {given}"),
-    mark("input should be a finite number, but it is {given}"),
-    mark("string should match pattern {pattern}, but it is {given}"),
-    mark("string should have at least {count} character, but it is {given}"),
-    mark("string should have at least {count} characters, but it is {given}"),
+    mark("must be at least {limit}, but it is {given}"),
+    mark("must be above {limit}, but it is {given}"),
+    mark("must be at most {limit}, but it is {given}"),
+    mark("must be below {limit}, but it is {given}"),
+    mark("must be a number, but it is {given}"),
+    mark("must be a whole number, but it is {given}"),
+    mark("must be text, but it is {given}"),
+    mark("must be a finite number, but it is {given}"),
+    mark("must match the pattern {pattern}, but it is {given}"),
+    mark("must not be shorter than {count}, but it is {given}"),
+    mark("must have at least {least} in it, not {count}"),
+    mark("must have at most {most} in it, not {count}"),
     mark("there is no value {given}; did you mean {near}? Expected one of: {known}"),
-    mark("there is no value {given}. Expected one of: {known}"),
+    mark("there is no value {given}; expected one of: {known}"),
     mark("there is no field {given}; did you mean {near}? Expected one of: {known}"),
-    mark("there is no field {given}. Expected one of: {known}"),
+    mark("there is no field {given}; expected one of: {known}"),
     mark("there is no kind {given}; did you mean {near}? Expected one of: {known}"),
-    mark("there is no kind {given}. Expected one of: {known}"),
+    mark("there is no kind {given}; expected one of: {known}"),
 )
 """What `engine.task.parse` says of a fault, for translation."""
 
@@ -227,5 +277,7 @@ def _given(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield name, without_nothing(value)
+        elif isinstance(value, list | tuple):
+            yield name, [without_nothing(v) if isinstance(v, Mapping) else v for v in value]
         elif value is not None:
             yield name, value

@@ -54,7 +54,7 @@ class Row:
         def edited(*_: object) -> None:
             owner.edited(self.path, self.editor.typing)
 
-        if self._extra.get("reference"):
+        if self._extra.get("reference") and not self._shape.many:
             editor = RunEditor(edited, owner, parent)
             editor.set_runs(owner.runs)
             return editor

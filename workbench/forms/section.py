@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent
@@ -25,6 +25,7 @@ from workbench.forms.reading import (
     Values,
     complete,
     defaults,
+    is_many,
     is_optional,
     member_of,
     members_of,
@@ -34,7 +35,10 @@ from workbench.forms.row import Owner, Path, Row, field_grid, problem_label, rul
 from workbench.i18n import name_of, tr
 from workbench.views.widgets import Elided, Switch
 
-Nodes: TypeAlias = "dict[str, Row | Section]"
+if TYPE_CHECKING:
+    from workbench.forms.several import Several
+
+Nodes: TypeAlias = "dict[str, Row | Section | Several]"
 
 
 class Heading(QAbstractButton):
@@ -257,6 +261,11 @@ class Section(QWidget):
     def focus_target(self) -> QWidget:
         return self._name
 
+    @property
+    def kind_chooser(self) -> QWidget | None:
+        """Where its kind is chosen, or whether it is on at all; None where there is no choice."""
+        return self._kind if self._on else self._switch
+
     def say_unset(self, words: str) -> None:
         """What it stands for while it is off."""
         if words != self._off.text():
@@ -390,6 +399,9 @@ class Fields(QWidget):
         if ruled:
             layout.addWidget(rule(layout.parentWidget()))
         start = self._start.get(name)
+        if is_many(field):
+            self._add_several(layout, name, members, start or ())
+            return
         section = Section(
             self._owner,
             (*self._path, name),
@@ -407,6 +419,22 @@ class Fields(QWidget):
             section.set_value(self._owner.start_of(section.path, members))
         layout.addWidget(section)
         self.nodes[name] = section
+
+    def _add_several(
+        self,
+        layout: QVBoxLayout,
+        name: str,
+        members: Mapping[str, type[Spec]],
+        start: Sequence[Values],
+    ) -> None:
+        from workbench.forms.several import Several
+
+        field = self._spec.model_fields[name]
+        title, help_text = field.title or name, field.description or ""
+        path, parent = (*self._path, name), layout.parentWidget()
+        node = Several(self._owner, path, title, help_text, members, start, parent)
+        layout.addWidget(node)
+        self.nodes[name] = node
 
     def _make_more(self) -> None:
         self._more_button = QToolButton(self)
@@ -464,9 +492,9 @@ def about_spec(spec: type[Spec]) -> str:
     return " ".join((spec.__doc__ or "").split("\n\n")[0].split())
 
 
-def walk(nodes: Nodes) -> Iterator[Row | Section]:
+def walk(nodes: Nodes) -> Iterator[Row | Section | Several]:
     """Every row and section there is by now, outer ones first."""
     for node in nodes.values():
         yield node
-        if isinstance(node, Section):
+        if not isinstance(node, Row):
             yield from walk(node.nodes())

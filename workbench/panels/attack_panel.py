@@ -22,6 +22,12 @@ def detail(spec: Mapping[str, Any]) -> str:
     return f"{short_attack(spec['attack'])} · {tr('on {name}', name=_short(str(spec['model'])))}"
 
 
+def attack_of(spec: Mapping[str, Any]) -> str:
+    """What a run attacked with: one attack, or several, as in "PGD, APGD"."""
+    several = [name_of(str(attack.get("kind", ""))) for attack in spec.get("attacks", ())]
+    return ", ".join(dict.fromkeys(several)) or short_attack(spec.get("attack", {}))
+
+
 def short_attack(attack: Mapping[str, Any]) -> str:
     """As in "PGD-40 · L∞ ε 0.3"."""
     if "kind" not in attack:

@@ -26,6 +26,8 @@ FAREWELL = 4.0
 class AttackView(LiveView):
     """The comparison above; success and loss over the iterations, and the accuracies, below."""
 
+    counted = mark("Iteration")
+
     def __init__(self, parent: QWidget | None = None) -> None:
         self.comparison = Comparison()
         self.accuracies = BarsCard(mark("Accuracy"))

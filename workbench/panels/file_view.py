@@ -42,7 +42,7 @@ class FileView(LiveView):
         self.card.body.addWidget(self._hint)
         self._rows = [
             self._row(self._file, mark("Written, read back and found right:")),
-            self._row(self._command, mark("Anywhere, this command opens it:")),
+            self._row(self._command, mark("This opens it, with the key file or passphrase:")),
         ]
         self._open = QPushButton()
         theme.set_icon(self._open, "folder", "muted", 15, gap=4)

@@ -24,8 +24,8 @@ def detail(spec: Mapping[str, Any]) -> str:
 
 
 def unset(values: Mapping[str, Any]) -> Mapping[str, str]:
-    """Without a model given, the file must say itself what it is."""
-    return {"model": tr("from the file")}
+    """Without model or data given, the file must say itself what they are."""
+    return {"model": tr("from the file"), "data": tr("from the file")}
 
 
 def make_view(parent: QWidget) -> LiveView:

@@ -21,6 +21,7 @@ from workbench.i18n import mark
 from workbench.mailbox import News
 from workbench.runs.book import ENDED
 from workbench.runs.record import Record
+from workbench.views.card import seat
 from workbench.views.curves import CurveCard
 from workbench.views.mosaic import Mosaic
 from workbench.views.table import EMPTY as TABLE_EMPTY
@@ -29,6 +30,8 @@ from workbench.words import title, word
 
 Ask: TypeAlias = Callable[[Mapping[str, Any], Callable[[dict[str, Any], bytes], None]], None]
 """Puts a question to the engine; the second argument gets the answer and its bytes."""
+Beside: TypeAlias = Callable[[], Sequence[tuple[RunInfo, Record, str]]]
+"""The runs that a person compares, of the kind that is shown: what is known of each, its colour."""
 FRACTIONS = ("accuracy", "rate", "share", "fraction")
 """Ends of names of quantities that are fractions in files and percent on screen."""
 PREVIEW_ROW, TABLES_ROW = 50, 60
@@ -55,6 +58,8 @@ class LiveView(QWidget):
     """Draws one run. Cards that are named stand in their place from the start; others are added
     when something for them is said."""
 
+    counted = mark("Step")
+    """What the curves count along x."""
     first_row = 0
     """Rows of the grid above it belong to a custom view."""
 
@@ -69,6 +74,7 @@ class LiveView(QWidget):
     ) -> None:
         super().__init__(parent)
         self.info: RunInfo | None = None
+        self.beside: Beside = lambda: ()
         self._color = "series:0"
         self._hidden, self._empty = tuple(hidden), empty
         self._titles = dict(tables or {})
@@ -139,6 +145,9 @@ class LiveView(QWidget):
         """No run is shown and the form says `values`: show what can be known before starting.
         `ask` puts a question to the engine."""
 
+    def beside_changed(self) -> None:
+        """Other runs are compared now than before: see `beside`."""
+
     def farewell(self) -> float:
         """The run that is followed has ended well: seconds that a person should have to see it
         before the view goes on to the next."""
@@ -182,7 +191,7 @@ class LiveView(QWidget):
     def _append(
         self, name: str, steps: Sequence[int], values: Sequence[float], replace: bool = False
     ) -> None:
-        what = quantity(name)
+        what = self._card_of(name)
         if what in self._hidden:
             return
         if what not in self.curves:
@@ -200,7 +209,16 @@ class LiveView(QWidget):
         """Name a series in its card. All have the run's colour; what is not trained on is
         dashed."""
         own = name.startswith(OWN_GROUPS)
-        self.curves[quantity(name)].set_series(name, label_of(name), self._color, dashed=not own)
+        card = self.curves[self._card_of(name)]
+        card.set_series(name, self._label(name), self._color, dashed=not own)
+
+    def _card_of(self, name: str) -> str:
+        """The quantity in whose card a series is drawn."""
+        return quantity(name)
+
+    def _label(self, name: str) -> str:
+        """What a series is called in its card."""
+        return label_of(name)
 
     def _table(self, name: str) -> TableCard:
         if name not in self.tables:
@@ -219,6 +237,7 @@ class LiveView(QWidget):
             empty=self._empty,
             parent=self,
         )
+        card.plot.frame.counted = self.counted
         card.setMinimumHeight(theme.px(150))
         self.curves[curve.quantity] = card
         self._place(card)
@@ -253,9 +272,9 @@ class LiveView(QWidget):
         narrow = [cell for cell, is_wide in self._cells if not is_wide]
         rest = [cell for cell, is_wide in self._cells if is_wide]
         for place, cell in enumerate(narrow):
-            self.grid.addWidget(cell, self.first_row + place // 2, place % 2)
+            self.grid.addWidget(seat(cell), self.first_row + place // 2, place % 2)
         for place, cell in enumerate(rest):
-            self.grid.addWidget(cell, TABLES_ROW + place, 0, 1, 2)
+            self.grid.addWidget(seat(cell), TABLES_ROW + place, 0, 1, 2)
 
 
 def quantity(name: str) -> str:

@@ -17,7 +17,7 @@ ORDER = 10
 
 
 def detail(spec: Mapping[str, Any]) -> str:
-    """As in "CNN · Digits · AdamW", or "from plain · against PGD"."""
+    """As in "CNN · Digits · AdamW", or "from plain · TRADES · against KL"."""
     parts = []
     if spec.get("init"):
         parts.append(tr("from {name}", name=spec["init"]))
@@ -27,8 +27,10 @@ def detail(spec: Mapping[str, Any]) -> str:
         for field, default in (("model", DEFAULT_MODEL), ("data", DEFAULT_DATA)):
             parts.append(name_of((spec.get(field) or {"kind": default.kind})["kind"]))
         parts.append(name_of(spec["optimizer"]["kind"]))
-    if spec.get("adversarial"):
-        parts.append(tr("against {attack}", attack=name_of(spec["adversarial"]["attack"]["kind"])))
+    if adversarial := spec.get("adversarial"):
+        parts.append(name_of(adversarial["kind"]))
+        if "attack" in adversarial:
+            parts.append(tr("against {attack}", attack=name_of(adversarial["attack"]["kind"])))
     return " · ".join(parts) or name_of("train")
 
 

@@ -9,8 +9,8 @@ from PySide6.QtWidgets import QWidget
 
 from engine.events import Table
 from engine.store import RunInfo
-from workbench.i18n import mark, tr
-from workbench.panels.live import PREVIEW_ROW, Ask, Curve, LiveView
+from workbench.i18n import mark, name_of, tr
+from workbench.panels.live import OWN_GROUPS, PREVIEW_ROW, Ask, Curve, LiveView, label_of, quantity
 from workbench.refusals import error_text
 from workbench.runs.record import Record
 from workbench.views.mosaic import Mosaic
@@ -65,6 +65,32 @@ class TrainView(LiveView):
         for name in WHILE_RUNNING:
             if name in self.curves:
                 self.curves[name].setVisible(not on)
+
+    def _card_of(self, name: str) -> str:
+        what = quantity(name)
+        return "accuracy" if what == "robust_accuracy" else what
+
+    def _label(self, name: str) -> str:
+        """In adversarial training, what a curve is taken on is said too."""
+        group, what = label_of(name), quantity(name)
+        if what == "robust_accuracy":
+            return tr("{group}, adversarial", group=group)
+        defence = (self.info.spec.get("adversarial") if self.info else None) or {}
+        if not defence:
+            return group
+        if what == "accuracy":
+            return tr("{group}, clean", group=group)
+        if name == "train/loss":
+            kind = defence.get("kind", "mixed")
+            on = tr("clean + adversarial") if kind == "mixed" else name_of(kind)
+            return f"{group} ({on})"
+        return group
+
+    def _declare(self, name: str) -> None:
+        super()._declare(name)
+        if quantity(name) == "robust_accuracy":  # beside the clean one, in a colour of its own
+            dashed = not name.startswith(OWN_GROUPS)
+            self.curves["accuracy"].set_series(name, self._label(name), "danger", dashed)
 
     # --- before a run
 

@@ -7,7 +7,6 @@ listen to its signals; nobody else holds a list of runs.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from PySide6.QtCore import QObject, Signal
@@ -23,6 +22,7 @@ GLYPHS = {
     "queued": "…",
     "running": "▶",
     "done": "✓",
+    "rejected": "✕",
     "failed": "✕",
     "cancelled": "■",
     "interrupted": "!",
@@ -33,13 +33,14 @@ WORDS = {
     "queued": mark("queued"),
     "running": mark("running"),
     "done": mark("done"),
+    "rejected": mark("rejected"),
     "failed": mark("failed"),
     "cancelled": mark("cancelled"),
     "interrupted": mark("interrupted"),
     "skipped": mark("skipped"),
     "damaged": mark("damaged"),
 }
-ENDED = ("done", "failed", "cancelled", "interrupted", "skipped", "damaged")
+ENDED = ("done", "rejected", "failed", "cancelled", "interrupted", "skipped", "damaged")
 
 
 def word_of(status: str) -> str:
@@ -125,8 +126,10 @@ class Book(QObject):
 
     def named(self, info: RunInfo) -> RunInfo:
         """`info` with names in the place of ids where its spec refers to other runs."""
+        from engine.task import with_references  # imports pydantic: not before the first paint
+
         known = {field: self.name(run_id) for field, run_id in info.lineage.items()}
-        return replace(info, spec={**info.spec, **known}) if known else info
+        return replace(info, spec=with_references(info.spec, known)) if known else info
 
     def newest(self, kind: str) -> RunInfo | None:
         found = [info for info in self._infos.values() if info.kind == kind]
@@ -191,12 +194,18 @@ class Book(QObject):
     # --- what is drawn, and in which colour
 
     def color_index(self, run_id: str) -> int:
-        """The run's place among the series colours: the least used one when first asked, then
-        always the same."""
+        """The run's place among the series colours: by turns in the order in which the runs were
+        made, so that every window gives it the same one; while this one is open it stays."""
         if run_id not in self._colors:
-            used = Counter(self._colors.get(other) for other in (*self.compared, *self._colors))
-            self._colors[run_id] = min(range(SERIES), key=lambda index: (used[index], index))
+            earlier = sum(other < run_id for other in self._infos)
+            self._colors[run_id] = earlier % SERIES
         return self._colors[run_id]
+
+    def label(self, run_id: str) -> str:
+        """The run's name, and the end of its id where others have that name too."""
+        name = self.name(run_id)
+        alike = sum(info.name == name for info in self._infos.values())
+        return f"{name} · {run_id[-4:]}" if alike > 1 else name
 
     def compare(self, run_id: str, on: bool) -> None:
         if on and run_id not in self.compared:

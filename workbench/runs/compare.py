@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PySide6.QtCore import Qt, QTimer, Signal
@@ -21,15 +22,16 @@ from engine.store import RunInfo
 from workbench import i18n, theme
 from workbench.i18n import mark, tr
 from workbench.panels import detail_of
-from workbench.panels.attack_panel import short_attack
+from workbench.panels.attack_panel import attack_of
 from workbench.panels.details import flat, value_text
 from workbench.panels.live import FRACTIONS, quantity
 from workbench.runs.book import Book, word_of
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
-from workbench.views.card import Card
+from workbench.views.card import Card, seat
 from workbench.views.curves import CurveCard
 from workbench.views.table import Percent, TableCard
+from workbench.views.text import signed
 from workbench.words import title, warning_of, word
 
 GROUPS = ("validation", "train", "attack")
@@ -114,6 +116,13 @@ class CompareView(QWidget):
     def _size(self) -> None:
         for card in (self.bars, self.finding):
             card.setMinimumHeight(theme.px(230))
+        self._size_table(len(self.table.model.rows))
+
+    def _size_table(self, rows: int) -> None:
+        """Room for every row, and for a scroll bar."""
+        height = theme.px(96 + 26 * rows)
+        self.table.setMinimumHeight(min(height, theme.px(260)))
+        self.table.setMaximumHeight(height)
 
     # --- drawing
 
@@ -155,8 +164,17 @@ class CompareView(QWidget):
         if self.book is None:
             return []
         found = [self.book.info(run_id) for run_id in self.book.compared]
-        named = [self.book.named(info) for info in found if info is not None]
+        named = [self._told_apart(info) for info in found if info is not None]
         return sorted(named, key=lambda info: info.id)
+
+    def _told_apart(self, info: RunInfo) -> RunInfo:
+        """The run with names, its own and its models', that no other run has."""
+        from engine.task import with_references
+
+        assert self.book is not None
+        known = {field: self.book.label(run_id) for field, run_id in info.lineage.items()}
+        spec = with_references(info.spec, known) if known else info.spec
+        return replace(info, name=self.book.label(info.id), spec=spec)
 
     def _show_bars(self, infos: Sequence[RunInfo]) -> None:
         assert self.book is not None
@@ -168,7 +186,7 @@ class CompareView(QWidget):
                 model = str(info.spec.get("model", ""))
                 if isinstance(clean, int | float):
                     bars.append((tr("{model}, clean", model=model), float(clean), "faint"))
-                attack = short_attack(info.spec.get("attack", {}))
+                attack = attack_of(info.spec)
                 bars.append(
                     (tr("{model}, {attack}", model=model, attack=attack), float(robust), color)
                 )
@@ -182,9 +200,7 @@ class CompareView(QWidget):
         self.bars.set_bars(bars)
 
     def _show_table(self, infos: Sequence[RunInfo]) -> None:
-        height = theme.px(96 + 26 * len(infos))
-        self.table.setMinimumHeight(min(height, theme.px(260)))
-        self.table.setMaximumHeight(height)
+        self._size_table(len(infos))
         keys = [key for key in COLUMNS if any(key in info.summary for info in infos)]
         self.table.set_table(
             (tr("Name"), tr("What"), *(tr("{quantity}, %", quantity=word(key)) for key in keys)),
@@ -217,7 +233,7 @@ class CompareView(QWidget):
             card.deleteLater()
         for place, what in enumerate(wanted):
             card = self._card(what)
-            self._grid.addWidget(card, 2 + place // 2, place % 2)
+            self._grid.addWidget(seat(card), 2 + place // 2, place % 2)
             card.clear()
             for info, name in found[what]:
                 steps, values = self._records[info.id].scalars[name]
@@ -230,6 +246,8 @@ class CompareView(QWidget):
             card = CurveCard(
                 TITLES.get(what) or title(what), percent=what.endswith(FRACTIONS), parent=self
             )
+            if what.startswith("attack "):
+                card.plot.frame.counted = mark("Iteration")
             card.setMinimumHeight(theme.px(200))
             self._cards[what] = card
         return self._cards[what]
@@ -293,10 +311,31 @@ def findings(infos: Sequence[RunInfo]) -> list[str]:
                     model=info.spec.get("model", ""),
                     clean=value_text("accuracy", clean),
                     robust=value_text("accuracy", robust),
-                    attack=short_attack(info.spec.get("attack", {})),
+                    attack=attack_of(info.spec),
                 )
             )
-    return sentences
+    return sentences + _difference(infos)
+
+
+def _difference(infos: Sequence[RunInfo]) -> list[str]:
+    """Of exactly two models under the same attack, by how much the second stands up better."""
+    attacked = [i for i in infos if isinstance(i.summary.get("robust_accuracy"), int | float)]
+    if len(attacked) != 2:
+        return []
+    first, second = attacked
+    asked = [[i.spec.get(name) for name in ("attack", "attacks", "samples")] for i in attacked]
+    if asked[0] != asked[1] or first.spec.get("model") == second.spec.get("model"):
+        return []
+    change = second.summary["robust_accuracy"] - first.summary["robust_accuracy"]
+    return [
+        tr(
+            "From {first} to {second}, accuracy under {attack} changes by {points} points.",
+            first=first.spec.get("model", ""),
+            second=second.spec.get("model", ""),
+            attack=attack_of(first.spec),
+            points=signed(f"{100 * change:.1f}".replace("-", "−")),
+        )
+    ]
 
 
 def warnings(infos: Sequence[RunInfo]) -> list[str]:

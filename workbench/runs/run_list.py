@@ -266,6 +266,7 @@ class RunDelegate(QStyledItemDelegate):
         token = {
             "running": "accent",
             "done": "success",
+            "rejected": "danger",
             "failed": "danger",
             "damaged": "danger",
             "interrupted": "warning",

@@ -69,7 +69,12 @@ def padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = spread(low, high)
     room = (high - low) * share
-    return low - room, high + room
+    return _above_zero(low - room, low), high + room
+
+
+def _above_zero(end: float, low: float) -> float:
+    """The lower end of an axis: not below zero for what is never below it."""
+    return max(end, 0.0) if low >= 0 else end
 
 
 def grown(now: tuple[float, float] | None, low: float, high: float) -> tuple[float, float]:
@@ -83,7 +88,7 @@ def grown(now: tuple[float, float] | None, low: float, high: float) -> tuple[flo
     if right - left > 6 * span:
         return wanted
     if low < left:
-        left = high - (high - low) * GROWTH
+        left = _above_zero(high - (high - low) * GROWTH, low)
     if high > right:
         right = low + (high - low) * GROWTH
     return left, right

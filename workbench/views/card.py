@@ -48,6 +48,12 @@ class _Warning(QWidget):
         self.setVisible(bool(text))
 
 
+def seat(card: QWidget) -> QWidget:
+    """What a layout is to place for `card`: itself, or what stands in for it. Whoever arranges
+    cards anew places this, else it would take back a card that is presented."""
+    return getattr(card, "stand_in", None) or card
+
+
 class Card(QFrame):
     """A titled frame: title left; note, delta, large value and menu right; `body` below.
 
@@ -56,6 +62,8 @@ class Card(QFrame):
     """
 
     _explain = ""
+    stand_in: QWidget | None = None
+    """What keeps the card's place in its layout while the card is shown elsewhere."""
 
     def __init__(self, title: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -10,8 +10,9 @@ from PySide6.QtWidgets import QGridLayout, QSizePolicy, QWidget
 from engine.events import Images
 from workbench import theme
 from workbench.i18n import mark
+from workbench.views.card import seat
 from workbench.views.magnifier import Magnifier
-from workbench.views.mosaic import Link, Mosaic
+from workbench.views.mosaic import Link, Mosaic, is_correct
 from workbench.views.pictures import Pixels
 
 KEPT_BYTES = 64 * 2**20
@@ -75,6 +76,9 @@ class Comparison(QWidget):
         if images.name == "clean":
             self._clean = images
             self.clean.set_images(images.pixels, images.captions)
+            wrong = (i for i, caption in enumerate(images.captions) if not is_correct(caption))
+            self.perturbation.view.wrong_before = frozenset(wrong)
+            self.perturbation.view.forget()
             self._magnify()
         elif images.name == "adversarial":
             self._keep(images)
@@ -160,7 +164,7 @@ class Comparison(QWidget):
             return
         self._columns = columns
         for index, card in enumerate(self.cards):
-            self._grid.addWidget(card, index // columns, index % columns)
+            self._grid.addWidget(seat(card), index // columns, index % columns)
         for column in range(4):
             wide = 4 if column == 3 else 5
             self._grid.setColumnStretch(

@@ -47,7 +47,8 @@ IDLE_TICKS = 15
 class CurveCard(Card):
     """Named series over steps. `percent` shows fractions as percent; `empty` (English) says what
     will appear here and how to start it. Without `smooth`, values are drawn as they are: for what
-    has no noise, as a schedule.
+    has no noise, as a schedule. `over` (English) names what the values are over where that is no
+    step; nothing then has a last value, and none stands in the title.
 
     Values are appended as they come and cost nothing then; `draw()` is called on every tick of
     the window and takes in one series at a time, and none while the card is hidden. `rest()`
@@ -62,9 +63,10 @@ class CurveCard(Card):
         empty: str = mark("Curves appear here while a run works."),
         parent: QWidget | None = None,
         smooth: bool = True,
+        over: str = "",
     ) -> None:
         super().__init__(title, parent)
-        self.plot = Plot(Frame(unit=unit, percent=percent))
+        self.plot = Plot(Frame(unit=unit, percent=percent, over=over))
         self._smooth = smooth
         self.plot.strength = 1.0 if smooth else 0.0
         self.body.addWidget(self.plot, 1)
@@ -176,7 +178,7 @@ class CurveCard(Card):
     def _show_value(self) -> None:
         curves = self.plot.curves
         curve = curves.get(self._primary or "") or next(iter(curves.values()), None)
-        if curve is None or not len(curve.smooth):
+        if curve is None or not len(curve.smooth) or self.plot.frame.over:
             self.set_value("")
             return
         values = curve.smooth.y
@@ -308,7 +310,8 @@ class CurveCard(Card):
                 rows.setdefault(step, {})[key] = value
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["step", *(c.label for c in curves.values())])
+            over = self.plot.frame.over.lower() or "step"
+            writer.writerow([over, *(c.label for c in curves.values())])
             for step in sorted(rows):
                 shown = f"{step:.15g}"
                 writer.writerow(
@@ -519,6 +522,8 @@ class Plot(pg.GraphicsView):
         font, strong = theme.font(11), theme.font(11, 600)
         metrics, bold = QFontMetricsF(font), QFontMetricsF(strong)
         head = tr("step {step}", step=f"{step:,.0f}".replace(",", "\u202f"))
+        if self.frame.over:
+            head = f"{tr(self.frame.over)} {number(step)}"
         labels = [metrics.elidedText(row[1], Qt.TextElideMode.ElideRight, px(140)) for row in rows]
         names = max(metrics.horizontalAdvance(label) for label in labels)
         values = max(bold.horizontalAdvance(row[2]) for row in rows)

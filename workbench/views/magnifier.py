@@ -229,15 +229,17 @@ class Probabilities(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         px = theme.px
-        rows = self.shown(int(self.height() // px(12.5)))
-        line = min(self.height() / len(rows), px(26))
+        legend = px(15) if self.before and self.height() >= px(15 + 25) else 0
+        room = self.height() - legend
+        rows = self.shown(int(room // px(12.5)))
+        line = min(room / len(rows), px(26))
         font = theme.font(11)
         metrics = QFontMetricsF(font)
         names = [class_name(i, self.classes) for i in rows]
         widest = max(metrics.horizontalAdvance(name) for name in names)
         name_width = min(widest, self.width() * 0.34)
         left = name_width + px(20)
-        value_width = metrics.horizontalAdvance("0.00") + px(6)
+        value_width = metrics.horizontalAdvance(percent(1.0, 0)) + px(6)
         full = max(self.width() - left - value_width, 1)
         for row, (index, name) in enumerate(zip(rows, names)):
             top = row * line
@@ -270,9 +272,23 @@ class Probabilities(QWidget):
             painter.drawText(
                 QRectF(self.width() - value_width, top, value_width, line),
                 Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight,
-                f"{value:.2f}",
+                percent(value, 0),
             )
+        if legend:
+            self._explain_tick(painter, QRectF(left, len(rows) * line, full, legend))
         painter.end()
+
+    def _explain_tick(self, painter: QPainter, place: QRectF) -> None:
+        """Below the bars: what the tick on them means."""
+        px = theme.px
+        x, middle = place.left() + px(2), place.center().y()
+        painter.setPen(QPen(theme.color("text"), 1.2))
+        painter.drawLine(QPointF(x, middle - px(4)), QPointF(x, middle + px(4)))
+        painter.setFont(theme.font(11))
+        painter.setPen(theme.color("muted"))
+        painter.drawText(
+            place.adjusted(px(8), 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, tr("clean picture")
+        )
 
 
 class Replay(QWidget):

@@ -31,6 +31,8 @@ from workbench.views.pictures import Grid, Packed, Pixels
 
 Caption = Mapping[str, Any]
 NO_PICTURES = np.zeros((0, 1, 1, 1), dtype=np.uint8)
+ZERO = 128
+"""No perturbation, in signed pictures."""
 MAX_ZOOM = 12.0
 LARGEST_TILE = 240
 """Pixels at scale 1: few pictures do not fill a screen."""
@@ -49,6 +51,8 @@ class Link(QObject):
         self.zoom = 1.0
         self.origin = QPointF(0.0, 0.0)
         """Left top of what is seen, as a share of the whole."""
+        self.columns, self.count = 0, 0
+        """How the pictures were arranged last, and how many there were."""
         self.views: list[MosaicView] = []
 
     def select(self, index: int) -> None:
@@ -117,6 +121,8 @@ class MosaicView(QWidget):
         self.pixels: Pixels = NO_PICTURES
         self.captions: tuple[Caption, ...] = ()
         self.scale: float | None = None
+        self.wrong_before: frozenset[int] = frozenset()
+        """Pictures that the model got wrong by themselves: they are not attacked."""
         self._packed: Packed | None = None
         self._base: QPixmap | None = None
         self._grid: Grid | None = None
@@ -161,17 +167,30 @@ class MosaicView(QWidget):
     def _follow(self) -> None:
         index = self.link.hovered if self.link.hovered >= 0 else self.link.selected
         if 0 <= index < len(self.captions):
-            text = f"#{index + 1} · {describe(self.captions[index], self.classes)}"
-            self.setToolTip(text)
-            self.setAccessibleDescription(text)
+            self._say(f"#{index + 1} · {describe(self.captions[index], self.classes)}")
+        elif self._is_untouched(index):
+            self._say(f"#{index + 1} · {tr('not attacked: already wrong')}")
+        elif self.scale is not None:
+            self._say("")
         self.update()
+
+    def _say(self, text: str) -> None:
+        self.setToolTip(text)
+        self.setAccessibleDescription(text)
+
+    def _is_untouched(self, index: int) -> bool:
+        """Whether this shows a perturbation that is none, as the picture was wrong anyway."""
+        shown = self.scale is not None and index in self.wrong_before and index < len(self.pixels)
+        return shown and bool((self.pixels[index] == ZERO).all())
 
     # --- geometry, all in device pixels ---
 
     def _area(self) -> tuple[int, int]:
-        """Width and height that every linked view has, so that all arrange alike."""
-        ratio = self.devicePixelRatioF()
-        shown = [v for v in self.link.views if v.isVisibleTo(v.window())] or [self]
+        """Width and height that every linked view of this window has, so that all arrange
+        alike."""
+        ratio, window = self.devicePixelRatioF(), self.window()
+        near = [v for v in self.link.views if v.window() is window]
+        shown = [v for v in near if v.isVisibleTo(window)] or [self]
         return (
             int(min(v.width() for v in shown) * ratio),
             int(min(v.height() for v in shown) * ratio),
@@ -184,9 +203,10 @@ class MosaicView(QWidget):
             count, height, width = self.pixels.shape[:3]
             area, zoom = self._area(), self.link.zoom
             gap = max(1, round((2 if count <= 100 else 1) * ratio))
-            fit = pictures.arrange(
-                count, (height, width), area, gap, theme.px(LARGEST_TILE) * ratio
-            )
+            most = theme.px(LARGEST_TILE) * ratio
+            kept = self.link.columns if self.link.count == count else 0
+            fit = pictures.arrange(count, (height, width), area, gap, most, kept)
+            self.link.columns, self.link.count = fit.columns, count
             inset = ((self.width() * ratio - area[0]) // 2, (self.height() * ratio - area[1]) // 2)
             if zoom > 1:
                 self._grid = Grid(
@@ -261,8 +281,20 @@ class MosaicView(QWidget):
             self._draw_scaled(base, grid, area)
         if self.badges and self.captions:
             self._draw_badges(base, grid, area)
+        self._mark_untouched(base, grid)
         base.setDevicePixelRatio(ratio)
         return base
+
+    def _mark_untouched(self, base: QPixmap, grid: Grid) -> None:
+        """A hole would look like a fault: a quiet dash says that nothing was done there."""
+        for index in filter(self._is_untouched, self.wrong_before):
+            place = QRectF(*grid.place(index))
+            painter = QPainter(base)
+            painter.fillRect(place, theme.color("raised"))
+            painter.setPen(QPen(theme.color("faint"), max(place.height() / 16, 1.0)))
+            reach = QPointF(place.width() / 6, 0)
+            painter.drawLine(place.center() - reach, place.center() + reach)
+            painter.end()
 
     def _draw_scaled(self, base: QPixmap, grid: Grid, area: tuple[int, int]) -> None:
         assert self._packed is not None

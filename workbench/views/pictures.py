@@ -15,6 +15,8 @@ from workbench import theme
 Pixels = NDArray[np.uint8]
 Packed = NDArray[np.uint32]
 """0xffRRGGBB, as QImage.Format_RGB32 has it."""
+SHARP, STAY = 0.8, 0.9
+"""Share of the largest size that pictures may shrink to, to be sharp and to stay in place."""
 
 
 def gray_table() -> Packed:
@@ -93,26 +95,33 @@ class Grid:
 
 
 def arrange(
-    count: int, size: tuple[int, int], area: tuple[int, int], gap: int, largest: float
+    count: int,
+    size: tuple[int, int],
+    area: tuple[int, int],
+    gap: int,
+    largest: float,
+    keep: int = 0,
 ) -> Grid:
     """The grid that shows `count` pictures of `size` (height, width) largest in `area` (width,
-    height). Whole multiples of the picture are preferred unless they waste a quarter. No tile is
-    higher or wider than `largest`."""
+    height). Whole multiples of the picture are preferred unless they waste a fifth. No tile is
+    higher or wider than `largest`. As many columns as there were (`keep`) stay while that costs
+    less than a tenth, so that pictures do not move about with every pixel of a card."""
     height, width = size
-    best, best_whole = (0.0, 1), (0, 0.0, 1)
-    for columns in range(1, max(count, 1) + 1):
+
+    def factor_of(columns: int) -> float:
         rows = math.ceil(count / columns)
-        factor = min(
+        return min(
             (area[0] - gap * (columns - 1)) / (columns * width),
             (area[1] - gap * (rows - 1)) / (rows * height),
             largest / max(width, height),
         )
-        best = max(best, (factor, columns), key=lambda pair: pair[0])
-        # Of equal multiples, the columns that leave most room all around.
-        best_whole = max(best_whole, (math.floor(factor), factor, columns))
-    crisp = best_whole[0] >= 1 and best_whole[0] >= 0.75 * best[0]
-    factor, columns = (best_whole[0], best_whole[2]) if crisp else best
-    factor = max(factor, 1 / max(width, height))
+
+    columns = max(range(1, max(count, 1) + 1), key=factor_of)
+    if 0 < keep <= count and factor_of(keep) > STAY * factor_of(columns):
+        columns = keep
+    factor = factor_of(columns)
+    crisp = factor >= 1 and math.floor(factor) >= SHARP * factor
+    factor = max(math.floor(factor) if crisp else factor, 1 / max(width, height))
     rows = math.ceil(count / columns) if count else 0
     tile_width, tile_height = factor * width, factor * height
     if not crisp:

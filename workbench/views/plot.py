@@ -13,9 +13,10 @@ import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
-from PySide6.QtWidgets import QGraphicsScene
+from PySide6.QtWidgets import QGraphicsScene, QGraphicsSimpleTextItem
 
 from workbench import theme
+from workbench.i18n import mark, tr
 from workbench.views import axis
 from workbench.views.pyramid import Floats, Pyramid, Smoother
 from workbench.views.text import MINUS, number, percent, tick
@@ -110,6 +111,8 @@ class Frame:
     log: bool = False
     percent: bool = False
     unit: str = ""
+    over: str = ""  # what x is (English), where it is no step
+    counted: str = mark("Step")  # else what is counted along x
     lines: dict[str, float] = field(default_factory=dict)
     area: QRectF = field(default_factory=QRectF)
 
@@ -155,7 +158,8 @@ class Frame:
 
     def steps(self) -> list[tuple[float, str]]:
         """The ticks of the x axis, and their labels."""
-        values, step = axis.ticks(*self.x, max(self.area.width() / theme.px(72), 2), whole=True)
+        room = max(self.area.width() / theme.px(72), 2)
+        values, step = axis.ticks(*self.x, room, whole=not self.over)
         return [(v, tick(v, step)) for v in values]
 
 
@@ -313,6 +317,8 @@ class Chart:
         self.traces: dict[str, Trace] = {}
         self._lines: list[pg.InfiniteLine] = []
         self._dress: object = None
+        self.under = QGraphicsSimpleTextItem()
+        scene.addItem(self.under)
         for item in (self.box, self.left, self.bottom, self.legend):
             scene.addItem(item)
         for ruler in (self.left, self.bottom):
@@ -329,6 +335,9 @@ class Chart:
             self.bottom.dress()
         self.legend.curves = list(curves.values()) if len(curves) > 1 else []
         top, below = px(20) if self.legend.curves else px(6), px(20)
+        self._name_steps(whole)
+        if self.under.isVisible():
+            below += px(13)
         frame.area = whole.adjusted(0, top, -px(6), -below)
         metrics = QFontMetricsF(theme.font(11))
         widest = max((metrics.horizontalAdvance(text) for _, text in frame.marks()), default=0)
@@ -347,8 +356,17 @@ class Chart:
         self.bottom.setHeight(below)
         self.bottom.setGeometry(QRectF(area.left(), area.bottom(), area.width(), below))
         self.bottom.setTicks([frame.steps()])
+        wide = self.under.boundingRect().width()
+        self.under.setPos(area.center().x() - wide / 2, whole.bottom() - px(15))
         self.legend.setGeometry(QRectF(area.left(), whole.top(), area.width(), top))
         self._draw_lines()
+
+    def _name_steps(self, whole: QRectF) -> None:
+        """Say what the x axis counts, where there is room for a line below it."""
+        self.under.setVisible(whole.height() >= theme.px(130))
+        self.under.setText(tr(self.frame.over or self.frame.counted))
+        self.under.setFont(theme.font(11))
+        self.under.setBrush(theme.color("faint"))
 
     def _draw_lines(self) -> None:
         """Named dashed lines, as for a budget."""

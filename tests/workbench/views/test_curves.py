@@ -362,9 +362,9 @@ def test_an_attack_on_changed_data_warns(qtbot: QtBot) -> None:
     view.show_run(replace(shown, summary={**found, "data_changed": True}), Record(), "series:1")
     warning = view.accuracies._warning
     assert warning.isVisible()
-    assert "data has changed" in warning.words.text()
+    assert "split has changed" in warning.words.text()
     i18n.set_language("zh")
-    assert "数据已改变" in warning.words.text()
+    assert "划分已改变" in warning.words.text()
     view.show_run(replace(shown, summary=found), Record(), "series:1")
     assert not warning.isVisible()
 
@@ -507,3 +507,44 @@ def test_a_card_that_is_deleted_is_gone(qtbot: QtBot) -> None:
     gc.collect()
     assert box() is None
     theme.manager.set_mode("dark")
+
+
+def test_the_axis_of_what_is_never_negative_ends_at_zero(card: CurveCard) -> None:
+    card.append("norm", range(30), [0.01, *[5.0 + i / 10 for i in range(29)]])
+    card.draw()
+    assert card.plot.frame.y[0] >= 0
+    card.rest()
+    assert card.plot.frame.y[0] >= 0
+    card.append("below", range(3), [-1, 0, 1])
+    card.rest()
+    assert card.plot.frame.y[0] < -1
+
+
+def test_the_x_axis_says_what_it_counts_where_there_is_room(card: CurveCard, qtbot: QtBot) -> None:
+    card.append("loss", range(30), range(30))
+    card.resize(400, 300)
+    card.rest()
+    card.plot.grab()
+    under = card.plot._chart.under
+    assert under.isVisible()
+    assert under.text() == "Step"
+    card.resize(400, 120)
+    card.plot.grab()
+    assert not under.isVisible()
+
+
+def test_adversarial_training_says_what_its_curves_are_taken_on(qtbot: QtBot) -> None:
+    view = TrainView()
+    qtbot.addWidget(view)
+    spec = {"kind": "train", "adversarial": {"kind": "mixed", "attack": {"kind": "pgd"}}}
+    shown = RunInfo(id="a1", name="a", kind="train", status="done", created="", spec=spec)
+    record = Record()
+    for name in ("train/loss", "train/accuracy", "train/robust_accuracy", "validation/accuracy"):
+        record.scalars[name] = ([1, 2], [0.5, 0.6])
+    view.show_run(shown, record, "series:1")
+    labels = {k: c.label for card in view.curves.values() for k, c in card.plot.curves.items()}
+    assert labels["train/loss"] == "Train (clean + adversarial)"
+    assert labels["train/accuracy"] == "Train, clean"
+    assert labels["validation/accuracy"] == "Validation, clean"
+    assert labels["train/robust_accuracy"] == "Train, adversarial"
+    assert "train/robust_accuracy" in view.curves["accuracy"].plot.curves

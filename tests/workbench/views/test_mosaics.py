@@ -322,3 +322,41 @@ def test_a_link_stays_within_the_whole() -> None:
     assert (link.origin.x(), link.origin.y()) == (0.75, 0.0)
     link.look(0.1, QPointF(0.5, 0.5))
     assert (link.zoom, link.origin.x()) == (1.0, 0.0)
+
+
+def test_the_arrangement_is_the_largest_and_stays_while_a_card_changes_a_little() -> None:
+    wide = arrange(24, (8, 8), (175, 400), 2, 240)
+    factors = [
+        min((175 - 2 * (c - 1)) / c, (400 - 2 * (-(-24 // c) - 1)) / -(-24 // c))
+        for c in range(1, 25)
+    ]
+    assert wide.tile_width >= 0.8 * max(factors)
+    edge = next(
+        h for h in range(400, 200, -1) if arrange(24, (8, 8), (175, h), 2, 240).columns != 3
+    )
+    assert arrange(24, (8, 8), (175, edge), 2, 240, keep=3).columns == 3
+    assert arrange(24, (8, 8), (175, edge // 2), 2, 240, keep=3).columns > 3
+
+
+def test_what_was_wrong_anyway_is_marked_as_not_attacked(qtbot: QtBot) -> None:
+    comparison = Comparison()
+    qtbot.addWidget(comparison)
+    pixels = np.full((2, 8, 8, 1), 128, np.uint8)
+    moved = pixels.copy()
+    moved[0] = 200
+    captions = ({"label": 1, "prediction": 1}, {"label": 1, "prediction": 2})
+    comparison.resize(900, 400)
+    comparison.show()
+    comparison.show_images(Images("clean", pixels, captions))
+    comparison.show_images(Images("adversarial", pixels, captions, 1))
+    comparison.show_images(Images("perturbation", moved, (), 1, 0.3))
+    view = comparison.perturbation.view
+    comparison.link.hover(1)
+    assert "not attacked" in view.toolTip()
+    comparison.link.hover(0)
+    assert view.toolTip() == ""
+    seen = view.picture().toImage()
+    ratio = view.devicePixelRatioF()
+    middle = view.tile(1).center() * ratio
+    dash = seen.pixelColor(int(middle.x()), int(middle.y())).name()
+    assert dash == theme.color("faint").name()
