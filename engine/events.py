@@ -7,7 +7,7 @@ imports torch or Qt; numpy is imported only when a picture is built or read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -165,6 +165,20 @@ def from_message(message: Mapping[str, Any], payload: bytes | memoryview = b"") 
         return Table(body["name"], tuple(body["columns"]), rows)
     event: Event = cls(**body)
     return event
+
+
+def sieved(
+    steps: Generator[Event, None, T], passes: Callable[[Event], bool]
+) -> Generator[Event, None, T]:
+    """`steps`, of whose events only those that pass are said."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        if passes(event):
+            yield event
 
 
 def drain(steps: Generator[Any, None, T]) -> T:

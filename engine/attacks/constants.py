@@ -23,14 +23,14 @@ from torch import Tensor
 from engine.attacks.goal import Goal
 from engine.attacks.losses import margin
 from engine.attacks.method import Answer, Loss
-from engine.attacks.spec import EAD, CarliniWagner
+from engine.attacks.spec import ConstantSearch
 
 S = TypeVar("S", bound=Any)
 
 _UNBOUNDED = 1e10
 
 
-def first_search(spec: CarliniWagner | EAD, ids: Tensor) -> dict[str, Tensor]:
+def first_search(spec: ConstantSearch, ids: Tensor) -> dict[str, Tensor]:
     """Those fields at the start, for the samples `ids`, (N,)."""
     one = torch.ones_like(ids, dtype=torch.float32)
     none = torch.zeros_like(ids)
@@ -45,7 +45,7 @@ def first_search(spec: CarliniWagner | EAD, ids: Tensor) -> dict[str, Tensor]:
     }
 
 
-def capped(spec: CarliniWagner | EAD) -> Loss:
+def capped(spec: ConstantSearch) -> Loss:
     """The margin, up to the confidence asked for."""
 
     def loss(at: Any, logits: Tensor, goal: Goal) -> Tensor:
@@ -54,9 +54,7 @@ def capped(spec: CarliniWagner | EAD) -> Loss:
     return loss
 
 
-def after_step(
-    spec: CarliniWagner | EAD, at: S, distance: Tensor, answer: Answer
-) -> tuple[S, Tensor]:
+def after_step(spec: ConstantSearch, at: S, distance: Tensor, answer: Answer) -> tuple[S, Tensor]:
     """One more step counted, at whose beginning the squared distance was `distance`, (N,); and
     whether it ends the search, bool (N,)."""
     at = at._replace(steps=at.steps + 1)
@@ -69,7 +67,7 @@ def after_step(
     return at._replace(limit=torch.where(check, objective, at.limit)), ends
 
 
-def next_search(spec: CarliniWagner | EAD, at: S, ends: Tensor) -> S:
+def next_search(spec: ConstantSearch, at: S, ends: Tensor) -> S:
     """Where `ends`, bool (N,), at the beginning of the next search."""
     high = torch.where(ends & at.found, torch.minimum(at.high, at.constant), at.high)
     low = torch.where(ends & ~at.found, torch.maximum(at.low, at.constant), at.low)

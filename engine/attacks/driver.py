@@ -406,13 +406,12 @@ class _Searching:
         else:
             found = found[self._problem.ball[found].contains(self._points[found])]
             sure, again = self._confirmed(self.active[found], self._points[found])
-            found = found[sure]
+            found, size = found[sure], None
             self.predictions[self.active[found]] = again[sure]
-            size = self._problem.ball[found].size(self._points[found])
         self._broken = found
         if minimal:
-            if self._method.measure is not None:
-                size = self._method.measure(self._problem.ball[found], self._points[found])
+            if size is None or self._method.measure is not None:
+                size = self._measured(self._problem.ball[found], self._points[found])
             smaller = size < self.smallest[self.active[found]]
             found = found[smaller]
             where = self.active[found]
@@ -424,6 +423,11 @@ class _Searching:
         self.adversarial[where] = self._points[found]
         self.success[where] = True
         self.broken_in[where] = self._round
+
+    def _measured(self, around: Ball, x: Tensor) -> Tensor:
+        """What the method calls small, (M,)."""
+        measure = self._method.measure
+        return around.size(x) if measure is None else measure(around, x)
 
     def _confirmed(self, where: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the samples `where` are broken by `x` in a float32 pass of its own, inside ball
@@ -450,8 +454,7 @@ class _Searching:
         self.adversarial[doubtful] = other
         self.predictions[doubtful] = again
         self.success[doubtful] = sure
-        around, measure = self._whole.ball[doubtful], self._method.measure
-        size = around.size(other) if measure is None else measure(around, other)
+        size = self._measured(self._whole.ball[doubtful], other)
         self.smallest[doubtful] = torch.where(sure, size, float("inf"))
 
     def iteration(self) -> Iteration:

@@ -23,7 +23,7 @@ from engine.attacks.spec import Attack, MinimalNorm
 from engine.attacks.tally import Tally, merged, warnings
 from engine.data import Dataset, Split, load
 from engine.errors import BadInput, Cancelled
-from engine.events import Event, Note, Progress, Saved, Scalars, Table
+from engine.events import Event, Note, Progress, Saved, Scalars, Table, sieved
 from engine.files import atomic, sha256_of
 from engine.models import load_model
 from engine.models.card import SEEN
@@ -135,14 +135,7 @@ def _surrogate(ref: str, data: Dataset, bench: Bench) -> nn.Module:
 
 def _once(bench: Bench, steps: Generator[Event, None, T]) -> Generator[Event, None, T]:
     """`steps`, without the notes that a resumed run has said before."""
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            value: T = end.value
-            return value
-        if bench.resume is None or not isinstance(event, Note):
-            yield event
+    return sieved(steps, lambda event: bench.resume is None or not isinstance(event, Note))
 
 
 # --- the batches ----------------------------------------------------------------------------------

@@ -19,6 +19,11 @@ pixel apart. `free` is bounded by the box alone: `eps` is then a strength, and s
 """
 
 
+def _norm(default: Any, cite: str = "") -> Any:
+    """The field that says in which norm perturbations are measured."""
+    return param(default, "Norm", "How the size of a perturbation is measured.", cite=cite)
+
+
 class AttackSpec(Spec):
     """How adversarial examples are searched for. Sizes are in the units of the image, [0, 1].
 
@@ -26,7 +31,7 @@ class AttackSpec(Spec):
     """
 
     kind: str
-    norm: Norm = param(..., "Norm", "How the size of a perturbation is measured.")
+    norm: Norm = _norm(...)
     eps: float | None = param(
         ..., "Epsilon", "Radius of the ball: the largest perturbation allowed."
     )
@@ -92,9 +97,7 @@ class FGSM(FixedBudget):
     """One step along the sign of the gradient."""
 
     kind: Literal["fgsm"] = "fgsm"
-    norm: Literal["linf", "l2"] = param(
-        "linf", "Norm", "How the size of a perturbation is measured."
-    )
+    norm: Literal["linf", "l2"] = _norm("linf")
     random_start: bool = param(
         False,
         "Random start",
@@ -112,9 +115,7 @@ class PGD(FixedBudget):
     """Projected gradient descent with a random start."""
 
     kind: Literal["pgd"] = "pgd"
-    norm: Literal["linf", "l2", "l1"] = param(
-        "linf", "Norm", "How the size of a perturbation is measured."
-    )
+    norm: Literal["linf", "l2", "l1"] = _norm("linf")
     steps: int = param(40, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
     step_size: float = param(
         0.01, "Step size", "Length of one step in the attack's norm.", gt=0.0, le=1000.0
@@ -162,9 +163,7 @@ class BIM(FixedBudget):
     """Projected gradient descent from the image itself (Kurakin et al. 2017)."""
 
     kind: Literal["bim"] = "bim"
-    norm: Literal["linf", "l2"] = param(
-        "linf", "Norm", "How the size of a perturbation is measured."
-    )
+    norm: Literal["linf", "l2"] = _norm("linf")
     steps: int = param(10, "Steps", "Gradient steps.", ge=1, le=100_000)
     step_size: float | None = param(
         None,
@@ -183,9 +182,7 @@ class BIM(FixedBudget):
 class Momentum(FixedBudget):
     """Gradient steps along a rolling sum of gradients."""
 
-    norm: Literal["linf", "l2"] = param(
-        "linf", "Norm", "How the size of a perturbation is measured."
-    )
+    norm: Literal["linf", "l2"] = _norm("linf")
     steps: int = param(10, "Steps", "Gradient steps.", ge=1, le=100_000)
     step_size: float | None = param(
         None,
@@ -245,7 +242,7 @@ class NIFGSM(Momentum):
     """Momentum whose gradients are taken a step ahead (Nesterov; Lin et al. 2020)."""
 
     kind: Literal["nifgsm"] = "nifgsm"
-    norm: Literal["linf"] = param("linf", "Norm", "How the size of a perturbation is measured.")
+    norm: Literal["linf"] = _norm("linf")
 
     def rounds(self) -> tuple[Method[Any], ...]:
         from engine.attacks.momentum import nifgsm
@@ -319,7 +316,7 @@ class Shift(FixedBudget):
     this as an attack measures nothing."""
 
     kind: Literal["shift"] = "shift"
-    norm: Literal["linf"] = param("linf", "Norm", "How the size of a perturbation is measured.")
+    norm: Literal["linf"] = _norm("linf")
 
     def rounds(self) -> tuple[Method[Any], ...]:
         from engine.attacks.noise import shift
@@ -362,9 +359,7 @@ class KL(FixedBudget):
     """Gradient steps away from the clean prediction; needs no labels (Zhang et al. 2019)."""
 
     kind: Literal["kl"] = "kl"
-    norm: Literal["linf", "l2"] = param(
-        "linf", "Norm", "How the size of a perturbation is measured."
-    )
+    norm: Literal["linf", "l2"] = _norm("linf")
     steps: int = param(10, "Steps", "Gradient steps.", ge=1, le=100_000)
     step_size: float = param(
         0.01, "Step size", "Length of one step in the attack's norm.", gt=0.0, le=1000.0
@@ -390,7 +385,7 @@ class VirtualAdversarial(FixedBudget):
     2018)."""
 
     kind: Literal["vat"] = "vat"
-    norm: Literal["l2"] = param("l2", "Norm", "How the size of a perturbation is measured.")
+    norm: Literal["l2"] = _norm("l2")
     eps: float = param(
         2.0, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
     )
@@ -421,11 +416,8 @@ class DeepFool(MinimalNorm):
     """Steps to the nearest class boundary of the linearised model, until it is crossed."""
 
     kind: Literal["deepfool"] = "deepfool"
-    norm: Literal["l2", "linf"] = param(
-        "l2",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Moosavi-Dezfooli, Fawzi and Frossard 2016, algorithm 2",
+    norm: Literal["l2", "linf"] = _norm(
+        "l2", cite="Moosavi-Dezfooli, Fawzi and Frossard 2016, algorithm 2"
     )
     steps: int = param(100, "Steps", "Steps at most; few samples need ten.", ge=1, le=100_000)
     overshoot: float = param(
@@ -445,21 +437,14 @@ class DeepFool(MinimalNorm):
         return (deepfool(self),)
 
 
-class CarliniWagner(MinimalNorm):
-    """Minimises squared distance + c x missing margin by Adam, and searches for the best c."""
+class ConstantSearch(MinimalNorm):
+    """A search for the smallest perturbation that weighs its size against the margin by a constant
+    c, found by bisection for each sample."""
 
-    kind: Literal["carliniwagner"] = "carliniwagner"
-    norm: Literal["l2"] = param(
-        "l2",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Carlini and Wagner 2017, section VI-A",
-    )
     steps: int = param(1000, "Steps", "Most steps for one constant.", ge=1, le=100_000)
     searches: int = param(
         9, "Search steps", "How many constants c are tried for a sample.", ge=1, le=100
     )
-    step_size: float = param(0.01, "Step size", "Learning rate of Adam.", gt=0.0, le=1000.0)
     constant: float = param(
         0.001, "First constant", "The weight c that the search begins with.", gt=0.0, le=1e9
     )
@@ -477,25 +462,28 @@ class CarliniWagner(MinimalNorm):
         advanced=True,
     )
 
+    def lead(self) -> float:
+        return self.confidence
+
+
+class CarliniWagner(ConstantSearch):
+    """Minimises squared distance + c x missing margin by Adam, and searches for the best c."""
+
+    kind: Literal["carliniwagner"] = "carliniwagner"
+    norm: Literal["l2"] = _norm("l2", cite="Carlini and Wagner 2017, section VI-A")
+    step_size: float = param(0.01, "Step size", "Learning rate of Adam.", gt=0.0, le=1000.0)
+
     def rounds(self) -> tuple[Method[Any], ...]:
         from engine.attacks.carliniwagner import carliniwagner
 
         return (carliniwagner(self),)
-
-    def lead(self) -> float:
-        return self.confidence
 
 
 class DDN(MinimalNorm):
     """Gradient steps on a sphere that shrinks where they succeed and grows where they fail."""
 
     kind: Literal["ddn"] = "ddn"
-    norm: Literal["l2"] = param(
-        "l2",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Rony et al. 2019, algorithm 1",
-    )
+    norm: Literal["l2"] = _norm("l2", cite="Rony et al. 2019, algorithm 1")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     gamma: float = param(
         0.05, "Gamma", "Share by which the radius changes in a step.", gt=0.0, lt=1.0
@@ -519,12 +507,7 @@ class FMN(MinimalNorm):
     """Gradient steps inside a ball that follows the boundary."""
 
     kind: Literal["fmn"] = "fmn"
-    norm: Literal["l0", "l1", "l2", "linf"] = param(
-        "l2",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Pintor et al. 2021, algorithm 1",
-    )
+    norm: Literal["l0", "l1", "l2", "linf"] = _norm("l2", cite="Pintor et al. 2021, algorithm 1")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     step_size: float = param(
         1.0,
@@ -543,25 +526,13 @@ class FMN(MinimalNorm):
         return (fmn(self),)
 
 
-class EAD(MinimalNorm):
+class EAD(ConstantSearch):
     """Minimises squared distance + beta x l1 distance + c x missing margin, and searches for c."""
 
     kind: Literal["ead"] = "ead"
-    norm: Literal["l1"] = param(
-        "l1",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Chen et al. 2018, algorithm 1",
-    )
-    steps: int = param(1000, "Steps", "Most steps for one constant.", ge=1, le=100_000)
-    searches: int = param(
-        9, "Search steps", "How many constants c are tried for a sample.", ge=1, le=100
-    )
+    norm: Literal["l1"] = _norm("l1", cite="Chen et al. 2018, algorithm 1")
     step_size: float = param(
         0.01, "Step size", "Length of the first step; it falls to zero.", gt=0.0, le=1000.0
-    )
-    constant: float = param(
-        0.001, "First constant", "The weight c that the search begins with.", gt=0.0, le=1e9
     )
     beta: float = param(0.01, "Beta", "Weight of the l1 distance.", ge=0.0, le=1000.0)
     decision: Literal["elastic", "l1"] = param(
@@ -569,39 +540,18 @@ class EAD(MinimalNorm):
         "Decision rule",
         "Which example is the smallest: by squared distance + beta x l1 distance, or by l1 alone.",
     )
-    confidence: float = param(
-        0.0,
-        "Confidence",
-        "By how much the winning logit must lead; an example that wins by less does not count.",
-        ge=0.0,
-        le=1e6,
-    )
-    abort_early: bool = param(
-        True,
-        "Abort early",
-        "Goes on to the next constant when a tenth of the steps has brought no progress.",
-        advanced=True,
-    )
 
     def rounds(self) -> tuple[Method[Any], ...]:
         from engine.attacks.ead import ead
 
         return (ead(self),)
 
-    def lead(self) -> float:
-        return self.confidence
-
 
 class JSMA(MinimalNorm):
     """Changes the two values at a time that most help one class and hurt the others."""
 
     kind: Literal["jsma"] = "jsma"
-    norm: Literal["l0"] = param(
-        "l0",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Papernot et al. 2016, algorithms 2 and 3",
-    )
+    norm: Literal["l0"] = _norm("l0", cite="Papernot et al. 2016, algorithms 2 and 3")
     theta: float = param(
         1.0, "Theta", "By how much a value changes; negative darkens.", ge=-1.0, le=1.0
     )
@@ -629,12 +579,7 @@ class NES(FixedBudget):
     """Gradient steps along an estimate from losses at random points, in pairs."""
 
     kind: Literal["nes"] = "nes"
-    norm: Literal["linf", "l2"] = param(
-        "linf",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Ilyas et al. 2018, algorithm 1",
-    )
+    norm: Literal["linf", "l2"] = _norm("linf", cite="Ilyas et al. 2018, algorithm 1")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     samples: int = param(
         50, "Points", "Points that a step is estimated from, two a direction.", ge=2, le=100_000
@@ -667,12 +612,7 @@ class SPSA(FixedBudget):
     """Adam along an estimate from losses at random corners of a small cube, in pairs."""
 
     kind: Literal["spsa"] = "spsa"
-    norm: Literal["linf", "l2"] = param(
-        "linf",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Uesato et al. 2018, section 3.2",
-    )
+    norm: Literal["linf", "l2"] = _norm("linf", cite="Uesato et al. 2018, section 3.2")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     samples: int = param(
         128, "Points", "Points that a step is estimated from, two a direction.", ge=2, le=100_000
@@ -697,12 +637,7 @@ class Boundary(MinimalNorm):
     sets_out: ClassVar[bool] = True
 
     kind: Literal["boundary"] = "boundary"
-    norm: Literal["l2"] = param(
-        "l2",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Brendel, Rauber and Bethge 2018, section 3",
-    )
+    norm: Literal["l2"] = _norm("l2", cite="Brendel, Rauber and Bethge 2018, section 3")
     steps: int = param(5000, "Steps", "Candidates that are tried.", ge=1, le=10_000_000)
     orthogonal_step: float = param(
         0.01,
@@ -738,12 +673,7 @@ class HopSkipJump(MinimalNorm):
     sets_out: ClassVar[bool] = True
 
     kind: Literal["hopskipjump"] = "hopskipjump"
-    norm: Literal["l2", "linf"] = param(
-        "l2",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Chen, Jordan and Wainwright 2020, algorithm 2",
-    )
+    norm: Literal["l2", "linf"] = _norm("l2", cite="Chen, Jordan and Wainwright 2020, algorithm 2")
     iterations: int = param(25, "Iterations", "Estimates, each with a jump.", ge=1, le=10_000)
     first_queries: int = param(
         100,
@@ -769,11 +699,8 @@ class APGD(FixedBudget):
     """Projected gradient ascent with momentum, which finds its step sizes itself."""
 
     kind: Literal["apgd"] = "apgd"
-    norm: Literal["linf", "l2", "l1"] = param(
-        "linf",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Croce and Hein 2020, section 3; for l1 Croce and Hein 2021",
+    norm: Literal["linf", "l2", "l1"] = _norm(
+        "linf", cite="Croce and Hein 2020, section 3; for l1 Croce and Hein 2021"
     )
     steps: int = param(100, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
     restarts: int = param(
@@ -831,11 +758,8 @@ class FAB(MinimalNorm):
     """Steps onto the linearised boundary that stay near the clean image."""
 
     kind: Literal["fab"] = "fab"
-    norm: Literal["linf", "l2", "l1"] = param(
-        "linf",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Croce and Hein 2020, Minimally distorted adversarial examples, algorithm 1",
+    norm: Literal["linf", "l2", "l1"] = _norm(
+        "linf", cite="Croce and Hein 2020, Minimally distorted adversarial examples, algorithm 1"
     )
     steps: int = param(100, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
     restarts: int = param(
@@ -879,11 +803,8 @@ class Square(FixedBudget):
     """Random search that recolours a square at a time; needs logits, but no gradients."""
 
     kind: Literal["square"] = "square"
-    norm: Literal["linf", "l2", "l1"] = param(
-        "linf",
-        "Norm",
-        "How the size of a perturbation is measured.",
-        cite="Andriushchenko et al. 2020; for l1 Croce and Hein 2021",
+    norm: Literal["linf", "l2", "l1"] = _norm(
+        "linf", cite="Andriushchenko et al. 2020; for l1 Croce and Hein 2021"
     )
     steps: int = param(
         5000, "Steps", "Squares that are tried in one restart, a query each.", ge=1, le=10_000_000
@@ -911,9 +832,7 @@ class AutoAttack(FixedBudget):
     """APGD, FAB and Square one after the other, as published; the usual measure of robustness."""
 
     kind: Literal["autoattack"] = "autoattack"
-    norm: Literal["linf", "l2", "l1"] = param(
-        "linf", "Norm", "How the size of a perturbation is measured."
-    )
+    norm: Literal["linf", "l2", "l1"] = _norm("linf")
     version: Literal["standard", "plus", "rand"] = param(
         "standard",
         "Version",

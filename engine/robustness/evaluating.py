@@ -21,7 +21,7 @@ from engine.attacks.oracle import Oracle
 from engine.attacks.running import Chosen, choose
 from engine.attacks.spec import AttackSpec, FixedBudget, MinimalNorm, Norm
 from engine.errors import BadInput, Cancelled
-from engine.events import Event, Note, Progress, Table
+from engine.events import Event, Note, Progress, Table, sieved
 from engine.models import load_model
 from engine.robustness import lies, reporting, sensitivity
 from engine.robustness.curve import Curve, grid, trace
@@ -176,16 +176,13 @@ def subject_of(chosen: Chosen, bench: Bench, batch_size: int) -> Generator[Event
 
 def _holding(steps: Generator[Event, None, T], notes: list[Note]) -> Generator[Event, None, T]:
     """`steps`, with its notes kept for after the verdict."""
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+
+    def passes(event: Event) -> bool:
         if isinstance(event, Note):
             notes.append(event)
-        else:
-            yield event
+        return not isinstance(event, Note)
+
+    return sieved(steps, passes)
 
 
 # --- the attacks ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QSizePolicy, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from engine.task import Spec, extra_of
 from workbench.forms.editors import (
@@ -144,6 +144,22 @@ def rule(parent: QWidget) -> QFrame:
     line.setProperty("role", "rule")
     line.setFixedHeight(1)
     return line
+
+
+class Faulty(QWidget):
+    """What says below its head what is wrong with it."""
+
+    _layout: QVBoxLayout
+    _problem: QLabel | None = None
+
+    def set_problem(self, text: str) -> None:
+        """Show what is wrong, or that nothing is."""
+        if text and self._problem is None:
+            self._problem = problem_label(self)
+            self._layout.insertWidget(1, self._problem)
+        if self._problem is not None:
+            self._problem.setText(problem_line(text))
+            self._problem.setVisible(bool(text))
 
 
 def problem_label(parent: QWidget | None) -> QLabel:

@@ -29,9 +29,8 @@ from workbench.forms.reading import (
     is_optional,
     member_of,
     members_of,
-    problem_line,
 )
-from workbench.forms.row import Owner, Path, Row, field_grid, problem_label, rule
+from workbench.forms.row import Faulty, Owner, Path, Row, field_grid, rule
 from workbench.i18n import name_of, tr
 from workbench.views.widgets import Elided, Switch
 
@@ -69,7 +68,7 @@ class Heading(QAbstractButton):
         painter.end()
 
 
-class Section(QWidget):
+class Section(Faulty):
     """A spec inside a spec: a header to fold it, its kind where there are several, its fields.
 
     The fields are made when they are first seen; until then `value()` is what was set.
@@ -99,7 +98,6 @@ class Section(QWidget):
         self._folded = folded
         self._body: Fields | None = None
         self._kind: Combo | None = None
-        self._problem: QLabel | None = None
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setSpacing(6)
@@ -248,14 +246,6 @@ class Section(QWidget):
             self._body.hide()
             self._body.deleteLater()
             self._body = None
-
-    def set_problem(self, text: str) -> None:
-        if text and self._problem is None:
-            self._problem = problem_label(self)
-            self._layout.insertWidget(1, self._problem)
-        if self._problem is not None:
-            self._problem.setText(problem_line(text))
-            self._problem.setVisible(bool(text))
 
     @property
     def focus_target(self) -> QWidget:

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from engine.task import Spec
 from workbench import theme
 from workbench.forms.editors import RunChoice
-from workbench.forms.reading import Values, defaults, problem_line
-from workbench.forms.row import Owner, Path, problem_label
+from workbench.forms.reading import Values, defaults
+from workbench.forms.row import Faulty, Owner, Path
 from workbench.forms.section import Nodes, Section
 from workbench.i18n import tr
 from workbench.views.widgets import Elided
 
 
-class Several(QWidget):
+class Several(Faulty):
     """Specs of one family in their order. What is there is shown folded, what is added unfolded."""
 
     def __init__(
@@ -36,7 +36,6 @@ class Several(QWidget):
         self._owner, self._title, self._help, self._members = owner, title, help_text, members
         self._sections: list[Section] = []
         self._rows: list[QWidget] = []
-        self._problem: QLabel | None = None
         self._name = Elided("", self)
         self._name.setProperty("tone", "heading")
         self._add = QPushButton(self)
@@ -123,14 +122,6 @@ class Several(QWidget):
         self._layout.removeWidget(row)
         row.hide()
         row.deleteLater()
-
-    def set_problem(self, text: str) -> None:
-        if text and self._problem is None:
-            self._problem = problem_label(self)
-            self._layout.insertWidget(1, self._problem)
-        if self._problem is not None:
-            self._problem.setText(problem_line(text))
-            self._problem.setVisible(bool(text))
 
     @property
     def focus_target(self) -> QWidget:
