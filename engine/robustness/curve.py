@@ -22,6 +22,7 @@ from engine.attacks.method import Answer, Method, Problem
 from engine.attacks.spec import FixedBudget, Norm
 from engine.events import Event
 from engine.robustness.searching import Cost, Found, Subject, search
+from engine.task import param
 
 STEPS = 40
 """Of one search."""
@@ -46,7 +47,7 @@ class Sweep(FixedBudget):
     """PGD that descends a grid of radii, spaced evenly up to `eps`. (Without a `kind` of its own it
     is none of the attacks that can be asked for.)"""
 
-    points: int
+    points: int = param(..., "Points", "How many radii are on the grid.", ge=1)
 
     def rounds(self) -> tuple[Method[Any], ...]:
         spacing = self.eps / self.points
