@@ -7,6 +7,7 @@ At first only the shell is there, so that the window is on the screen at once; w
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -88,6 +89,7 @@ class Window(Shell):
         self.shown: str | None = None
         """Id of the run in the centre."""
         self.following = True
+        self._coming: deque[Callable[[], None]] = deque()
         """Whether the view goes along with the run under way."""
         self._batch: list[str] = []
         self.last_batch: list[str] = []
@@ -474,7 +476,8 @@ class Window(Shell):
     def _later(self, call: Callable[[], None]) -> None:
         """Now, or when what is shown has been seen long enough."""
         wait = max(0.0, self._stay_until - time.monotonic())
-        QTimer.singleShot(round(1000 * wait), self, call)
+        self._coming.append(call)  # two timers may fire in the wrong order; their calls may not
+        QTimer.singleShot(round(1000 * wait), self, lambda: self._coming.popleft()())
 
     def _follow_to(self, run_id: str) -> None:
         info = self.info(run_id)

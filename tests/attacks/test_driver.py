@@ -15,6 +15,7 @@ from engine.attacks.method import Answer, Method, Point, Problem
 from engine.attacks.spec import AttackSpec, MinimalNorm
 from engine.errors import BadInput, Cancelled
 from engine.random import uniform
+from engine.task import param
 from tests.attacks.models import CLASSES, conv, images, right_labels
 
 STEPS = 12
@@ -51,7 +52,7 @@ class Cloud(AttackSpec):
 
     kind: Literal["cloud"] = "cloud"
     norm: Literal["linf", "l2"] = "linf"
-    eps: float = 0.4
+    eps: float = param(0.4, "Epsilon", "Radius of the ball.")
 
     def rounds(self) -> tuple[Method[Any], ...]:
         def draw(of: Problem, number: int) -> Point:

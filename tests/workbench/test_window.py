@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ def test_demo_by_one_click(qtbot, open_window: Open, tmp_path: Path) -> None:
     assert len(again.session.book.infos()) == 5
     again.choose_run(run_named(again, "broken").id)
     assert again.views["attack"].comparison.adversarial.view.pixels.shape[0] == 24
+
+
+def test_what_waits_happens_in_its_order(qtbot, open_window: Open) -> None:
+    """The comparison at a batch's end is not followed by the last run's own view."""
+    window, seen = open_window(engine=False), []
+    window._stay_until = time.monotonic() + 0.05
+    window._later(lambda: seen.append("follow"))
+    window._stay_until = 0.0
+    window._later(lambda: seen.append("end"))
+    qtbot.waitUntil(lambda: len(seen) == 2)
+    assert seen == ["follow", "end"]
 
 
 def test_training_by_hand_then_attack(qtbot, open_window: Open) -> None:
