@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 UV_VERSION := 0.13.8
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
+PEERS_HOME := tests/benchmarks/peers
 
-.PHONY: setup run test check bench lock system clean
+.PHONY: setup run test check bench bench-peers lock lock-peers system clean
 .DEFAULT_GOAL := run
 
 run: setup
@@ -24,6 +27,10 @@ check: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+# The libraries that others use, in an environment of their own, with the engine of this checkout.
+bench-peers: $(PEERS_STAMP)
+	$(PEERS)/bin/python -m tests.benchmarks.peers $(ARGS)
+
 setup: system $(STAMP)
 
 # Qt's libraries, on Debian and its kin: installed when we may, named when we may not.
@@ -39,9 +46,21 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
+$(PEERS_STAMP): $(PEERS_HOME)/requirements.lock pyproject.toml | setup
+	@test -x $(PEERS)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(PEERS)
+	$(BIN)/uv pip sync --quiet --python $(PEERS)/bin/python --require-hashes $<
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
 lock:
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header \
 	    --extra test pyproject.toml --output-file requirements.lock
 
+# With the versions of the product's lock wherever both have a package.
+lock-peers: setup
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --constraints requirements.lock --overrides $(PEERS_HOME)/overrides.txt \
+	    $(PEERS_HOME)/requirements.in --output-file $(PEERS_HOME)/requirements.lock
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(PEERS) build *.egg-info

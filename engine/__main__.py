@@ -125,6 +125,36 @@ def _parser() -> ArgumentParser:
         metavar="age1…",
         help="a public key whose owner can open it, as `engine keygen` prints; may be given again",
     )
+    examples = commands.add_parser(
+        "export-set",
+        parents=[place, data, keys, as_json],
+        help="write the adversarial examples of a run as PNG files or safetensors",
+    )
+    examples.add_argument("run", help=f"an attack or evaluation: {which}")
+    examples.add_argument(
+        "to", type=Path, metavar="DIR", help="what is written, a new folder (or file)"
+    )
+    examples.add_argument(
+        "--form",
+        choices=("png", "safetensors"),
+        default="png",
+        help="a folder of PNG files with an index.csv (the default), or one file of exact values",
+    )
+    explaining = commands.add_parser(
+        "explain",
+        parents=[place, keys, as_json],
+        help="which pixels a decision rests on, and the loss around a sample, as CSV",
+    )
+    explaining.add_argument("run", help=f"an attack: {which}")
+    explaining.add_argument(
+        "--sample", type=int, required=True, metavar="N", help="which, as the window counts: from 1"
+    )
+    explaining.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="where both tables are written"
+    )
+    explaining.add_argument(
+        "--trust-code", action="store_true", help="run the Python file that the model is made by"
+    )
     opening = commands.add_parser("open", parents=[keys], help="decrypt an exported model")
     opening.add_argument("file", type=Path, help="what `engine export` wrote")
     opening.add_argument(

@@ -33,7 +33,7 @@ from engine.screen import Screen, duration, headline, shown, unmet, when
 from engine.stopping import CODE as CANCELLED
 from engine.stopping import Stop, unwinding
 from engine.store import OVER, Run, RunInfo, Status, Workspace
-from engine.task import parse_task, task_kinds
+from engine.task import BenchSpec, parse_task, task_kinds
 
 REJECTED = 3
 """Exit code of a run whose result is not what was required of it."""
@@ -221,6 +221,55 @@ def export(options: Namespace) -> int:
         "passphrase": options.passphrase_file is not None and not options.recipient,
     }
     return _run_one(options, "export", values)
+
+
+def export_set(options: Namespace) -> int:
+    """Write the adversarial examples of an attack or an evaluation."""
+    values = {
+        "kind": "export_set",
+        "source": options.run,
+        "form": options.form,
+        "to": str(options.to.expanduser().absolute()),
+    }
+    return _run_one(options, "export-set", values)
+
+
+def explain(options: Namespace) -> int:
+    """Write what a model's decision on one sample of an attack rests on, and the loss around it."""
+    from engine.bench import Bench
+    from engine.explain.pair import read_pair
+    from engine.explain.writing import write_explanation
+    from engine.models import load_model
+
+    secrets = _secrets(options)
+    workspace = _workspace(options, create=False)
+    pair = read_pair(workspace.find(options.run), options.sample - 1)
+    bench = Bench(
+        workspace.root,
+        workspace.root,
+        spec=BenchSpec(device="cpu"),
+        secrets=secrets,
+        trust_code=options.trust_code,
+    )
+    loaded = load_model(pair.model, bench)
+    folder = options.to.expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be made: {error.strerror}") from None
+    found = write_explanation(loaded.module, pair, folder)
+    if options.json:
+        _print_json(found)
+        return 0
+    names = [loaded.card.classes[at] for at in (pair.label, *found["predictions"])]
+    print("true class {}, clean {}, adversarial {}".format(*names))
+    for method, share in found["moved"].items():
+        said = found["missing"].get(method)
+        if said is None:
+            said = "an empty map" if share is None else f"{share:.0%} rests on other pixels now"
+        print(f"{method.replace('_', ' ')}: {said}")
+    print(f"wrote {' and '.join(found['files'])} to {folder}")
+    return 0
 
 
 def import_(options: Namespace) -> int:
@@ -474,6 +523,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "show": show,
     "resume": resume,
     "export": export,
+    "export-set": export_set,
+    "explain": explain,
     "open": open_,
     "import": import_,
     "keygen": keygen,

@@ -1,13 +1,16 @@
 """The questions that are open: which of them wait, which are under way, and in which thread.
 
 Data is loaded in a thread of its own, since a download or a large folder may take minutes; models
-are built and asked by the thread that computes, between two steps. A run that goes on meanwhile
-must come to the same weights, so what torch shares decides which is which. Grad mode and the
-`torch.device` mode are each thread's own, and so is the number of threads: one that is new takes
-over the process's, and asks for no other. The flags (deterministic algorithms, cuDNN, TF32) are
-the process's, and every bench sets them alike. The default generator is the process's too, and a
-training draws from it (dropout) inside a step: loading draws from generators of its own, whereas
-building a model seeds the default one and puts it back.
+are built and asked by the thread that computes, between two steps. What takes long there is done a
+little at a time, and the run has as much time as all questions together; what a person does not
+wait for comes last. What is left when the model has been asked (as a t-SNE) goes on in the
+questions' own thread, by turns with what is to be loaded. A run that goes on meanwhile must come to
+the same weights, so what torch shares decides which is which. Grad mode and the `torch.device` mode
+are each thread's own, and so is the number of threads: one that is new takes over the process's,
+and asks for no other. The flags (deterministic algorithms, cuDNN, TF32) are the process's, and
+every bench sets them alike. The default generator is the process's too, and a training draws from
+it (dropout) inside a step: loading draws from generators of its own, whereas building a model seeds
+the default one and puts it back.
 
 Of each kind only the newest question is answered: one that it replaces is told so, and is given up
 also when it was under way. Nothing here imports torch.
@@ -18,22 +21,35 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.errors import CrucibleError
 from engine.store import Workspace
 
 if TYPE_CHECKING:
-    from engine.questions import Answer, Finish
+    from engine.questions import Answer, Aside, Finish
+
+    Work: TypeAlias = Finish | Generator[None, None, Answer | Aside] | None
+    """What is left to be done for a question; None is all of it."""
 
 log = logging.getLogger("engine")
 
 SUPERSEDED = "superseded: a newer question of the same kind has been asked"
 """The error of a question that is not answered any more."""
+
+SLICE = 0.02
+"""Seconds that the work on a long answer goes on before anything else has its turn."""
+
+LOADS_NOTHING = ("meet_model", "smallest_eps", "try_attack")
+"""Questions that never wait for data."""
+
+PATIENT = ("embed", "smallest_eps")
+"""Questions that others go before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +65,14 @@ class Asked:
 
     @property
     def needs_data(self) -> bool:
-        """All but `predict` on a picture that comes with it, which need not wait for a download."""
-        return self.kind != "predict" or isinstance(self.question.get("image"), int)
+        """Whether it may have to wait for a download; not where its picture comes with it."""
+        if self.kind == "predict":
+            return isinstance(self.question.get("image"), int)
+        return self.kind not in LOADS_NOTHING
+
+    @property
+    def patient(self) -> bool:
+        return self.kind in PATIENT
 
 
 class Desk:
@@ -70,8 +92,9 @@ class Desk:
         self._wake = wake
         self._changed = threading.Condition()
         self._newest: dict[str, Asked] = {}
-        self._to_load: deque[Asked] = deque()
-        self._to_compute: deque[tuple[Asked, Finish | None]] = deque()
+        self._to_load: deque[tuple[Asked, Aside | None]] = deque()
+        self._to_compute: deque[tuple[Asked, Work]] = deque()
+        self._rest_until = 0.0
         self._closed = False
         self._thread = threading.Thread(target=self._load, name="questions", daemon=True)
 
@@ -87,7 +110,7 @@ class Desk:
             older = self._newest.get(asked.kind)
             self._newest[asked.kind] = asked
             if asked.needs_data:
-                self._to_load.append(asked)
+                self._to_load.append((asked, None))
                 self._changed.notify_all()
             else:
                 self._to_compute.append((asked, None))
@@ -101,19 +124,69 @@ class Desk:
         """Whether there is something for `compute`."""
         return bool(self._to_compute)
 
-    def compute(self) -> None:
-        """Answer what is ready for it. Called by the thread that computes, between two steps."""
-        while self._to_compute:
-            with self._changed:
-                if not self._to_compute:
-                    return
-                asked, finish = self._to_compute.popleft()
+    def compute(self, *, sharing: bool = False) -> None:
+        """Answer what is ready for it, or work on it for SLICE seconds. Called by the thread that
+        computes, between two steps, until nothing is ready. `sharing` with a run, it does nothing
+        until that has had as much time as the last call took."""
+        begun = time.monotonic()
+        if sharing and begun < self._rest_until:
+            return
+        while (taken := self._take()) is not None:
+            asked, work = taken
+            rest: Work = None
             with self._explaining(asked):
-                prepared = finish or self._pull(asked)
-                if callable(prepared) and self._wanted(asked):
-                    prepared = prepared()
-                if isinstance(prepared, tuple):
-                    self._reply(asked, prepared)
+                rest = self._advance(asked, work, begun + SLICE)
+            if rest is not None:
+                with self._changed:
+                    self._to_compute.appendleft((asked, rest))
+                if time.monotonic() - begun >= SLICE:
+                    break
+        ended = time.monotonic()
+        self._rest_until = ended + (ended - begun)
+        if self.ready:
+            self._wake()
+
+    def _take(self) -> tuple[Asked, Work] | None:
+        """The first that is ready, a patient one if there is no other."""
+        with self._changed:
+            first = min(self._to_compute, key=lambda item: item[0].patient, default=None)
+            if first is not None:
+                self._to_compute.remove(first)
+            return first
+
+    def _advance(self, asked: Asked, work: Work, deadline: float) -> Work:
+        """Answer it, or come nearer to that until `deadline`; what is left to be done."""
+        from engine.questions import Aside
+
+        prepared = work or self._pull(asked)
+        if callable(prepared) and self._wanted(asked):
+            prepared = prepared()
+        if isinstance(prepared, Generator):
+            steps = prepared
+            while self._wanted(asked):
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    prepared = end.value
+                    break
+                if time.monotonic() >= deadline or (asked.patient and self._more_pressing()):
+                    return steps
+        if isinstance(prepared, tuple):
+            self._reply(asked, prepared)
+        elif isinstance(prepared, Aside):
+            with self._changed:
+                self._to_load.append((asked, prepared))
+                self._changed.notify_all()
+        return None
+
+    def drop(self, kind: str) -> None:
+        """Give up the question of this kind, which nobody waits for any more."""
+        with self._changed:
+            self._newest.pop(kind, None)
+
+    def _more_pressing(self) -> bool:
+        with self._changed:
+            return any(not asked.patient for asked, _ in self._to_compute)
 
     def close(self) -> None:
         """Give everything up, also what is under way, at its next event."""
@@ -136,15 +209,30 @@ class Desk:
                 self._changed.wait_for(lambda: self._to_load or self._closed)
                 if self._closed:
                     return
-                asked = self._to_load.popleft()
+                asked, aside = self._to_load.popleft()
             with self._explaining(asked):
-                prepared = self._pull(asked)
+                prepared = self._pull(asked) if aside is None else self._go_on(asked, aside)
                 if isinstance(prepared, tuple):
                     self._reply(asked, prepared)
                 elif prepared is not None:
                     with self._changed:
                         self._to_compute.append((asked, prepared))
                     self._wake()
+
+    def _go_on(self, asked: Asked, aside: Aside) -> Answer | None:
+        """The answer, or None: it is not wanted any more, or others wait and have their turn."""
+        while self._wanted(asked):
+            try:
+                next(aside.steps)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            with self._changed:
+                if self._to_load:
+                    self._to_load.append((asked, aside))
+                    return None
+        aside.steps.close()
+        return None
 
     # --- either thread ----------------------------------------------------------------------------
 

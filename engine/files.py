@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -62,6 +63,50 @@ def atomic(
             file.close()
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder, to be filled, that becomes `path` when the block ends well.
+
+    It lies beside `path` until then. Whatever ends the block early removes it with all that is in
+    it. What exists at `path` is never replaced. Raises BadInput where `path` cannot be written to,
+    StorageError when the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    check_new_folder(target)
+    temporary = target.parent / _PART.format(secrets.token_hex(8))
+    try:
+        try:
+            temporary.mkdir()
+            yield temporary
+            _sync_folder(temporary)
+            if os.path.lexists(target):  # since we looked
+                raise _exists(target)
+            temporary.rename(target)
+        except OSError as error:
+            about = (None, str(temporary), str(target))
+            if error.filename not in about and temporary not in Path(error.filename).parents:
+                raise  # about another file, as one that the block reads from
+            raise _explain(error, target) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_folder(target.parent)
+
+
+def check_new_folder(path: str | os.PathLike[str]) -> None:
+    """Raises BadInput where it is known already that `atomic_folder` could not make `path`."""
+    target = Path(os.path.realpath(path))
+    try:
+        if os.path.lexists(target):
+            raise _exists(target)
+        there = target.parent.is_dir()
+    except OSError as error:
+        raise _explain(error, target) from error
+    if not there:
+        raise _no_folder(target)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise _explain(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), target)
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -123,10 +168,7 @@ def _check(target: Path, mode: int, replace: bool) -> int:
         old = target.stat()
     except FileNotFoundError:
         if not target.parent.is_dir():
-            raise BadInput(
-                f"{target} cannot be written: there is no folder {target.parent}. Make it first, "
-                "or choose another place."
-            ) from None
+            raise _no_folder(target) from None
         return mode
     except OSError as error:
         raise _explain(error, target) from error
@@ -148,6 +190,13 @@ def _move_new(temporary: Path, target: Path) -> None:
         if target.exists():
             raise _exists(target) from None
         temporary.rename(target)
+
+
+def _no_folder(target: Path) -> BadInput:
+    return BadInput(
+        f"{target} cannot be written: there is no folder {target.parent}. Make it first, "
+        "or choose another place."
+    )
 
 
 def _exists(target: Path) -> BadInput:

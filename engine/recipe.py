@@ -123,9 +123,9 @@ def enqueue(
     """One queued run an entry, with every reference resolved to an id or a file.
 
     `label` groups them: resuming one of them continues with the rest, on the data in `data_root`
-    unless another is named then. Raises SpecError if a reference means nothing or no model, or a
-    task says that it cannot be done; BadInput or StorageError if they cannot be written; nothing
-    is left of any of them then.
+    unless another is named then. Raises SpecError if a reference means nothing or not what it
+    should, or a task says that it cannot be done; BadInput or StorageError if they cannot be
+    written; nothing is left of any of them then.
     """
     problems = []
     resolved: dict[str, dict[str, str]] = {}
@@ -142,7 +142,7 @@ def enqueue(
                 problems.append(Problem((entry.name, field), f"{error}{hint}"))
                 continue
             try:
-                _check_model(workspace, resolved[entry.name][field])
+                _check_made(workspace, resolved[entry.name][field], _is_of_examples(entry, field))
             except BadInput as error:
                 problems.append(Problem((entry.name, field), str(error)))
         try:
@@ -207,11 +207,19 @@ def _resolve(workspace: Workspace, ref: str) -> str:
     return workspace.find(ref).id
 
 
-def _check_model(workspace: Workspace, ref: str) -> None:
-    """Raises BadInput if `ref` is a run without a model that is not about to make one."""
+def _check_made(workspace: Workspace, ref: str, examples: bool) -> None:
+    """Raises BadInput if `ref` is a run without what is wanted of it, a model or `examples`, that
+    is not about to make it."""
     run = Run(workspace.folder / ref)
     if run.folder.is_dir() and run.info().status not in ("queued", "running"):
-        workspace.model_file(ref)
+        _ = run.examples_file() if examples else workspace.model_file(ref)
+    elif examples and not run.folder.is_dir():
+        raise BadInput(f"{ref} is no run of this workspace: expected an attack or an evaluation")
+
+
+def _is_of_examples(entry: Entry, field: str) -> bool:
+    described = type(entry.task).model_fields[field.partition(".")[0]]
+    return extra_of(described).get("reference") == "examples"
 
 
 def _ordered(found: Mapping[str, Entry]) -> list[Entry]:

@@ -37,6 +37,7 @@ from engine.events import (
 )
 from engine.files import FULL, remove_leftovers
 from engine.store import OVER, Run, RunInfo, Status, Workspace
+from engine.store.workspace import EXAMPLES
 from engine.store.writer import RunWriter, explain
 from engine.task import Task, check_live, extra_of, parse_task
 
@@ -364,8 +365,8 @@ def unfinished_input(workspace: Workspace, info: RunInfo) -> tuple[str, RunInfo]
         # A cancelled run keeps its model, and a person may use it. The rest of its recipe is
         # about the whole one, which resuming it still makes.
         same = info.recipe is not None and before.recipe == info.recipe
-        kept = not same and (folder / "model.safetensors").is_file()
-        if before.status != "done" and not kept:
+        made = any((folder / name).is_file() for name in ("model.safetensors", EXAMPLES))
+        if before.status not in ("done", "rejected") and (same or not made):
             return field, before
     return None
 

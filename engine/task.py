@@ -76,7 +76,7 @@ def param(
     cite: str = "",
     advanced: bool = False,
     live: bool = False,
-    reference: bool = False,
+    reference: bool | Literal["examples"] = False,
     path: Literal["", "file", "folder", "save"] = "",
     **limits: Any,
 ) -> Any:
@@ -85,8 +85,8 @@ def param(
     `default` is `...` where a value must be given. `unit` is shown beside the value; `cite` names
     a paper and section; `advanced` folds the field away; `live` marks a number that may be changed
     while the task runs, which asks `bench.control` for it by the field's name; `reference` marks a
-    field that names a run or an exported file; `path` says what kind of path it is. `limits` are
-    pydantic's (ge, gt, le, lt, min_length, ...).
+    field that names a run or an exported file (of "examples", a run that attacked); `path` says
+    what kind of path it is. `limits` are pydantic's (ge, gt, le, lt, min_length, ...).
     """
     extra: dict[str, JsonValue] = {
         "unit": unit,

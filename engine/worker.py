@@ -6,8 +6,8 @@ Both are streams of `engine.frames`. Five threads: the main one computes; the re
 stuck for as long as it likes. The end of the input means: checkpoint, mark the run interrupted,
 leave.
 
-Commands (`do`): hello, start, resume, cancel, pause, continue, step, order, control, ask, ping,
-quit. Messages (`say`): hello, ready, queued, refused, queue, status, event, scalars, missed,
+Commands (`do`): hello, start, resume, cancel, pause, continue, step, order, control, ask, drop,
+ping, quit. Messages (`say`): hello, ready, queued, refused, queue, status, event, scalars, missed,
 answer, pong, health. `tests/engine/test_worker.py` shows each of them.
 """
 
@@ -209,6 +209,8 @@ class Worker:
                 self.runner.set_control(name, float(command["value"]), run)
             case "ask":
                 self._desk.ask(command["id"], command["question"])
+            case "drop":
+                self._desk.drop(command["kind"])
             case "quit":
                 self.close()
             case unknown:
@@ -281,13 +283,16 @@ class Worker:
     def work(self) -> None:
         """Run what is queued, answer what is asked, until closed."""
         self._desk.open()
+        answered = False  # a long answer does not keep a run waiting
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._desk.ready or self._closing)
                 if self._closing:
                     break
-                run = self._queue.pop(0) if self._queue and not self._desk.ready else None
+                due = self._queue and (answered or not self._desk.ready)
+                run = self._queue.pop(0) if due else None
                 self._begun, self._unwanted = (run.id if run is not None else ""), ""
+            answered = run is None
             if run is None:
                 self._desk.compute()
                 continue
@@ -324,7 +329,7 @@ class Worker:
             self.runner.interrupt()
         elif unwanted:
             self.runner.cancel()
-        self._desk.compute()
+        self._desk.compute(sharing=not self.runner.paused)
 
 
 def _cut_off() -> None:

@@ -336,6 +336,39 @@ class Actions(QObject):
         self.export_dialog = dialog
         dialog.open()
 
+    def export_set(self, run_id: str | None = None) -> None:
+        """Ask where the adversarial examples of a run go, and have them written there."""
+        info = self.session.book.info(run_id or self.window.shown or "")
+        if self.session.read_only or info is None or not self.has_examples(info.id):
+            self.window.banner.tell(
+                tr("This run has kept no adversarial examples: choose an attack that is over."),
+                "info",
+            )
+            return
+        forms = {tr("Folder of PNG files (*)"): "png", "safetensors (*.safetensors)": "safetensors"}
+        path, chosen = QFileDialog.getSaveFileName(
+            self.window,
+            tr("Export adversarial set"),
+            f"{info.name}-examples",
+            ";;".join(forms),
+            options=QFileDialog.Option.DontConfirmOverwrite,  # nothing is ever overwritten
+        )
+        if path:
+            self.write_set(info.id, Path(path), forms.get(chosen, "png"))
+
+    def write_set(self, run_id: str, target: Path, form: str) -> None:
+        """Have the examples of a run written to `target`, as "png" or "safetensors"."""
+        if form == "safetensors" and target.suffix != ".safetensors":
+            target = target.with_name(f"{target.name}.safetensors")
+        task = {"kind": "export_set", "source": run_id, "form": form, "to": str(target)}
+        name = default_name(task, self.window.names())
+        self._start([{"name": name, **task}])
+
+    def has_examples(self, run_id: str | None) -> bool:
+        """Whether a run has kept adversarial examples."""
+        info = self.session.book.info(run_id) if run_id else None
+        return info is not None and any(a.get("name") == "adversarial" for a in info.artifacts)
+
     def exportable(self) -> str | None:
         """The model that "export" means now: that of the shown run, of what the run came from, or
         the newest there is."""
@@ -412,6 +445,9 @@ def default_name(values: Mapping[str, Any], known: Mapping[str, str]) -> str:
         parts = [Path(known.get(init, init)).name, kind]
     elif isinstance(model, Mapping):
         parts = [str(model["kind"]), str(data["kind"]) if isinstance(data, Mapping) else ""]
+    elif values.get("source"):
+        source = str(values["source"])
+        parts = [Path(known.get(source, source)).name, "examples"]
     else:
         parts = [kind]
     base = "-".join(part for part in parts if part)

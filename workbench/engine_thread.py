@@ -124,6 +124,12 @@ class EngineThread(QThread):
         self._questions[self._last_question] = (kind, answer)
         self.send({"do": "ask", "id": self._last_question, "question": dict(question)})
 
+    def drop(self, kind: str) -> None:
+        """Give up the question of this kind; it is not answered any more."""
+        for number in [n for n, (of, _) in self._questions.items() if of == kind]:
+            del self._questions[number]
+            self.send({"do": "drop", "kind": kind})
+
     def restart(self) -> None:
         """End the engine if it is there, and start another."""
         self.stop()

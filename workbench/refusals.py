@@ -27,6 +27,12 @@ REFUSALS = (
         "no run can be written to {folder}: {cause}. Make room, or choose another folder with "
         "--workspace."
     ),
+    # An image of one's own.
+    mark("the target is the class that the image has; choose another one"),
+    mark("the file cannot be read as an image: {error}"),
+    mark("the model takes images of {channels} channels, which no image file has"),
+    mark("there is no test image {image}; there are {count}"),
+    mark("the model's answer to this image holds a NaN or Inf"),
     # Data.
     mark("there is no folder or zip {path}; expected {form}"),
     mark("{path} is neither a folder nor a zip; expected {form}"),
@@ -51,6 +57,14 @@ REFUSALS = (
     mark(
         "fixed targets are what the model says that the run starts from, and this run starts from"
         " none; set init to a trained run, or targets to online"
+    ),
+    mark(
+        "JPEG holds grey or colour images, 1 or 3 channels; these have {count}. Choose another "
+        "transform, or set the data's channels."
+    ),
+    mark(
+        "a median of {rows} x {columns} pixels is larger than images of {height} x {width}; "
+        "expected a kernel of at most {most}"
     ),
     mark("std must be above 0 in every channel, but it is {given}"),
     mark("{name} has {count} values for images of {channels} channels"),
@@ -108,7 +122,38 @@ REFUSALS = (
         "{size}; choose other data, or another size of them"
     ),
     mark("the test split is empty: there is nothing to attack"),
+    mark("run {name} ({id}) has no adversarial examples: a task of kind {kind} makes none"),
+    mark(
+        "run {name} ({id}) has no adversarial examples: it is {status}. They are written when it "
+        "is over, also if it is cancelled."
+    ),
+    mark("{ref} is no run of this workspace: expected an attack or an evaluation"),
+    mark("there are {count} points; a plane needs {least} or more"),
+    mark(
+        "what the model makes of these images holds a NaN or Inf: there is no place for it in a "
+        "plane. Take the pixels instead."
+    ),
+    mark(
+        "this model has no linear or convolutional layer at its end whose inputs could be taken, "
+        "one row an image. Take the pixels instead."
+    ),
+    # Explaining.
+    mark(
+        "run {name} has kept no examples: an attack writes them when it is over, also if it was "
+        "cancelled, but not if it failed"
+    ),
+    mark("there is no sample {index}; the attack kept {count}"),
+    mark("the model's outputs for this sample are not finite numbers: they cannot be explained"),
+    mark(
+        "the attack left this sample as it was, so there is no adversarial direction to look along"
+    ),
+    mark("an image of one value has no second direction to look along"),
     # Exporting.
+    mark("{path} exists already and is not overwritten. Choose another name."),
+    mark(
+        "these images have {channels} channels, a PNG file has 1 or 3; write them as safetensors "
+        "instead"
+    ),
     mark(
         "Nobody could open the file. Give a recipient (age1...), the own key pair, or a passphrase."
     ),

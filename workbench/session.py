@@ -252,6 +252,13 @@ class Session(QObject):
         """Put a question to the engine; `answer` gets its answer unless a newer one replaced it."""
         if self._thread is not None and self.alive:
             self._thread.ask(dict(question), answer)
+        else:
+            answer({"error": tr("the engine is not running")}, b"")
+
+    def drop(self, kind: str) -> None:
+        """Give up the question of this kind that is open; it is not answered."""
+        if self._thread is not None:
+            self._thread.drop(kind)
 
     def rename(self, run_id: str, name: str) -> None:
         self._about(run_id, lambda run: run.rename(name))

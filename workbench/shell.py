@@ -64,6 +64,12 @@ class Shell(QWidget):
         self.resumer.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         theme.set_icon(self.resumer, "play", "accent", 13, gap=4)
         self.resumer.hide()
+        self.tester = QPushButton(self)
+        """Beside the tabs of a run that has a model, or is about one."""
+        self.tester.setProperty("look", "chip")
+        self.tester.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        theme.set_icon(self.tester, "edit", "accent", 13, gap=4)
+        self.tester.hide()
         self.header, self._legend = self._make_header()
         self.columns, self.rows = self._arrange()
         self._restore_sizes()
@@ -92,6 +98,7 @@ class Shell(QWidget):
         row.addWidget(self.tabs)
         row.addSpacing(4)
         row.addWidget(self.resumer)
+        row.addWidget(self.tester)
         row.addStretch(1)
         row.addLayout(legend)
         header.hide()
@@ -182,6 +189,9 @@ class Shell(QWidget):
         self.resumer.setText(tr("Resume"))
         self.resumer.setToolTip(tr("Go on from the last checkpoint"))
         self.resumer.setAccessibleName(tr("Resume"))
+        self.tester.setText(tr("Test your own"))
+        self.tester.setToolTip(tr("Draw or open an image, and attack it on this model"))
+        self.tester.setAccessibleName(tr("Test your own"))
 
     def set_legend(self, entries: list[tuple[str, str]]) -> None:
         """Name and colour (#rrggbb) of each run that is drawn."""

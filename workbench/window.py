@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from workbench.panels.inspector import Inspector
     from workbench.panels.live import LiveView
     from workbench.panels.log import LogPane
+    from workbench.panels.own_view import OwnView
     from workbench.runs.compare import CompareView
     from workbench.runs.record import Record
     from workbench.runs.run_list import RunList
@@ -46,7 +47,7 @@ TICK_MS, IDLE_MS = 33, 150
 POLL_MS = 10
 """How often a stage of loading asks whether what it waits for is there."""
 LIVE, COMPARE, DETAILS = range(3)
-START, COMPARISON = "start", "compare"
+START, COMPARISON, OWN = "start", "compare", "own"
 LEAVE_MS = 6000
 """How long closing waits for a cancel to take effect."""
 
@@ -85,7 +86,9 @@ class Window(Shell):
         self.panels: dict[str, Panel] = {}
         self.views: dict[str, LiveView] = {}
         self.place, self.tab = START, LIVE
-        """Where we are: "start", "compare" or a task kind; and which view of the run."""
+        """Where we are: "start", "compare", "own" or a task kind; and which view of the run."""
+        self.own: OwnView | None = None
+        """Made when it is first shown."""
         self.shown: str | None = None
         """Id of the run in the centre."""
         self.following = True
@@ -131,6 +134,7 @@ class Window(Shell):
         self.status.language.connect(self.toggle_language)
         self.tabs.changed.connect(self.turn)
         self.resumer.clicked.connect(self._resume_shown)
+        self.tester.clicked.connect(lambda: self.test_own())
         self.start_page.demo.connect(self.do.run_demo)
         self.start_page.recipe.connect(self.do.choose_recipe)
         self.start_page.task.connect(self.new_run)
@@ -244,6 +248,7 @@ class Window(Shell):
 
         self.panels = all_panels()
         places = [(p.order, p.kind, p.icon, p.title) for p in self.panels.values()]
+        places.append((35, OWN, "edit", mark("Test your own")))
         places.append((40, COMPARISON, "compare", mark("Compare")))
         for number, (_, *place) in enumerate(sorted(places), start=2):
             self.rail.add(*place, f"Alt+{number}" if number < 10 else "")
@@ -290,7 +295,8 @@ class Window(Shell):
     # --- where we are ---------------------------------------------------------------------------
 
     def go(self, place: str) -> None:
-        """Open a place of the rail: the start page, the comparison, or a task kind."""
+        """Open a place of the rail: the start page, the comparison, an image of one's own, or a
+        task kind."""
         self.following = False
         if place == START:
             self.place = START
@@ -298,6 +304,8 @@ class Window(Shell):
             self.header.hide()
         elif place == COMPARISON and self.ready:
             self.turn(COMPARE)
+        elif place == OWN and self.ready:
+            self._show_own()
         elif place in self.panels and self.ready:
             self._go_to_kind(place)
         self.rail.choose(self.place)
@@ -313,6 +321,31 @@ class Window(Shell):
             self.show_run(newest.id)
         else:
             self.show_new(kind)
+
+    def _show_own(self) -> None:
+        if self.own is None:
+            from workbench.panels.own_view import OwnView
+
+            self.own = OwnView(self)
+            self.own.ask = self.session.ask
+            self.pages.addWidget(self.own)
+            self._offer_models()
+        self.place = OWN
+        self.header.hide()
+        self.pages.setCurrentWidget(self.own)
+
+    def test_own(self, run_id: str | None = None) -> None:
+        """Open the place for an image of one's own, with the model of this run, or of the one that
+        is shown."""
+        chosen = run_id or self.do.exportable()
+        self.go(OWN)
+        if self.own is not None and chosen:
+            self.own.choose(chosen)
+
+    def _offer_models(self) -> None:
+        if self.own is not None:
+            infos = self.session.book.infos()
+            self.own.set_runs([(i.id, i.name) for i in infos if has_model(i)])
 
     def go_number(self, number: int) -> None:
         """The place at `number` of the rail, from 1."""
@@ -406,6 +439,8 @@ class Window(Shell):
             panel = self.panels.get(kind)
             view = panel.make_view(self) if panel else LiveView(self)
             view.beside = partial(self._beside, kind)
+            view.ask, view.drop = self.session.ask, self.session.drop
+            view.save_set = self.do.export_set
             self.views[kind] = view
             self.pages.addWidget(view)
         return self.views[kind]
@@ -433,7 +468,7 @@ class Window(Shell):
     @property
     def form_is_open(self) -> bool:
         """Whether the form belongs to what is in the centre."""
-        return self.place not in (START, COMPARISON)
+        return self.place not in (START, COMPARISON, OWN)
 
     def _show_form(self, kind: str) -> None:
         """The form of a kind; one that needs a model has the one that is shown, or the newest."""
@@ -545,6 +580,8 @@ class Window(Shell):
         self.top.set_device(device)
         self.banner.settled("engine")
         self.log.add(time.time(), "info", "engine", tr("ready on {device}", device=device))
+        if self.own is not None:
+            self.own.engine_changed()
         self._form_edited()
 
     def _engine_lost(self, cause: str) -> None:
@@ -590,6 +627,7 @@ class Window(Shell):
         if self.ready:
             infos = self.session.book.infos()
             self.inspector.set_runs([(info.id, info.name, info.kind) for info in infos])
+            self._offer_models()
         self._show_legend()
         self._show_state()
 
@@ -648,6 +686,7 @@ class Window(Shell):
         for key in self._run_keys:
             key.setEnabled(session.current is not None)
         self.resumer.setVisible(info is not None and session.can_resume(info))
+        self.inspector_place.setVisible(self.place != OWN)  # there is nothing to configure
         if session.read_only:
             self.top.set_device(tr("read-only"))
         why = tr("This workspace is read-only here.") if session.read_only else ""
@@ -657,7 +696,15 @@ class Window(Shell):
             self.inspector.show_live(self.info(session.current))
             can_export = self.do.exportable() is not None and not session.read_only
             self.inspector.exporter.setEnabled(can_export)
+            self.tester.setVisible(self._has_model(info))
         self._show_run_status()
+
+    def _has_model(self, info: RunInfo | None) -> bool:
+        """Whether a run has a model, or came from one."""
+        if info is None:
+            return False
+        related = [info, *map(self.info, info.lineage.values())]
+        return any(each is not None and has_model(each) for each in related)
 
     def _resume_shown(self) -> None:
         if self.shown is not None:
@@ -820,6 +867,11 @@ class Window(Shell):
         self.settings.save()
         if self.session is not None:
             self.session.close()
+
+
+def has_model(info: RunInfo) -> bool:
+    """Whether a run has brought forth a model."""
+    return info.kind in ("train", "import") and info.status == "done"
 
 
 def outcome(info: RunInfo) -> str:

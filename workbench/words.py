@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.i18n import mark, tr, tr_like
+from workbench.i18n import mark, matched, tr, tr_like
 
 _WORDS = {
     # Groups of series, and splits.
@@ -20,6 +20,9 @@ _WORDS = {
     "gradient_norm": mark("Gradient norm"),
     "lr": mark("Learning rate"),
     "success_rate": mark("Success rate"),
+    "train_success_rate": mark("Success rate on training images"),
+    "train_samples": mark("Training images attacked"),
+    "fit_steps": mark("Steps of fitting"),
     "mean_norm": mark("Mean norm"),
     "max_norm": mark("Largest norm"),
     "median_norm": mark("Median norm"),
@@ -33,6 +36,7 @@ _WORDS = {
     "transfer_rate_interval": mark("Transfer rate, interval"),
     "images_per_second": mark("Images per second"),
     "clean_accuracy": mark("Clean accuracy"),
+    "untransformed_accuracy": mark("Without the transform"),
     "robust_accuracy": mark("Robust accuracy"),
     "robust_accuracy_interval": mark("Robust accuracy, interval"),
     "interval": mark("Kind of interval"),
@@ -48,6 +52,14 @@ _WORDS = {
     "samples": mark("Samples"),
     "unmet": mark("Not as required"),
     "flags": mark("Flags"),
+    "certified": mark("Certified"),
+    "certified_accuracy": mark("Certified accuracy"),
+    "certified_accuracy_interval": mark("Certified accuracy, interval"),
+    "certified_robust_accuracy": mark("Accuracy of what was certified, attacked"),
+    "certified_samples": mark("Certified samples"),
+    "certified_seconds": mark("Duration of certifying"),
+    "abstentions": mark("Abstentions"),
+    "contradictions": mark("Contradictions"),
     "clean_accuracy_interval": mark("Clean accuracy, interval"),
     "robust_accuracy_by_attack": mark("Robust accuracy after"),
     "mean_queries": mark("Queries for each sample"),
@@ -63,6 +75,7 @@ _WORDS = {
     "smallest_perturbations": mark("Smallest perturbations"),
     "correct": mark("Correct before"),
     "broken": mark("Broken"),
+    "still_fooling": mark("Still fooling as PNG"),
     "seconds": mark("Duration"),
     "forward_evaluations": mark("Forward evaluations"),
     "gradient_evaluations": mark("Gradient evaluations"),
@@ -112,7 +125,12 @@ _NOTES = (
     mark("{title} is not under {folder}: downloading it"),
     mark("{bad} of {all} images cannot be read and are skipped: {names}"),
     mark("the test split has {count} images; all of them are attacked"),
+    mark("images of the target class, {name}, are left out"),
     mark("out of memory: going on with {count} images at a time"),
+    mark(
+        "{lost} of {all} adversarial examples no longer fool the model once they are rounded to 8 "
+        "bits; index.csv says which."
+    ),
     mark(
         "catastrophic overfitting: robust accuracy under PGD fell from {before} to {after} in "
         "epoch {epoch}. The run ends with the model of epoch {best}. Another step size, or an "
@@ -126,13 +144,46 @@ _NOTES = (
 )
 """What tasks say while they work, for translation."""
 
+_HIDING = (
+    mark("bit depth of {bits}"),
+    mark("JPEG of quality {quality}"),
+    mark("median of {height} x {width} pixels"),
+    mark("activations rounded to {bits} bits"),
+)
+"""Parts of a model that hide its gradients."""
+
+_HIDDEN = (
+    mark("found in the model: {parts}"),
+    mark(
+        "the model hides its gradients: {parts}. That is not a defence by itself: attacks by "
+        "gradients stand still, others do not. Judge it by an evaluation, which also attacks "
+        "straight through (BPDA) and without gradients."
+    ),
+    mark(
+        "the model hides its gradients: {parts}. That is not a defence by itself: this attack "
+        "stands still, and says nothing of the model. Attack straight through it "
+        "(through_transforms; BPDA), or without gradients (Square)."
+    ),
+)
+"""What is said of these."""
+
+
+def hidden_text(text: str) -> str | None:
+    """What was said of a model that hides its gradients, in the person's language; None if it is
+    something else."""
+    for pattern in _HIDDEN:
+        if (found := matched(text, pattern)) is not None:
+            parts = [tr_like(part, _HIDING) for part in found["parts"].split(", ")]
+            return tr(pattern, parts=", ".join(parts))
+    return None
+
 
 def note_text(text: str) -> str:
     """What a task said, in the person's language where it is known."""
     name, changed, value = text.partition(" set to ")
     if changed and name in _WORDS:
         return tr("{quantity} set to {value}", quantity=word(name), value=value)
-    return tr_like(text, _NOTES)
+    return hidden_text(text) or tr_like(text, _NOTES)
 
 
 def warning_of(summary: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.attacks.driver import AttackResult, Iteration, attack, perturb
+    from engine.attacks.fitted import Fit, fit
     from engine.attacks.spec import (
         APGD,
         BIM,
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
         DeepFool,
         HopSkipJump,
         Noise,
+        Patch,
         Shift,
         Spatial,
         Square,
+        Universal,
     )
 
 __all__ = [
@@ -63,21 +66,27 @@ __all__ = [
     "Boundary",
     "CarliniWagner",
     "DeepFool",
+    "Fit",
     "HopSkipJump",
     "Iteration",
     "Noise",
+    "Patch",
     "Shift",
     "Spatial",
     "Square",
+    "Universal",
     "VirtualAdversarial",
     "attack",
+    "fit",
     "perturb",
 ]
 
-_DRIVER = {"AttackResult", "Iteration", "attack", "perturb"}
+_HOME = dict.fromkeys(("AttackResult", "Iteration", "attack", "perturb"), "driver") | dict.fromkeys(
+    ("Fit", "fit"), "fitted"
+)
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'driver' if name in _DRIVER else 'spec'}"), name)
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'spec')}"), name)

@@ -14,7 +14,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,13 @@ from engine.attacks.geometry import Ball, ball
 from engine.attacks.goal import Goal, predicted
 from engine.attacks.method import Answer, Method, Point, Problem
 from engine.attacks.oracle import Counts, Oracle, rows
-from engine.attacks.spec import AttackSpec
+from engine.attacks.spec import AttackSpec, Fitted, FixedBudget
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import drain
 from engine.random import derive
+
+if TYPE_CHECKING:
+    from engine.attacks.fitted import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ def attack(
     eps: Tensor | None = None,
     mask: Tensor | None = None,
     starts: Tensor | None = None,
+    fitted: Fit | None = None,
 ) -> AttackResult:
     """Adversarial examples for `images`; `AttackResult` says what is known of each.
 
@@ -154,6 +158,7 @@ def attack(
     mask: where the image may change, bool or 0/1, a shape that expands to (N, C, H, W).
     starts: images in [0, 1] like `images`, that a decision-based attack may set out from, as of the
         target class; it tries noise as well.
+    fitted: of an attack that has one perturbation for all images, what `fit` made of others.
 
     Raises BadInput if the arguments do not fit each other or the model.
     """
@@ -174,6 +179,7 @@ def attack(
             eps=eps,
             mask=mask,
             starts=starts,
+            fitted=fitted,
         )
     )
 
@@ -197,6 +203,7 @@ def perturb(
     begin: Tensor | None = None,
     precision: Literal["float32", "bf16"] = "float32",
     resume: Snapshot | None = None,
+    fitted: Fit | None = None,
 ) -> Search:
     """`attack` as a generator: one `Iteration` for each question to the model.
 
@@ -206,7 +213,8 @@ def perturb(
     seed, ids: a sample's draws depend on `seed` and its id, int64 (N,), alone.
     early_exit: False is for training: all samples take the same fixed number of steps, whatever
         the model says of them; nothing is confirmed, no extra pass is made, and `Cancelled` is
-        not caught. Needs a spec of a fixed budget without restarts.
+        not caught. Needs a spec of a fixed budget without restarts. Gradients pass straight
+        through what hides them: a training wants strong examples.
     clean_logits: the model's logits at `images`, (N, K), if they have been paid for already.
     attacked: bool (N,), whom to attack, instead of whom the model gets right; `correct` of the
         result is then this.
@@ -217,21 +225,34 @@ def perturb(
         box, instead of at the attack's own start.
     precision: bf16 takes the gradient steps under autocast; successes are confirmed in float32.
     resume: goes on where the snapshot was made. The rest must be what it was then.
+    fitted: as of `attack`; its targets are those it was fitted to.
 
     Raises BadInput at once if the arguments do not fit each other, at the first iteration if they
     do not fit the model.
     """
-    images, labels, ids = _checked(model, images, labels, ids)
+    images, labels, ids = checked(model, images, labels, ids)
     if eps is None:
         radius = float("inf") if spec.eps is None else spec.eps
         eps = torch.full(labels.shape, radius, dtype=torch.float64)
     if eps.shape != labels.shape or not bool((eps >= 0).all()):
         raise BadInput(f"eps must be {len(labels)} radii >= 0, one a sample; got {_what(eps)}.")
-    around = ball(spec.norm, images, eps, _mask(mask, images))
+    if isinstance(spec, FixedBudget) and not bool(eps.isfinite().all()):
+        raise BadInput(
+            f"{spec.kind} uses the whole of its ball, which must end somewhere; got an infinite "
+            "eps. Give every sample a finite one, or take an attack that looks for the smallest "
+            "perturbation."
+        )
+    where, rounds = _mask(mask, images), spec.rounds()
+    if isinstance(spec, Fitted):
+        place = derive(seed, "fitted")
+        fit = _fit(fitted, spec, images, targets)
+        where, rounds = fit.mask(images, eps, ids, place, where), fit.rounds(place)
+        targets = torch.full_like(labels, spec.target) if spec.targeted else None
+    around = ball(spec.norm, images, eps, where)
     goal = _goal(labels, targets, images, spec)
-    rounds = spec.rounds()
     bf16 = precision == "bf16"
-    oracle = Oracle(model, seed=seed, device=images.device, bf16=bf16)
+    through = spec.through_transforms or not early_exit
+    oracle = Oracle(model, seed=seed, device=images.device, bf16=bf16, through=through)
     problem = Problem(
         around, goal, ids, images.new_zeros((len(ids), 0)), seed, _starts(starts, images)
     )
@@ -701,7 +722,7 @@ def _result(
 # --- what can be asked ----------------------------------------------------------------------------
 
 
-def _checked(
+def checked(
     model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The arguments as float32, int64 and int64 on one device, detached from any graph."""
@@ -740,6 +761,28 @@ def _checked(
         # Autograd keeps no labels that were made in inference mode.
         labels = labels.to(torch.int64, copy=labels.is_inference())
         return images, labels, ids.to(images.device, torch.int64)
+
+
+def _fit(fitted: Fit | None, spec: Fitted, images: Tensor, targets: Tensor | None) -> Fit:
+    """Raises BadInput if it is not of this spec, and for images like these."""
+    if fitted is None:
+        raise BadInput(
+            f"{spec.kind} has one perturbation for all images, which is fitted to training images "
+            "first: give fitted=engine.attacks.fit(model, images, labels, spec)."
+        )
+    if fitted.spec != spec:
+        raise BadInput(f"What was fitted is another attack: {fitted.spec!r}, not {spec!r}.")
+    if fitted.shape != tuple(images.shape[1:]):
+        raise BadInput(
+            f"It was fitted to images of (channels, height, width) {fitted.shape}, and these are "
+            f"{tuple(images.shape[1:])}."
+        )
+    if targets is not None:
+        raise BadInput(
+            f"targets were given to {spec.kind}, which aims at one class for all images: set "
+            "target in its spec, and fit it to that."
+        )
+    return fitted
 
 
 def _mask(mask: Tensor | None, images: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.attacks.geometry import Ball, L1Ball, LinfBall, largest
+from engine.attacks.geometry import Ball, L1Ball, LinfBall, largest, mixed
 from engine.attacks.goal import Goal
 from engine.attacks.losses import margin, target_margin
 from engine.attacks.method import Answer, Method, Problem, Want
@@ -66,8 +66,8 @@ def _fab(spec: FAB, aim: int | None, *, noisy: bool, minimal: bool) -> Method[Wa
     def step(of: Problem, at: Walk, answer: Answer, number: int) -> Walk:
         if number % 2:
             passed = of.goal.reached(answer.logits)[:, None, None, None]
-            back = of.ball.centre + (at.x - of.ball.centre) * spec.beta
-            return Walk(torch.where(passed, back, at.x))
+            back = (at.x - of.ball.centre).mul_(spec.beta).add_(of.ball.centre)
+            return Walk(mixed(passed, back, at.x))
         value, slope = _boundary(of, answer, spec.norm, one)
         return Walk(_towards(of.ball, at.x, value, slope, spec))
 
@@ -160,14 +160,16 @@ def _project(points: Tensor, values: Tensor, slope: Tensor, equally: bool) -> Te
     wanted = values.abs()
     t = torch.zeros_like(wanted)
     moved = torch.zeros_like(points)
+    free, part = torch.empty_like(points), torch.empty_like(points)
     for _ in range(_NEWTON["linf" if equally else "l2"]):
-        rise = ((moved < room) * gain).sum(2)
-        missing = wanted - (moved * size).sum(2)
+        torch.lt(moved, room, out=free)  # as numbers: a product with bools takes six times as long
+        rise = free.mul_(gain).sum(2)
+        missing = wanted - torch.mul(moved, size, out=part).sum(2)
         t = t + torch.where(rise > 0, missing / rise, 0).clamp_min_(0)
-        reach = t[:, :, None] if equally else t[:, :, None] * size
-        moved = torch.minimum(reach, room)
-    beyond = wanted >= (room * size).sum(2)
-    return torch.where(beyond[:, :, None], room, moved).mul_(sign)
+        reach = t[:, :, None] if equally else torch.mul(t[:, :, None], size, out=part)
+        torch.minimum(reach, room, out=moved)
+    beyond = wanted >= torch.mul(room, size, out=part).sum(2)
+    return mixed(beyond[:, :, None], room, moved).mul_(sign)
 
 
 def _project_l1(points: Tensor, values: Tensor, slope: Tensor, _: bool) -> Tensor:
@@ -191,4 +193,5 @@ def _uphill(values: Tensor, slope: Tensor) -> Tensor:
 
 def _room(points: Tensor, sign: Tensor) -> Tensor:
     """How far the box lets the points go, (N, P, D); nowhere, where the sign is zero."""
-    return torch.where(sign > 0, 1 - points, points).masked_fill_(sign == 0, 0)
+    end = torch.gt(sign, 0, out=torch.empty_like(points))
+    return end.sub_(points).mul_(sign)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.attacks.goal import Rows
 from engine.attacks.spec import Norm
 from engine.random import derive, normal, uniform
 
@@ -47,8 +48,8 @@ class Ball(ABC):
     mask: Tensor | None
 
     @abstractmethod
-    def __getitem__(self, keep: Tensor) -> Ball:
-        """The ball of the samples at `keep`, int64 (M,)."""
+    def __getitem__(self, keep: Rows) -> Ball:
+        """The ball of the samples at `keep`."""
 
     @abstractmethod
     def random(self, seed: int, ids: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class Ball(ABC):
         """A change, (N, C, H, W), without what the mask keeps."""
         return change if self.mask is None else change * self.mask
 
-    def _mask_of(self, keep: Tensor) -> Tensor | None:
+    def _mask_of(self, keep: Rows) -> Tensor | None:
         return None if self.mask is None else self.mask[keep]
 
 
@@ -112,7 +113,7 @@ class LinfBall(Ball):
     low: Tensor
     high: Tensor
 
-    def __getitem__(self, keep: Tensor) -> LinfBall:
+    def __getitem__(self, keep: Rows) -> LinfBall:
         mask = self._mask_of(keep)
         return LinfBall(self.centre[keep], self.eps[keep], mask, self.low[keep], self.high[keep])
 
@@ -134,15 +135,17 @@ class LinfBall(Ball):
         return largest(_change(x, self.centre)).flatten()
 
     def contains(self, x: Tensor, size: Tensor | None = None) -> Tensor:
-        # The bounds are rounded to the last float inside: this is as exact as to measure.
-        return ((x >= self.low) & (x <= self.high)).flatten(1).all(1)
+        # The bounds are rounded to the last float inside: this is as exact as to measure. Signs of
+        # differences are exact too, and found in a third of the time that bools take.
+        above = (x - self.low).flatten(1).amin(1)
+        return (above >= 0) & ((self.high - x).flatten(1).amin(1) >= 0)
 
 
 @dataclass(frozen=True, slots=True)
 class L2Ball(Ball):
     """The Euclidean length of the change is at most eps."""
 
-    def __getitem__(self, keep: Tensor) -> L2Ball:
+    def __getitem__(self, keep: Rows) -> L2Ball:
         return L2Ball(self.centre[keep], self.eps[keep], self._mask_of(keep))
 
     def random(self, seed: int, ids: Tensor) -> Tensor:
@@ -213,7 +216,7 @@ class L2Ball(Ball):
 class L1Ball(Ball):
     """The absolute changes sum to at most eps."""
 
-    def __getitem__(self, keep: Tensor) -> L1Ball:
+    def __getitem__(self, keep: Rows) -> L1Ball:
         return L1Ball(self.centre[keep], self.eps[keep], self._mask_of(keep))
 
     def random(self, seed: int, ids: Tensor) -> Tensor:
@@ -297,7 +300,7 @@ def _threshold(top: Tensor, room: Tensor, radius: Tensor) -> Tensor:
 class L0Ball(Ball):
     """At most eps values change; each channel of a pixel is a value."""
 
-    def __getitem__(self, keep: Tensor) -> L0Ball:
+    def __getitem__(self, keep: Rows) -> L0Ball:
         return L0Ball(self.centre[keep], self.eps[keep], self._mask_of(keep))
 
     def random(self, seed: int, ids: Tensor) -> Tensor:
@@ -338,7 +341,7 @@ class FreeBall(L2Ball):
     """All images inside the box. `eps` bounds nothing: it is how strong an attack is, in a unit of
     its own. Sizes are Euclidean."""
 
-    def __getitem__(self, keep: Tensor) -> FreeBall:
+    def __getitem__(self, keep: Rows) -> FreeBall:
         return FreeBall(self.centre[keep], self.eps[keep], self._mask_of(keep))
 
     def random(self, seed: int, ids: Tensor) -> Tensor:
@@ -380,6 +383,14 @@ def _inward(centre: Tensor, offset: Tensor) -> Tensor:
     error = (centre - (total - part)) + (offset - part)
     beyond = error * offset.sign() < 0
     return torch.where(beyond, torch.nextafter(total, centre), total)
+
+
+def mixed(which: Tensor, these: Tensor, others: Tensor) -> Tensor:
+    """`these` where `which`, a bool for each of the first dimensions, (N, 1, ...), and `others`
+    elsewhere; all finite.
+
+    On a CPU this takes a quarter of the time of torch.where, whose condition is not spread out."""
+    return others.lerp(these, which.to(others.dtype))
 
 
 def largest(x: Tensor) -> Tensor:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from engine.errors import BadInput
+
+Rows: TypeAlias = Tensor | slice
+"""Which samples: int64 (M,), or those from here to there, of which nothing is copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,8 @@ class Goal:
     top: int
     lead: float = 0.0
 
-    def __getitem__(self, keep: Tensor) -> Goal:
-        """The goal of the samples at `keep`, int64 (M,)."""
+    def __getitem__(self, keep: Rows) -> Goal:
+        """The goal of the samples at `keep`."""
         targets = None if self.targets is None else self.targets[keep]
         return replace(self, labels=self.labels[keep], targets=targets)
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from torch import Tensor
 
 from engine.attacks.geometry import Ball
-from engine.attacks.goal import Goal
+from engine.attacks.goal import Goal, Rows
 
 State = TypeVar("State", bound=Any)
 """A NamedTuple. `x` is where the model is asked next: (N, C, H, W), or (N, Q, C, H, W) for Q points
@@ -70,8 +70,8 @@ class Problem:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, keep: Tensor) -> Problem:
-        """The problem of the samples at `keep`, int64 (M,)."""
+    def __getitem__(self, keep: Rows) -> Problem:
+        """The problem of the samples at `keep`."""
         ball, goal, ids = self.ball[keep], self.goal[keep], self.ids[keep]
         starts = None if self.starts is None else self.starts[keep]
         return replace(self, ball=ball, goal=goal, ids=ids, clean=self.clean[keep], starts=starts)

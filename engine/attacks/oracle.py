@@ -8,7 +8,7 @@ also if the model raises. Gradients are taken of the input alone, so that parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from engine.attacks.goal import finite
+from engine.attacks.goal import Goal, Rows, finite
 from engine.attacks.method import Answer, Method, Problem, Want
 from engine.errors import BadInput, is_memory
+from engine.models.transforms import masking
 from engine.random import derive
 
-_TOGETHER = 250
-"""Images that a CPU looks at together: more do not fit its caches (a fifth slower with 1,000)."""
+_TOGETHER = 200_000
+"""Values of the images that a CPU puts through the model together (255 of MNIST's): of more the
+activations do not fit its caches (a seventh slower with 500 such images)."""
 
 
 @dataclass(slots=True)
@@ -42,16 +44,27 @@ class Oracle:
 
     `bf16` takes gradients under bf16 autocast; without a gradient it is always float32. `chunk` is
     how many images go through the model together: all of them, until memory runs out; from then on
-    half as many, and so on.
+    half as many, and so on. `through` takes gradients straight through what hides them
+    (`engine.models.transforms`).
     """
 
-    def __init__(self, model: nn.Module, *, seed: int, device: torch.device, bf16: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        seed: int,
+        device: torch.device,
+        bf16: bool,
+        through: bool = False,
+    ) -> None:
         self._model = model
         self._device = device
         self._bf16 = bf16
         self._modules = list(model.modules())
+        self._hiding = masking(model) if through else []
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
-        self._direct = _direct(device, bf16)
+        direct = device.type == "cpu" and not bf16 and torch.backends.mkldnn.is_available()
+        self._direct = _Direct() if direct else nullcontext()
         # A model that draws (a noisy defence) draws from here, not from the caller's generators.
         self.random = _states(derive(seed, "model"), device)
         none = torch.zeros((), dtype=torch.int64, device=device)
@@ -67,10 +80,7 @@ class Oracle:
         """What the model says at `at.x`, (N, C, H, W) or (N, Q, C, H, W)."""
 
         def asked(part: slice) -> tuple[Tensor, Tensor, Tensor]:
-            if part == slice(0, len(of)):
-                return self._ask(method, of, at, number, want)
-            keep = torch.arange(part.start, part.stop, device=of.ids.device)
-            return self._ask(method, of[keep], rows(at, keep), number, want)
+            return self._ask(method, *_some(of, at, part), number, want)
 
         each = at.x.shape[1] if at.x.ndim == 5 else 1
         return Answer(*self._chunked(len(of), asked, each))
@@ -97,9 +107,8 @@ class Oracle:
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def _look(self, x: Tensor) -> Tensor:
-        most = _TOGETHER if self._device.type == "cpu" else len(x)
-        with self._aside(grad=False, bf16=False):
-            logits = torch.cat([self._logits(part) for part in x.detach().split(most)])
+        with self.aside(grad=False, bf16=False):
+            logits = _joined([self._logits(x.detach()[part]) for part in self._parts(x, 1)])
         self.counts.forward += len(x)
         self.counts.nan = self.counts.nan + (~finite(logits)).sum()
         return logits
@@ -108,26 +117,27 @@ class Oracle:
         self, method: Method[Any], of: Problem, at: Any, number: int, want: Want
     ) -> tuple[Tensor, Tensor, Tensor]:
         many = at.x.shape[:-3]
-        goal = of.goal
-        if len(many) == 2:
-            goal = goal[torch.arange(len(of), device=of.ids.device).repeat_interleave(many[1])]
         x = at.x.flatten(0, -4)
         if want == "logits":
             logits = self._look(x)
-            loss = method.loss(at, logits, goal)
+            loss = method.loss(at, logits, _goals(of, many))
             slope = x.new_zeros(()).expand_as(x)
             return logits.unflatten(0, many), loss.unflatten(0, many), slope.unflatten(0, many)
-        with self._aside(grad=True, bf16=self._bf16):
-            # Autograd takes no tensor that was made in inference mode.
-            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-            with self._direct:
-                logits = self._logits(x if method.view is None else method.view(of, x, number))
-            loss = method.loss(at, logits, goal)
-            if want == "jacobian":
-                outputs = logits if method.outputs is None else method.outputs(at, logits, goal)
-                slope = _jacobian(outputs, x)
-            else:
-                slope = _slopes(loss, x)
+        # Autograd takes no tensor that was made in inference mode.
+        x = x.clone() if x.is_inference() else x.detach()
+        each = len(x) // len(of)
+        with self.aside(grad=True, bf16=self._bf16):
+            answers = [
+                self._climbed(
+                    method,
+                    *_some(of, at, slice(part.start // each, part.stop // each)),
+                    x[part],
+                    number,
+                    want,
+                )
+                for part in self._parts(x, each)
+            ]
+        logits, loss, slope = map(_joined, zip(*answers, strict=True))
         steepest = slope.flatten(1).abs().amax(1)
         faulty = ~(finite(logits) & steepest.isfinite())
         self.counts.forward += len(x)
@@ -136,8 +146,30 @@ class Oracle:
             self.counts.zero = self.counts.zero + (steepest == 0).sum()
         self.counts.nan = self.counts.nan + faulty.sum()
         slope = slope.nan_to_num_(0.0, 0.0, 0.0)
-        logits, loss = logits.detach(), loss.detach()
         return logits.unflatten(0, many), loss.unflatten(0, many), slope.unflatten(0, many)
+
+    def _climbed(
+        self, method: Method[Any], of: Problem, at: Any, x: Tensor, number: int, want: Want
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, loss and slope at `x`, the points of the state `at` one after the other."""
+        x = x.requires_grad_()
+        with self._direct:
+            logits = self._logits(x if method.view is None else method.view(of, x, number))
+        goal = _goals(of, at.x.shape[:-3])
+        loss = method.loss(at, logits, goal)
+        if want == "jacobian":
+            outputs = logits if method.outputs is None else method.outputs(at, logits, goal)
+            slope = _jacobian(outputs, x)
+        else:
+            slope = _slopes(loss, x)
+        return logits.detach(), loss.detach(), slope
+
+    def _parts(self, x: Tensor, each: int) -> list[slice]:
+        """Where to cut `x`, `each` images of a sample in a row, for the processor's caches."""
+        most = len(x)
+        if self._device.type == "cpu":
+            most = max(1, _TOGETHER // (each * x[0].numel())) * each
+        return [slice(k, min(k + most, len(x))) for k in range(0, len(x), most)]
 
     def _autocast(self, bf16: bool) -> torch.autocast | nullcontext[None]:
         """As asked, whatever the caller's; entering it takes time."""
@@ -157,17 +189,20 @@ class Oracle:
         return logits.float()
 
     @contextmanager
-    def _aside(self, *, grad: bool, bf16: bool) -> Iterator[None]:
-        """Own modes and random state, the caller's afterwards."""
+    def aside(self, *, grad: bool, bf16: bool) -> Iterator[None]:
+        """Own modes and random state, for who asks the model itself; the caller's afterwards."""
         training = [module for module in self._modules if module.training]
         cuda = self._device.type == "cuda"
         # cuDNN differentiates recurrent layers in training mode only.
         plain = torch.backends.cudnn.flags(enabled=False) if cuda and self._recurrent else None
+        opened = [part for part in self._hiding if grad and not part.straight_through]
         callers = _states(None, self._device)
         _restore(self.random, self._device)
         try:
             for module in training:
                 module.training = False
+            for part in opened:
+                part.straight_through = True
             with (
                 torch.inference_mode(False),
                 torch.set_grad_enabled(grad),
@@ -176,44 +211,93 @@ class Oracle:
             ):
                 yield
         finally:
-            if isinstance(self._direct, _Direct):  # a backward pass may have failed inside of one
-                _with_onednn()
             for module in training:
                 module.training = True
+            for part in opened:
+                del part.straight_through  # the class has it unset
             self.random = _states(None, self._device)
             _restore(callers, self._device)
 
 
 class _Direct(TorchFunctionMode):
     """Has the gradient of convolutions of few channels, as a model's first, taken without oneDNN:
-    that takes 1.2 to 5 times as long with 1 to 4 channels (kernels of 3 to 7, 28 to 224 pixels)."""
+    that takes 1.2 to 5 times as long with 1 to 4 channels (kernels of 3 to 7, 28 to 224 pixels).
+    The function is called by its name, as a switch would be the whole process's."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch.conv2d and args and args[0].shape[1] <= 4 and out.grad_fn is not None:
-            out.grad_fn.register_prehook(_without_onednn)
-            out.grad_fn.register_hook(_with_onednn)
-        return out
+        call = _convolved if func is torch.conv2d else func
+        return call(*args, **(kwargs or {}))
 
 
-def _direct(device: torch.device, bf16: bool) -> TorchFunctionMode | nullcontext[None]:
-    enabled = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
-    return _Direct() if device.type == "cpu" and enabled and not bf16 else nullcontext()
+def _convolved(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """torch.conv2d, whose gradient with respect to `input` may be taken another way."""
+    plain = input.ndim == 4 and groups == 1 and not isinstance(padding, str)
+    plain = plain and input.dtype == weight.dtype == torch.float32 and _pair(dilation) == (1, 1)
+    if not (plain and input.requires_grad and input.shape[1] <= 4 and torch.is_grad_enabled()):
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    # Gradients of the weights, should the model itself ask for them, stay torch's own.
+    out = torch.conv2d(input.detach(), weight, bias, stride, padding, dilation, groups)
+    passed: Tensor = _WithoutOneDNN.apply(input, weight, out, _pair(stride), _pair(padding))
+    return passed
 
 
-def _without_onednn(_: Any) -> None:
-    torch._C._set_mkldnn_enabled(False)
+def _pair(both: Any) -> tuple[int, int]:
+    across, down = (both, both) if isinstance(both, int) else (*both, *both)[:2]
+    return across, down
 
 
-def _with_onednn(*_: Any) -> None:
-    torch._C._set_mkldnn_enabled(True)
+class _WithoutOneDNN(torch.autograd.Function):
+    """`out`, the convolution of `input`, as a function of `input`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, out: Tensor, stride: Any, padding: Any) -> Tensor:
+        return out.view_as(out)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.places = inputs[3:]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        image, weight = ctx.saved_tensors
+        along = torch.ops.aten._slow_conv2d_backward.output_mask(
+            slope, image, weight, weight.shape[2:], *ctx.places, [True, False, False]
+        )[0]
+        return along, None, slope, None, None
 
 
-def rows(state: Any, keep: Tensor) -> Any:
-    """The samples at `keep`, int64 (M,), of a method's state."""
+def rows(state: Any, keep: Rows) -> Any:
+    """The samples at `keep` of a method's state."""
     return type(state)(*(part[keep] if isinstance(part, Tensor) else part for part in state))
+
+
+def _some(of: Problem, at: Any, part: slice) -> tuple[Problem, Any]:
+    """Problem and state of some samples."""
+    return (of, at) if part == slice(0, len(of)) else (of[part], rows(at, part))
+
+
+def _goals(of: Problem, many: Sequence[int]) -> Goal:
+    """The goals of as many points, (N,) or (N, Q)."""
+    if len(many) == 1:
+        return of.goal
+    return of.goal[torch.arange(len(of), device=of.ids.device).repeat_interleave(many[1])]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _slopes(loss: Tensor, x: Tensor) -> Tensor:

@@ -8,18 +8,20 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from engine.attacks import preparing
 from engine.attacks.driver import AttackResult, Iteration, Snapshot, perturb
+from engine.attacks.fitted import Fit, FitSnapshot, FitStep
 from engine.attacks.geometry import ORDERS
 from engine.attacks.goal import Goal, predicted
 from engine.attacks.oracle import Oracle
 from engine.attacks.showing import Gallery, sizes
-from engine.attacks.spec import Attack, MinimalNorm
+from engine.attacks.spec import Attack, AttackSpec, Fitted, MinimalNorm
 from engine.attacks.tally import Tally, merged, warnings
 from engine.data import Dataset, Split, load
 from engine.errors import BadInput, Cancelled
@@ -27,8 +29,9 @@ from engine.events import Event, Note, Progress, Saved, Scalars, Table, sieved
 from engine.files import atomic, sha256_of
 from engine.models import load_model
 from engine.models.card import SEEN
+from engine.models.transforms import hidden_by
 from engine.store.checkpoints import Checkpoint
-from engine.task import Steps
+from engine.task import Steps, Summary
 
 if TYPE_CHECKING:
     from engine.bench import Bench
@@ -43,6 +46,12 @@ EVERY = 30.0
 
 SHARE = 20
 
+_BLIND = (
+    "the model hides its gradients: {}. That is not a defence by itself: this attack stands still, "
+    "and says nothing of the model. Attack straight through it (through_transforms; BPDA), or "
+    "without gradients (Square)."
+)
+
 MEASURED = 100
 """Samples that the mean norm is taken of while an attack runs: what is shown must cost little."""
 
@@ -56,12 +65,19 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
     A cancel keeps what was found: the samples so far, each either confirmed as broken or still
     counted as correct, so that `robust_accuracy` is then an upper bound.
     """
-    chosen = yield from _once(bench, choose(spec.model, spec.data, spec.samples, bench))
+    aside = spec.attack.target if _aims_at_one(spec.attack) else None
+    chosen = yield from _once(
+        bench, choose(spec.model, spec.data, spec.samples, bench, aside=aside)
+    )
     data, order = chosen.data, chosen.order
     surrogate = _surrogate(spec.surrogate, chosen.data, bench) if spec.surrogate else None
     advice = spec.attack.advice(len(data.classes))
     if advice and bench.resume is None:
         yield Note("warning", advice)
+    hiding = hidden_by(chosen.module if surrogate is None else surrogate)
+    blind = bool(hiding) and spec.attack.climbs() and not spec.attack.through_transforms
+    if blind and bench.resume is None:
+        yield Note("warning", _BLIND.format(hiding))
     yield Table("classes", ("index", "name"), tuple(enumerate(data.classes)))
 
     size = spec.batch_size
@@ -69,14 +85,16 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
     looked = clean_logits(chosen.module, data.test, order, size, bench, tally)
     clean = yield from _once(bench, looked)
     tally.correct = int((predicted(clean).cpu() == data.test.labels.cpu()[order]).sum())
-    run = _Run(spec, bench, chosen.module, data.test, order, clean, tally)
+    run = _Run(spec, bench, chosen.module, data.test, order, clean, tally, train=data.train)
     if surrogate is not None:
         looked = clean_logits(surrogate, data.test, order, size, bench, tally)
         run.surrogate = Surrogate(surrogate, (yield from _once(bench, looked)))
     yield from run.attack(size)
     if tally.results:
         yield from run.save()
-    return tally.summary() | ({"data_changed": True} if chosen.changed else {})
+    if run.fit is not None:
+        yield preparing.save(run.fit, bench)
+    return run.summary() | ({"data_changed": True} if chosen.changed else {})
 
 
 # --- whom it is about -----------------------------------------------------------------------------
@@ -94,10 +112,16 @@ class Chosen:
 
 
 def choose(
-    model: str, described: DataSpec | None, samples: int, bench: Bench
+    model: str,
+    described: DataSpec | None,
+    samples: int,
+    bench: Bench,
+    *,
+    aside: int | None = None,
 ) -> Generator[Event, None, Chosen]:
     """The model `model` and the first `samples` (0: all) of a seeded permutation of the test split
-    of `described`, by default that of the model's own data. Raises BadInput if they do not fit."""
+    of `described`, by default that of the model's own data. `aside`: a class whose images are left
+    out. Raises BadInput if they do not fit."""
     loaded = load_model(model, bench)
     described = described or loaded.card.data
     if described is None:
@@ -112,6 +136,13 @@ def choose(
     if changed:
         yield Note("warning", SEEN)
     order = torch.randperm(len(data.test), generator=bench.generator("samples"))
+    if aside is not None:
+        if aside >= len(data.classes):
+            raise BadInput(
+                f"target: there is no class {aside}; expected 0 to {len(data.classes) - 1}"
+            )
+        order = order[data.test.labels.cpu()[order] != aside]
+        yield Note("info", f"images of the target class, {data.classes[aside]}, are left out")
     order = order[: samples or None]
     if not len(order):
         raise BadInput("the test split is empty: there is nothing to attack")
@@ -131,6 +162,11 @@ def _surrogate(ref: str, data: Dataset, bench: Bench) -> nn.Module:
             f"has {tuple(data.shape)} of {len(data.classes)}; take a model for the same task"
         )
     return loaded.module
+
+
+def _aims_at_one(attack: AttackSpec) -> TypeGuard[Fitted]:
+    """Whether all images are to be taken for one class, whose own cannot be attacked."""
+    return isinstance(attack, Fitted) and attack.targeted
 
 
 def _once(bench: Bench, steps: Generator[Event, None, T]) -> Generator[Event, None, T]:
@@ -174,7 +210,10 @@ class _Run:
     order: Tensor
     clean: Tensor
     tally: Tally
+    train: Split
     surrogate: Surrogate | None = None
+    fit: Fit | None = None
+    """Of an attack with one perturbation for all images."""
     step: int = 0
     told: float = 0.0
     gallery: Gallery | None = None
@@ -187,9 +226,10 @@ class _Run:
 
     def attack(self, size: int) -> Generator[Event, None, None]:
         """Attack batch after batch, until done or cancelled."""
-        frames = sum(method.steps + 1 for method in self.spec.attack.rounds())
+        frames = sum(method.steps + 1 for method in self.spec.attack.rounds()) or 1
         shown = self.order[: self.spec.show]
         resume: Snapshot | None = None
+        begin: FitSnapshot | None = None
         try:
             if len(shown):
                 images, labels = self.test.batch(shown)
@@ -199,10 +239,13 @@ class _Run:
                 if self.bench.resume is None:
                     yield self.gallery.clean()
             if self.bench.resume is not None:
-                resume = self._restore(self.bench.resume)
+                begin = self._restore_fit(self.bench.resume)
+                resume = self._restore(self.bench.resume) if begin is None else None
                 yield Note("info", f"resumed at iteration {self.step + 1}")
+            if isinstance(self.spec.attack, Fitted) and self.fit is None:
+                yield from self._prepare(self.spec.attack, begin)
             starts = self._starts()
-            while self.done < len(self.order):
+            while self.done < len(self.order) and not self.tally.cancelled:
                 rows = torch.arange(self.done, min(self.done + size, len(self.order)))
                 yield from self._batch(rows, starts, frames, size, resume)
                 resume = None
@@ -211,9 +254,28 @@ class _Run:
                 self.done += len(rows)
                 self.frame = 0
                 yield self._progress(size)
+            if self.fit is not None and self.tally.results:
+                yield Scalars(self.step, self.tally.scalars(0))
         except Cancelled:
             self.tally.cancelled = True
         yield from warnings(self.tally)
+
+    def _prepare(self, attack: Fitted, begin: FitSnapshot | None) -> Generator[Event, None, None]:
+        """Fit the one perturbation to training images."""
+        model = self.model if self.surrogate is None else self.surrogate.module
+        begun = time.perf_counter()
+        self.fit, self.step = yield from preparing.prepared(
+            attack,
+            model,
+            self.train,
+            self.bench,
+            first=self.step,
+            resume=begin,
+            keep=self._checkpoint_fit_if_due,
+        )
+        self.tally.seconds += time.perf_counter() - begun
+        self.tally.cancelled = self.fit.left == "cancelled"
+        yield preparing.picture(attack, self.fit.pattern, self.step, keep=True)
 
     def _batch(
         self,
@@ -242,6 +304,7 @@ class _Run:
             persist=self.surrogate is not None,
             precision=self.bench.spec.precision,
             resume=resume,
+            fitted=self.fit,
         )
         result: AttackResult | None = None
         while result is None:
@@ -300,6 +363,8 @@ class _Run:
         if self.gallery is not None and self.gallery.update(now, self.done):
             settled = bool(now.success[now.active].all()) and self.surrogate is None
             yield from self.gallery.frames(self.step, last=last or settled)
+        if self.fit is not None:  # the steps were those of the fit
+            return
         some = now.active[:MEASURED]
         change = (now.points[:MEASURED] - images[some]).flatten(1)
         norms = sizes(change, ORDERS[self.spec.attack.norm])
@@ -314,6 +379,8 @@ class _Run:
 
     def _progress(self, size: int) -> Progress:
         """In iterations: a batch whose samples are all broken skips what is left of its own."""
+        if self.fit is not None:
+            return Progress(self.done, len(self.order), "images")
         asked, done, steps = self.frame, 0, 0
         for method in self.spec.attack.rounds():
             done += min(max(asked - 1, 0), method.steps)  # the first question is about the start
@@ -346,10 +413,29 @@ class _Run:
         """At the step of the batch's last iteration, which was about the surrogate alone."""
         last = max(self.step - 1, 0)
         if self.gallery is not None and self.done < len(self.gallery):
-            yield from self.gallery.frames(last, last=True)
-        yield Scalars(last, self.tally.scalars(0))
+            yield from self.gallery.frames(self.step if self.fit else last, last=True)
+        if self.fit is None:
+            yield Scalars(last, self.tally.scalars(0))
 
     # --- going on ---------------------------------------------------------------------------------
+
+    def _checkpoint_fit_if_due(self, now: FitStep, number: int) -> None:
+        begun = time.monotonic()
+        if not number or begun - self.saved_at < max(EVERY, SHARE * self.save_cost):
+            return
+        saved = now.snapshot()
+        tensors = {f"fit.{name}": tensor for name, tensor in saved.tensors.items()}
+        self.bench.save_checkpoint(number - 1, tensors, {"step": number, "fit": saved.values})
+        self.saved_at = time.monotonic()
+        self.save_cost = self.saved_at - begun
+
+    def _restore_fit(self, kept: Checkpoint) -> FitSnapshot | None:
+        """What the fit goes on from; None if it was over."""
+        values = kept.values["task"]
+        if "fit" not in values:
+            return None
+        self.step = values["step"]
+        return FitSnapshot(_part(kept.tensors, "fit."), values["fit"])
 
     def _checkpoint_if_due(self, now: Iteration) -> None:
         """Keep, from time to time, what the rest of the run depends on. Nothing has been said of
@@ -376,6 +462,9 @@ class _Run:
             values["found"] = {k: v for k, v in found.items() if not isinstance(v, Tensor)}
         if self.tally.fooled:
             tensors["fooled"] = torch.cat(self.tally.fooled)
+        if self.fit is not None:
+            tensors["fitted"] = self.fit.pattern
+            values["fitted"] = self.fit.figures()
         self.bench.save_checkpoint(self.step - 1, tensors, values)
         self.saved_at = time.monotonic()
         self.save_cost = self.saved_at - begun
@@ -391,7 +480,27 @@ class _Run:
             parts: dict[str, Any] = {**_part(kept.tensors, "found."), **values["found"]}
             found = AttackResult(**parts)
             self.tally.add(found, kept.tensors.get("fooled"))
+        if isinstance(self.spec.attack, Fitted):
+            pattern = kept.tensors["fitted"].to(self.bench.device)
+            self.fit = Fit.made_of(self.spec.attack, pattern, values["fitted"])
         return Snapshot(_part(kept.tensors, "search."), values["search"])
+
+    def summary(self) -> Summary:
+        """What `run_attack` returns."""
+        summary, fit = self.tally.summary(), self.fit
+        if fit is None:
+            return summary
+        if not self.tally.results:  # cancelled before anything was judged
+            for name in ("robust_accuracy", "robust_accuracy_interval", "interval", "success_rate"):
+                del summary[name]
+        return summary | {
+            "train_success_rate": fit.fooling_rate,
+            "train_samples": fit.images,
+            "fit_steps": fit.steps,
+            "forward_evaluations": summary["forward_evaluations"] + fit.forward_evaluations,
+            "gradient_evaluations": summary["gradient_evaluations"] + fit.gradient_evaluations,
+            "nan_count": summary["nan_count"] + fit.nan_count,
+        }
 
     def save(self) -> Generator[Event, None, None]:
         """Write what was found to the run's folder."""

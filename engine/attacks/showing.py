@@ -32,16 +32,15 @@ class Gallery:
         """images: clean, float32 (N, C, H, W), with labels, int64 (N,), and logits, (N, K).
         frames: how many iterations there will be at most; of too many to be stored, every k-th
         is kept."""
-        self._order = ORDERS[spec.norm]
-        self._eps = spec.eps
-        self._minimal = isinstance(spec, MinimalNorm)
+        self.turn(spec)
+        self._remarks: dict[int, dict[str, Any]] = {}
         self._labels = labels.tolist()
         self._predictions = predicted(logits).cpu()
         self._probabilities = _probabilities(logits)
         self._norms = torch.zeros(len(labels))
         self._clean = images
         self._now = images.clone()
-        size = _thumbnails(images).numel()
+        size = thumbnails(images).numel()
         # Five more: the clean ones, the last ones, and one pair that rounding up adds.
         self._every = max(1, math.ceil(2 * frames * size / (STORED - 5 * size)))
 
@@ -73,19 +72,24 @@ class Gallery:
 
     def clean(self) -> Images:
         """The clean images."""
-        pixels = _pixels(_thumbnails(self._clean) * 255)
-        return Images("clean", pixels, self._captions(), keep=True)
+        return pictures("clean", self._clean, self._captions())
 
     def update(self, iteration: Iteration, start: int) -> bool:
         """Take up what an iteration says of the shown samples, the first of its batch being
         sample `start` of them. False if it says nothing of any."""
-        count = min(len(self._labels) - start, len(iteration.success))
-        if count <= 0:
+        if start >= len(self):
             return False
-        part = slice(start, start + count)
+        stop = min(len(self), start + len(iteration.success))
+        return self.take(iteration, torch.arange(start, stop))
+
+    def take(self, iteration: Iteration, part: Tensor) -> bool:
+        """The same of a batch whose first samples are the shown ones at `part`, int64 (M,)."""
+        count = len(part)
+        if not count:
+            return False
         self._now[part] = iteration.newest(count)
         asked = iteration.active < count
-        where = iteration.active[asked].cpu() + start
+        where = part[iteration.active[asked].cpu()]
         logits = iteration.logits[asked]
         self._predictions[where] = predicted(logits).cpu()
         self._probabilities[where] = _probabilities(logits)
@@ -93,44 +97,96 @@ class Gallery:
         self._norms[part] = sizes(change, self._order).cpu()
         return True
 
-    def frames(self, step: int, *, last: bool) -> Iterator[Images]:
-        """The adversarial images and their perturbations, as they are now."""
-        keep = last or step % self._every == 0
-        captions = self._captions()
-        now, clean = _thumbnails(self._now), _thumbnails(self._clean)
-        yield Images("adversarial", _pixels(now * 255), captions, step, keep=keep)
-        scale = self._scale()
-        signed = 128 + 127 * (now - clean) / scale
-        yield Images("perturbation", _pixels(signed), captions, step, scale=scale, keep=keep)
+    def turn(self, spec: AttackSpec) -> None:
+        """From now on `spec` attacks: sizes are measured and drawn as it means them."""
+        self._spec, self._order = spec, ORDERS[spec.norm]
 
-    def _scale(self) -> float:
-        """The change that is drawn at full strength: the largest there is, where the smallest is
-        looked for or no radius given, and in l1 and l0, which bound no single pixel. In l2 it is
-        four times what each pixel would get if all changed alike: few pixels change more."""
-        if self._eps is None or self._minimal or self._order < 2:
-            return max((self._now - self._clean).abs().max().item(), 1 / 255)
-        if self._order == math.inf:
-            return min(max(self._eps, 1 / 255), 1.0)
-        alike = self._eps / math.sqrt(self._clean[0].numel())
-        return min(max(4 * alike, 1 / 255), 1.0)
+    def settle(
+        self,
+        part: Tensor,
+        images: Tensor,
+        predictions: Tensor,
+        probabilities: Tensor,
+        norms: Tensor,
+        remarks: list[dict[str, Any]],
+    ) -> None:
+        """What is known for good of the shown samples at `part`, int64 (M,); `remarks` go into
+        their captions. Probabilities that are NaN are not known."""
+        self._now[part] = images.to(self._now)
+        self._predictions[part] = predictions
+        self._probabilities[part] = probabilities
+        self._norms[part] = norms.to(self._norms)
+        self._remarks.update(zip(part.tolist(), remarks, strict=True))
+
+    def frames(self, step: int, *, last: bool, keep: bool | None = None) -> Iterator[Images]:
+        """The adversarial images and their perturbations, as they are now. Stored are the `last`
+        ones and every k-th, or as `keep` says."""
+        keep = (last or step % self._every == 0) if keep is None else keep
+        captions = self._captions()
+        now, clean = thumbnails(self._now), thumbnails(self._clean)
+        yield Images("adversarial", as_pixels(now * 255), captions, step, keep=keep)
+        scale = drawn_at(self._spec, self._now - self._clean)
+        signed = 128 + 127 * (now - clean) / scale
+        yield Images("perturbation", as_pixels(signed), captions, step, scale=scale, keep=keep)
 
     def _captions(self) -> tuple[Mapping[str, Any], ...]:
-        return tuple(
-            {
-                "label": label,
-                "prediction": prediction,
-                "correct": label == prediction,
-                "probabilities": [round(value, 4) for value in probabilities],
-                "norm": round(norm, 6),
-            }
-            for label, prediction, probabilities, norm in zip(
-                self._labels,
-                self._predictions.tolist(),
-                self._probabilities.tolist(),
-                self._norms.tolist(),
-                strict=True,
-            )
-        )
+        found = captions(self._labels, self._predictions, self._probabilities, self._norms)
+        return tuple(known | self._remarks.get(place, {}) for place, known in enumerate(found))
+
+
+def captions(
+    labels: list[int], predictions: Tensor, probabilities: Tensor, norms: Tensor
+) -> Iterator[dict[str, Any]]:
+    """What is said of pictures, of predictions (N,), probabilities (N, K) and norms (N,).
+    Probabilities that are not known (NaN) are left out."""
+    for label, prediction, each, norm in zip(
+        labels,
+        predictions.tolist(),
+        _rounded(probabilities, 4),
+        _rounded(norms, 6),
+        strict=True,
+    ):
+        known = {} if math.isnan(each[0]) else {"probabilities": each}
+        yield {
+            "label": label,
+            "prediction": prediction,
+            "correct": label == prediction,
+            "norm": norm,
+            **known,
+        }
+
+
+def _rounded(values: Tensor, places: int) -> list[Any]:
+    """All at once: one after the other takes most of the time that a set of pictures does."""
+    rounded: list[Any] = (values.double() * 10**places).round().div(10**places).tolist()
+    return rounded
+
+
+def drawn_at(spec: AttackSpec, change: Tensor) -> float:
+    """The size of a change, in image units, that is drawn at full strength: of `change`, (N, C, H,
+    W), the largest there is, where the smallest is looked for or no radius given, and in norms that
+    bound no single pixel. In l2 it is four times what each pixel would get if all changed alike:
+    few pixels change more."""
+    minimal = isinstance(spec, MinimalNorm)
+    if spec.eps is None or minimal or spec.norm not in ("linf", "l2"):
+        return max(change.abs().max().item(), 1 / 255)
+    if spec.norm == "linf":
+        return min(max(spec.eps, 1 / 255), 1.0)
+    alike = spec.eps / math.sqrt(change[0].numel())
+    return min(max(4 * alike, 1 / 255), 1.0)
+
+
+def pictures(
+    name: str,
+    values: Tensor,
+    captions: tuple[Mapping[str, Any], ...],
+    step: int = 0,
+    scale: float | None = None,
+) -> Images:
+    """A set of pictures to be stored, of images or, with a `scale`, of changes, (N, C, H, W)."""
+    shown = thumbnails(values)
+    whole = shown * 255 if scale is None else 128 + 127 * shown / scale
+    return Images(name, as_pixels(whole), captions, step, scale=scale, keep=True)
 
 
 def sizes(change: Tensor, order: float) -> Tensor:
@@ -146,20 +202,20 @@ def _probabilities(logits: Tensor) -> Tensor:
     return logits.softmax(1).nan_to_num(0.0).cpu()
 
 
-def _thumbnails(images: Tensor) -> Tensor:
-    """One or three channels, no side longer than SIDE; still float, in the same range."""
+def thumbnails(images: Tensor, most: int = SIDE) -> Tensor:
+    """One or three channels, no side longer than `most`; still float, in the same range."""
     channels = images.shape[1]
     if channels not in (1, 3):
         images = images[:, : 3 if channels > 3 else 1]
     height, width = images.shape[2:]
     longest = max(height, width)
-    if longest <= SIDE:
+    if longest <= most:
         return images
-    size = [max(1, round(side * SIDE / longest)) for side in (height, width)]
+    size = [max(1, round(side * most / longest)) for side in (height, width)]
     return F.interpolate(images, size, mode="area")
 
 
-def _pixels(values: Tensor) -> Any:
+def as_pixels(values: Tensor) -> Any:
     """uint8 (N, H, W, C) of float (N, C, H, W) in 0 to 255."""
     whole = values.round().clamp(0, 255).to(torch.uint8)
     return whole.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -23,26 +23,27 @@ class UnreadableError(Exception):
     """An image file that is left out. Its text says why, in a few words."""
 
 
-def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
-    """An image file as uint8, (channels, size, size); `channels` is 1 (grey) or 3 (RGB).
+def decode(content: bytes, size: int | tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """An image file as uint8, (channels, height, width); `channels` is 1 (grey) or 3 (RGB).
 
-    Turned upright (EXIF), what is transparent laid on white, 16 bits reduced to 8; the shorter
-    side is resized to `size` (bilinear, antialiased) and the centre cut out. Of an animation it is
-    the first frame. Raises UnreadableError.
+    `size` is (height, width), or one number for both. Turned upright (EXIF), what is transparent
+    laid on white, 16 bits reduced to 8; resized (bilinear, antialiased) until it just covers `size`
+    and the centre cut out. Of an animation it is the first frame. Raises UnreadableError.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UnreadableError(f"{image.width} x {image.height} pixels are too many")
             # JPEG can be decoded at a fraction of its size, here at no less than twice ours.
-            image.draft(None, (2 * size, 2 * size))
+            image.draft(None, (2 * width, 2 * height))
             mode = "L" if channels == 1 else "RGB"
             upright = ImageOps.exif_transpose(image)
             plain = _eight_bits(upright)
             if plain.has_transparency_data:
                 clear = plain.convert("RGBA")
                 plain = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-            fitted = ImageOps.fit(plain.convert(mode), (size, size), Image.Resampling.BILINEAR)
+            fitted = ImageOps.fit(plain.convert(mode), (width, height), Image.Resampling.BILINEAR)
     except UnreadableError:
         raise
     except UnidentifiedImageError:

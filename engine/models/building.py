@@ -20,12 +20,14 @@ from engine.models.spec import (
     CNN,
     MLP,
     RNN,
+    LeNet,
     ModelSpec,
     Module,
     ResNet18,
     Strided,
     Transformer,
 )
+from engine.models.transforms import transform
 
 Shape = tuple[int, int, int]
 
@@ -43,9 +45,10 @@ def build(
     """A model for images `shape` = (C, H, W), float32 in [0, 1], to logits (N, `classes`).
 
     Its first layer normalises with `mean` and `std`, one value a channel (0 and 1 unless given);
-    the network itself is its `body`. It is on the CPU, in train mode. The initial weights depend
-    on `generator_seed` alone, and global random state is left as it was. A `module` spec runs the
-    person's file, only with `trust`. Raises BadInput where the architecture does not fit.
+    the network itself is its `body`. Where the spec asks for one, a transform comes before. It is
+    on the CPU, in train mode. The initial weights depend on `generator_seed` alone, and global
+    random state is left as it was. A `module` spec runs the person's file, only with `trust`.
+    Raises BadInput where the architecture or the transform does not fit.
     """
     if classes < 2:
         raise BadInput(f"a classifier needs at least two classes; there is {classes}")
@@ -56,18 +59,26 @@ def build(
     if not isinstance(spec, Module):
         _check_memory(spec, outline(spec, shape, classes))
     with _seeded(generator_seed):
-        return _assemble(_body(spec, shape, classes, trust), mean, std)
+        return _assemble(spec, shape, _body(spec, shape, classes, trust), mean, std)
 
 
 def outline(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
     """A model of the zoo without memory or values: all its layers, on torch's meta device."""
     with torch.device("meta"):
         body = _body(spec, shape, classes, trust=False)
-        return _assemble(body, [0.0] * shape[0], [1.0] * shape[0])
+        return _assemble(spec, shape, body, [0.0] * shape[0], [1.0] * shape[0])
 
 
-def _assemble(body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    return nn.Sequential(OrderedDict(normalise=Normalise(mean, std), body=body))
+def _assemble(
+    spec: ModelSpec, shape: Shape, body: nn.Module, mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """The layers by name. A transform has no weights: with and without it they are the same."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if spec.transform is not None:
+        layers["transform"] = transform(spec.transform, shape)
+    layers["normalise"] = Normalise(mean, std)
+    layers["body"] = body
+    return nn.Sequential(layers)
 
 
 def _check_memory(spec: ModelSpec, outlined: nn.Module) -> None:
@@ -98,6 +109,8 @@ def _body(spec: ModelSpec, shape: Shape, classes: int, trust: bool) -> nn.Module
             return zoo.cnn(spec, shape, classes)
         case Strided():
             return zoo.strided(spec, shape, classes)
+        case LeNet():
+            return zoo.lenet(spec, shape, classes)
         case ResNet18():
             return zoo.resnet18(spec, shape, classes)
         case RNN():

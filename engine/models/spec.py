@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from engine.data.spec import DataSpec
 from engine.errors import BadInput
@@ -17,13 +19,106 @@ Norm = Literal["batch", "group", "none"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 
 
+# --- what hides gradients -------------------------------------------------------------------------
+
+
+class TransformSpec(Spec):
+    """What is done to every image before the model sees it. Not a defence by itself: it hides the
+    gradient, and whoever attacks straight through it breaks the model as before (Athalye, Carlini
+    and Wagner 2018, section 4.1)."""
+
+    kind: str
+
+
+class BitDepth(TransformSpec):
+    """Rounds every value to few grey levels. Not a defence by itself: it hides the gradient from
+    an attack, and hardly moves the decision."""
+
+    kind: Literal["bit_depth"] = "bit_depth"
+    bits: int = param(
+        3,
+        "Bits",
+        "Each channel keeps 2 to this power levels, 0 and 1 among them.",
+        unit="bits",
+        cite="Xu, Evans and Qi 2018, section III.A",
+        ge=1,
+        le=8,
+    )
+
+
+class JPEG(TransformSpec):
+    """Compresses every image and opens it again, with colour at half the resolution (4:2:0). Not a
+    defence by itself: it hides the gradient from an attack, and hardly moves the decision."""
+
+    kind: Literal["jpeg"] = "jpeg"
+    quality: int = param(
+        75,
+        "Quality",
+        "libjpeg's, from 1, hardly an image, to 100.",
+        cite="Dziugaite, Ghahramani and Roy 2016; Guo et al. 2018, section 4.1",
+        ge=1,
+        le=100,
+    )
+
+
+class Median(TransformSpec):
+    """Replaces every pixel by the median of those around it. Not a defence by itself: it hides the
+    gradient from an attack, and hardly moves the decision."""
+
+    kind: Literal["median"] = "median"
+    kernel: int = param(
+        3,
+        "Kernel",
+        "Side of the square around each pixel, odd.",
+        unit="px",
+        cite="Xu, Evans and Qi 2018, section III.B",
+        ge=3,
+        le=31,
+    )
+
+    @model_validator(mode="after")
+    def _has_a_middle(self) -> Self:
+        if self.kernel % 2 == 0:
+            raise ValueError(
+                f"kernel: a square of {self.kernel} pixels has no middle; expected an odd number, "
+                f"as {self.kernel - 1} or {self.kernel + 1}"
+            )
+        return self
+
+
+def _activation_bits() -> Any:
+    """The field that has activations rounded."""
+    return param(
+        0,
+        "Activation bits",
+        "Limits each hidden activation to [0, 1] and rounds it to 2 to this power levels; 0 is "
+        "off. Not a defence by itself: it hides the gradient.",
+        unit="bits",
+        cite="Zhou et al. 2016, section 2.3",
+        ge=0,
+        le=8,
+        advanced=True,
+    )
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
 class ModelSpec(Spec):
     """A classifier: images float32 in [0, 1], (N, C, H, W), to logits (N, classes).
 
-    Normalisation is its first layer, so that a perturbation is always measured in image units.
+    Normalisation is its first layer, so that a perturbation is always measured in image units;
+    only a transform comes before it.
     """
 
     kind: str
+    transform: OneOf[TransformSpec] | None = param(
+        None,
+        "Input transform",
+        "What is done to every image before the model sees it. Not a defence by itself: it hides "
+        "the gradient.",
+        advanced=True,
+    )
 
     @property
     def normalised(self) -> bool:
@@ -46,6 +141,7 @@ class MLP(ModelSpec):
         0.0, "Dropout", "Share of units silenced while training.", ge=0.0, lt=1.0
     )
     activation: Activation = param("relu", "Activation", "Non-linearity of the hidden layers.")
+    activation_bits: int = _activation_bits()
 
 
 class CNN(ModelSpec):
@@ -60,6 +156,7 @@ class CNN(ModelSpec):
         0.0, "Dropout", "Share of features silenced before the last layer.", ge=0.0, lt=1.0
     )
     activation: Activation = param("relu", "Activation", "Non-linearity after each convolution.")
+    activation_bits: int = _activation_bits()
 
 
 class Strided(ModelSpec):
@@ -74,10 +171,28 @@ class Strided(ModelSpec):
     normalise: bool = param(
         False, "Normalise", "Begins with the mean and deviation of the data, as other models do."
     )
+    activation_bits: int = _activation_bits()
 
     @property
     def normalised(self) -> bool:
         return self.normalise
+
+
+class LeNet(ModelSpec):
+    """5 x 5 convolutions, each followed by pooling, then fully connected layers: as it stands, the
+    LeNet of Caffe, on which most results of smoothing on MNIST are published."""
+
+    kind: Literal["lenet"] = "lenet"
+    channels: tuple[int, ...] = param(
+        (20, 50), "Channels", "Of each convolution; 6, 16 in LeNet-5.", min_length=1, max_length=16
+    )
+    hidden: tuple[int, ...] = param(
+        (500,),
+        "Hidden units",
+        "Of each layer between the convolutions and the last one; 120, 84 in LeNet-5.",
+        cite="LeCun et al. 1998, section II.B",
+        max_length=16,
+    )
 
 
 class ResNet18(ModelSpec):
@@ -199,3 +314,23 @@ class Import(Task):
         from engine.models.importing import run_import
 
         return run_import(self, bench)
+
+
+class Transform(Task):
+    """Put an input transform in front of a model that is there: a model of its own, with the same
+    weights. It is not a defence by itself, which an evaluation of it shows."""
+
+    title: ClassVar[str] = "Transform"
+
+    kind: Literal["transform"] = "transform"
+    model: str = param(
+        ..., "Model", "A run, by name or id, or an exported file.", reference=True, min_length=1
+    )
+    transform: OneOf[TransformSpec] = param(
+        BitDepth(), "Input transform", "Takes the place of one that the model has already."
+    )
+
+    def run(self, bench: Bench) -> Steps:
+        from engine.models.transforming import run_transform
+
+        return run_transform(self, bench)

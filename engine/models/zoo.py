@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import BadInput
-from engine.models.spec import CNN, MLP, RNN, ResNet18, Strided, Transformer
+from engine.models.spec import CNN, MLP, RNN, LeNet, ResNet18, Strided, Transformer
+from engine.models.transforms import Quantise
 
 Shape = tuple[int, int, int]
 
@@ -25,6 +26,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+
+
+def _activation(spec: MLP | CNN | Strided) -> nn.Module:
+    layer = ACTIVATIONS["relu" if isinstance(spec, Strided) else spec.activation]()
+    return nn.Sequential(layer, Quantise(spec.activation_bits)) if spec.activation_bits else layer
 
 
 class Residual(nn.Module):
@@ -53,7 +59,7 @@ def mlp(spec: MLP, shape: Shape, classes: int) -> nn.Module:
     size = math.prod(shape)
     for _ in range(spec.depth):
         hidden = [nn.Linear(size, spec.width)]
-        block = nn.Sequential(*hidden, *_mlp_norm(spec), ACTIVATIONS[spec.activation]())
+        block = nn.Sequential(*hidden, *_mlp_norm(spec), _activation(spec))
         if spec.dropout:
             block.append(nn.Dropout(spec.dropout))
         layers.append(Residual(block) if spec.residual and size == spec.width else block)
@@ -122,7 +128,7 @@ def _convolution(spec: CNN, channels: int, out: int, stride: int) -> list[nn.Mod
         layers.append(nn.BatchNorm2d(out))
     elif spec.norm == "group":
         layers.append(nn.GroupNorm(math.gcd(out, 8), out))
-    return [*layers, ACTIVATIONS[spec.activation]()]
+    return [*layers, _activation(spec)]
 
 
 # --- strided --------------------------------------------------------------------------------------
@@ -142,10 +148,42 @@ def strided(spec: Strided, shape: Shape, classes: int) -> nn.Module:
                 f"{len(spec.channels)} convolutions halve images of {shape[1]} x {shape[2]} below "
                 f"one pixel; expected at most {i}"
             )
-        layers += [nn.Conv2d(channels, out, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(channels, out, 4, stride=2, padding=1), _activation(spec)]
         channels = out
     hidden = nn.Linear(channels * height * width, spec.hidden)
-    return nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU(), nn.Linear(spec.hidden, classes))
+    return nn.Sequential(
+        *layers, nn.Flatten(), hidden, _activation(spec), nn.Linear(spec.hidden, classes)
+    )
+
+
+# --- lenet ----------------------------------------------------------------------------------------
+
+
+def lenet(spec: LeNet, shape: Shape, classes: int) -> nn.Module:
+    """5 x 5 convolutions without padding, each with a ReLU and halved by its maxima (LeCun et al.
+    1998, in the form of Caffe's example for MNIST), fully connected layers with a ReLU after each
+    but the last."""
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    for i, out in enumerate(spec.channels):
+        if out < 1:
+            raise BadInput(f"a convolution has at least one channel, but one is to have {out}")
+        height, width = (height - 4) // 2, (width - 4) // 2
+        if min(height, width) < 1:
+            raise BadInput(
+                f"{len(spec.channels)} convolutions of 5 x 5, each followed by pooling, leave "
+                f"nothing of images of {shape[1]} x {shape[2]}; expected at most {i}"
+            )
+        layers += [nn.Conv2d(channels, out, 5), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = out
+    layers.append(nn.Flatten())
+    size = channels * height * width
+    for units in spec.hidden:
+        if units < 1:
+            raise BadInput(f"a hidden layer has at least one unit, but one is to have {units}")
+        layers += [nn.Linear(size, units), nn.ReLU()]
+        size = units
+    return nn.Sequential(*layers, nn.Linear(size, classes))
 
 
 # --- resnet18 -------------------------------------------------------------------------------------

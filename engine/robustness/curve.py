@@ -100,15 +100,22 @@ def grid(largest: float, points: int, norm: Norm) -> tuple[float, ...]:
 
 
 def trace(
-    on: Subject, radii: tuple[float, ...], norm: Norm, known: Tensor
+    on: Subject, radii: tuple[float, ...], norm: Norm, known: Tensor, *, through: bool = True
 ) -> Generator[Event, None, Curve]:
     """The curve of `on` over `radii`. known: float64 (N,), sizes of perturbations that are known to
-    break a sample, infinite where none is: it is only looked for smaller ones."""
+    break a sample, infinite where none is: it is only looked for smaller ones. through: straight
+    through what hides gradients."""
     ladder = torch.tensor(radii, dtype=torch.float64)
     first = torch.searchsorted(ladder, known)
     rows = (on.correct & (first > 0)).nonzero().squeeze(1)
     found = Found.nothing(on)
-    spec = Sweep(kind="sweep", norm=norm, eps=radii[-1], points=len(radii))
+    spec = Sweep(
+        kind="sweep",
+        norm=norm,
+        eps=radii[-1],
+        points=len(radii),
+        through_transforms=through,
+    )
     eps = ladder[(first[rows] - 1)]
     seed = on.bench.derive("curve")
     yield from search(on, spec, rows, found, seed=seed, eps=eps, what="samples")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -16,25 +17,33 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from engine.attacks import preparing
+from engine.attacks.fitted import Fit
 from engine.attacks.goal import predicted
 from engine.attacks.oracle import Oracle
 from engine.attacks.running import Chosen, choose
-from engine.attacks.spec import AttackSpec, FixedBudget, MinimalNorm, Norm
-from engine.errors import BadInput, Cancelled
+from engine.attacks.spec import AttackSpec, Fitted, FixedBudget, MinimalNorm, Norm
+from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Table, sieved
 from engine.models import load_model
-from engine.robustness import lies, reporting, sensitivity
+from engine.models.transforms import hidden_by
+from engine.robustness import certified, lies, reporting, sensitivity
+from engine.robustness.certified import Certified, Prover
 from engine.robustness.curve import Curve, grid, trace
 from engine.robustness.flags import Flag
 from engine.robustness.searching import Cost, Found, Subject, search
 from engine.robustness.sensitivity import Shift, Sibling
 from engine.robustness.spec import Evaluate
+from engine.robustness.staging import Stage
 from engine.task import Steps
 
 if TYPE_CHECKING:
     from engine.bench import Bench
 
 T = TypeVar("T")
+
+THROUGH = "-through"
+"""At the end of an attack's name: run once more, straight through what hides gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class Report:
     noise: list[Shift] = field(default_factory=list)
     weights: list[Shift] = field(default_factory=list)
     siblings: list[Sibling] = field(default_factory=list)
+    certified: Certified | None = None
     changed: bool = False
     partial: bool = False
 
@@ -90,7 +100,8 @@ def run_evaluate(spec: Evaluate, bench: Bench) -> Steps:
     """Run `spec`; see `Evaluate`. Raises BadInput if model, data and attacks do not fit together.
 
     A cancel keeps what was found: `robust_accuracy` is then an upper bound, and nothing that was
-    required is judged.
+    required is judged. Raises CrucibleError at the end, when everything is written down, if an
+    attack contradicts a certificate.
     """
     notes: list[Note] = []
     radii = spec.radii()
@@ -102,13 +113,20 @@ def run_evaluate(spec: Evaluate, bench: Bench) -> Steps:
     ]
     yield Table("classes", ("index", "name"), tuple(enumerate(chosen.data.classes)))
     on = yield from subject_of(chosen, bench, spec.batch_size)
+    prover = None if spec.certify is None else spec.certify.prover(on)
     report = Report(on, Found.nothing(on, keep=True), changed=chosen.changed)
+    stage = Stage(on, spec.show)
     try:
-        yield from _evaluate(spec, radii, report)
+        yield from _evaluate(spec, radii, report, stage)
+        if prover is not None:
+            yield from _certify(spec, prover, report)
     except Cancelled:
         report.partial = True
     unmet = [] if report.partial else reporting.judge(spec, report)
     yield from _to_the_end(reporting.tell(spec, report, unmet, notes))
+    yield from _to_the_end(stage.worst(report.worst))
+    if report.certified is not None and report.certified.contradictions:
+        raise CrucibleError(certified.failure(on, report.certified))
     return reporting.summary(spec, report, unmet)
 
 
@@ -120,13 +138,15 @@ def _to_the_end(steps: Iterator[Event]) -> Iterator[Event]:
 
 
 def _evaluate(
-    spec: Evaluate, radii: tuple[float, ...], report: Report
+    spec: Evaluate, radii: tuple[float, ...], report: Report, stage: Stage
 ) -> Generator[Event, None, None]:
     on = report.on
     report.flags += yield from lies.look_at(on)
     for number, (attack, radius) in enumerate(zip(spec.attacks, radii, strict=True)):
-        yield from _attack(spec, number, attack, radius, report)
+        yield from _attack(spec, number, attack, radius, report, stage)
         yield reporting.attack_table(report)
+    if spec.through_transforms and hidden_by(on.model):
+        yield from _attack_through(spec, radii, report, stage)
     norm, eps = _main_ball(spec, radii)
     report.curve_norm = norm
     if spec.curve and eps > 0 and norm != "free":
@@ -160,6 +180,7 @@ def subject_of(chosen: Chosen, bench: Bench, batch_size: int) -> Generator[Event
     counts = oracle.counts
     return Subject(
         model=chosen.module,
+        train=chosen.data.train,
         test=test,
         order=order,
         labels=labels,
@@ -196,24 +217,73 @@ def _main_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float]:
     return first.norm, (0.0 if math.isinf(eps) else eps)
 
 
+def _attack_through(
+    spec: Evaluate, radii: tuple[float, ...], report: Report, stage: Stage
+) -> Generator[Event, None, None]:
+    """Once more with every attack by gradients, straight through what hides these."""
+    for number, (attack, radius) in enumerate(zip(spec.attacks, radii, strict=True)):
+        if attack.climbs() and not attack.through_transforms:
+            straight = attack.model_copy(update={"through_transforms": True})
+            yield from _attack(spec, number, straight, radius, report, stage)
+            yield reporting.attack_table(report)
+
+
 def _attack(
-    spec: Evaluate, number: int, attack: AttackSpec, radius: float, report: Report
+    spec: Evaluate,
+    number: int,
+    attack: AttackSpec,
+    radius: float,
+    report: Report,
+    stage: Stage,
 ) -> Generator[Event, None, None]:
     """Attack who is left; everybody that is correct if the attack says how small a perturbation can
     be, which is worth knowing of all of them."""
     on = report.on
     whole = spec.every or (isinstance(attack, MinimalNorm) and attack.eps is None)
     rows = (on.correct if whole else report.robust).nonzero().squeeze(1)
+    if isinstance(attack, Fitted) and attack.targeted:  # it cannot attack the target class itself
+        rows = rows[on.labels[rows] != attack.target]
     before = [other.kind for other in spec.attacks[:number]].count(attack.kind)
     name = f"{attack.kind}-{before + 1}" if before else attack.kind
     key = ("attack", before + 1) if before else ("attack",)
+    if attack is not spec.attacks[number]:
+        name = f"{name}{THROUGH}"
     found = Found.nothing(on, keep=True)
     try:
-        yield from search(on, attack, rows, found, seed=on.bench.derive(*key), what=f"by {name}")
+        yield from stage.begin(name, attack, rows, int(report.robust.sum()))
+        seed = on.bench.derive(*key)
+        fit = None
+        if isinstance(attack, Fitted):
+            fit = yield from _fitted(attack, on, found, key)
+        yield from search(
+            on, attack, rows, found, seed=seed, what=f"by {name}", stage=stage, fitted=fit
+        )
     finally:
         _add(report, found, attack.norm, radius)
         left = int(report.robust.sum())
         report.attacks.append(Attacked(name, attack, radius, rows, found, left))
+        pictures = tuple(stage.end(report.worst))
+    yield from pictures
+
+
+def _fitted(
+    attack: Fitted, on: Subject, found: Found, key: tuple[str | int, ...]
+) -> Generator[Event, None, Fit]:
+    """Fit to training images what the attack puts on all that are judged."""
+    steps = preparing.prepared(attack, on.model, on.train, on.bench, key=key)
+    begun = time.perf_counter()
+    fit, _ = yield from sieved(steps, lambda event: isinstance(event, Progress | Note))
+    cost = Cost(
+        fit.forward_evaluations,
+        fit.gradient_evaluations,
+        fit.nan_count,
+        seconds=time.perf_counter() - begun,
+    )
+    found.cost.add(cost)
+    on.cost.add(cost)
+    if fit.left == "cancelled":
+        raise Cancelled
+    return fit
 
 
 def _add(report: Report, found: Found, norm: Norm, radius: float) -> None:
@@ -246,7 +316,8 @@ def _draw_curve(
     spec: Evaluate, norm: Norm, eps: float, report: Report
 ) -> Generator[Event, None, None]:
     radii = grid(eps, spec.curve, norm)
-    report.curve = yield from trace(report.on, radii, norm, report.smallest[norm])
+    known, through = report.smallest[norm], spec.through_transforms
+    report.curve = yield from trace(report.on, radii, norm, known, through=through)
     yield reporting.curve_table(report)
 
 
@@ -265,3 +336,14 @@ def _compare_with(ref: str, report: Report) -> Generator[Event, None, None]:
         on, ref, other.module, report.worst.adversarial, report.worst.success
     )
     report.siblings.append(found)
+
+
+def _certify(spec: Evaluate, prover: Prover, report: Report) -> Generator[Event, None, None]:
+    """Last, since it takes longest: whoever has waited enough stops it, and has all the rest."""
+    assert spec.certify is not None
+    on = report.on
+    report.certified = Certified.nothing(spec.certify, on)
+    yield reporting.certificate_table(report)
+    yield from certified.certify(on, prover, report.certified)
+    others = [(each.name, each.found) for each in report.attacks]
+    yield from certified.confront(on, prover, report.certified, others)

@@ -46,6 +46,13 @@ FLAGS: dict[str, Meaning] = {
         "their gradients.",
         "Take the softmax or sigmoid off the model's end and evaluate its logits.",
     ),
+    "hidden_gradients": Meaning(
+        "Hides its gradients",
+        "A part of the model passes no gradient on, so that plain attacks by gradients stand "
+        "still. That is not a defence by itself: the decision lies as near as before.",
+        "Attack straight through it (through_transforms; BPDA, Athalye, Carlini and Wagner 2018, "
+        "section 4.1) and without gradients (Square), and take the worst case.",
+    ),
     "zero_gradients": Meaning(
         "Zero gradients",
         "Gradients of many samples are exactly zero: rounding, a step function or saturation in "

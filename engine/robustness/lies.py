@@ -26,6 +26,7 @@ from engine.attacks.method import Loss, Method, Point, Problem
 from engine.attacks.oracle import Oracle
 from engine.attacks.spec import APGD, FGSM, PGD, AttackSpec, Norm, Square
 from engine.events import Event, Progress
+from engine.models.transforms import hidden_by
 from engine.robustness.flags import Flag
 from engine.robustness.searching import Found, Subject, search
 from engine.robustness.statistics import mcnemar
@@ -126,6 +127,11 @@ def probabilities(ask: _Asking) -> Flag | None:
     return Flag("probabilities", f"all outputs lie {what}")
 
 
+def hidden_gradients(ask: _Asking) -> Flag | None:
+    words = hidden_by(ask.on.model)
+    return Flag("hidden_gradients", f"found in the model: {words}") if words else None
+
+
 def not_numbers(ask: _Asking) -> Flag | None:
     clean = ask.on.clean
     bad = int((~clean.isfinite().all(1)).sum())
@@ -214,6 +220,7 @@ CHECKS: tuple[Callable[[_Asking], Flag | None], ...] = (
     randomised,
     probabilities,
     not_numbers,
+    hidden_gradients,
     zero_gradients,
     wrong_gradients,
     optimises,

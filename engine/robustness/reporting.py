@@ -14,6 +14,8 @@ from torch import Tensor
 from engine.attacks.tally import wilson
 from engine.events import Event, Note, Saved, Table
 from engine.files import atomic, sha256_of
+from engine.robustness import certified
+from engine.robustness.certified import Certified
 from engine.robustness.sensitivity import Shift
 from engine.robustness.spec import Evaluate
 from engine.robustness.verdict import unmet_of
@@ -93,6 +95,8 @@ def tables(report: Report) -> Iterator[Event]:
             yield _shift_table(name, shifts)
     if report.corruptions:
         yield corruption_table(report.corruptions)
+    if report.certified is not None:
+        yield from certified_tables(report, report.certified)
     if report.siblings:
         yield Table(
             "agreement",
@@ -160,6 +164,25 @@ def curve_table(report: Report) -> Table:
         ("epsilon", "robust_accuracy", "low", "high"),
         tuple((radius, hits / total, *wilson(hits, total)) for radius, hits in counted),
     )
+
+
+def certificate_table(report: Report) -> Table:
+    """Of which kind the certificate is, in which norm, and whether it belongs beside the curve:
+    where that is about the same classifier and norm."""
+    assert report.certified is not None
+    spec = report.certified.spec
+    same = spec.of_the_model and report.curve_norm == spec.norm
+    beside = same and report.curve is not None
+    row = (spec.kind, spec.norm, "curve" if beside else "")
+    return Table("certificate", ("certificate", "norm", "beside"), (row,))
+
+
+def certified_tables(report: Report, found: Certified) -> Iterator[Event]:
+    """What was proved, and what contradicts it."""
+    yield certificate_table(report)
+    yield from certified.curves(found)
+    if found.contradictions:
+        yield certified.contradiction_table(report.on, found)
 
 
 def class_table(report: Report) -> Table:
@@ -272,6 +295,8 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
     if report.corruptions:
         each = [shift.accuracy for shift in report.corruptions]
         found["corruption_accuracy"] = sum(each) / len(each)
+    if report.certified is not None:
+        found |= certified.figures(report.certified)
     found |= {
         "seconds": sum(each.found.cost.seconds for each in report.attacks),
         "forward_evaluations": on.cost.forward,
@@ -312,6 +337,11 @@ def save(spec: Evaluate, report: Report, unmet: list[str]) -> Iterator[Event]:
         }
     )
     yield _write(report.on.bench, "adversarial", ADVERSARIAL, content)
+
+    if report.certified is not None and report.certified.contradictions:
+        kept = certified.contradiction_tensors(on, report.certified)
+        content = safetensors.torch.save(kept)
+        yield _write(on.bench, "contradictions", certified.CONTRADICTIONS, content)
 
 
 def _write(bench: Bench, name: str, file_name: str, content: bytes) -> Saved:
@@ -358,6 +388,9 @@ def document(spec: Evaluate, report: Report, unmet: list[str]) -> dict[str, Any]
             }
             for each in report.attacks
         ],
+        "certificate": None
+        if report.certified is None
+        else certified.account(report.on, report.certified),
         "tables": {
             name: {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
             for name, table in every.items()

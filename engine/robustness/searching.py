@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,10 @@ from engine.bench import Bench
 from engine.data import Split
 from engine.errors import Cancelled
 from engine.events import Event, Progress
+
+if TYPE_CHECKING:
+    from engine.attacks.fitted import Fit
+    from engine.robustness.staging import Stage
 
 PAUSE = 0.03
 """Seconds between two words of progress."""
@@ -44,12 +49,14 @@ class Cost:
 class Subject:
     """What is judged: a model, and N images that it is judged by.
 
-    order: int64 (N,), places in `test`. labels, predictions: int64 (N,) on the CPU. clean: the
-    model's logits, (N, K). correct: bool (N,). cost: of everything that was asked so far. chunk:
-    how many images still fit into memory together, None while all do.
+    train: images that one perturbation for all may be fitted to. order: int64 (N,), places in
+    `test`. labels, predictions: int64 (N,) on the CPU. clean: the model's logits, (N, K). correct:
+    bool (N,). cost: of everything that was asked so far. chunk: how many images still fit into
+    memory together, None while all do.
     """
 
     model: nn.Module
+    train: Split
     test: Split
     order: Tensor
     labels: Tensor
@@ -128,9 +135,14 @@ def search(
     *,
     seed: int,
     eps: Tensor | None = None,
+    persist: bool = False,
     what: str = "images",
+    stage: Stage | None = None,
+    fitted: Fit | None = None,
 ) -> Generator[Event, None, None]:
     """Attack the samples `rows`, int64 (M,), adding to `found`. `eps`: a radius for each, (M,).
+    `fitted`: of an attack with one perturbation for all images. `persist`: go on with a sample that
+    is broken, and keep the last point that broke it. `stage` shows it.
 
     Cancelled, thrown in at a yield, passes through; what was confirmed by then is in `found`.
     """
@@ -146,23 +158,29 @@ def search(
             ids=on.test.ids[on.order[part]],
             eps=None if eps is None else eps[done : done + len(part)],
             clean_logits=on.clean[part],
+            persist=persist,
+            fitted=fitted,
             precision=on.bench.spec.precision,
         )
         result: AttackResult | None = None
         while result is None:
             begun = time.perf_counter()
             try:
-                next(steps)
+                now = next(steps)
             except StopIteration as end:
                 result = end.value
             found.cost.seconds += time.perf_counter() - begun
-            if result is None and time.perf_counter() - told > PAUSE:
-                told = time.perf_counter()
-                try:
+            if result is not None:
+                break
+            try:
+                if stage is not None:
+                    yield from stage.watch(part, now)
+                if time.perf_counter() - told > PAUSE:
+                    told = time.perf_counter()
                     yield Progress(done, len(rows), what)
-                except Cancelled:
-                    _add(on, part, stopped(steps), found)
-                    raise
+            except Cancelled:
+                _add(on, part, stopped(steps), found)
+                raise
         _add(on, part, result, found)
         done += len(part)
         yield Progress(done, len(rows), what)

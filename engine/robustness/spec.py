@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from engine.attacks.spec import APGD, KL, PGD, AttackSpec, MinimalNorm, Norm, VirtualAdversarial
 from engine.data.spec import DataSpec
@@ -14,6 +15,8 @@ from engine.training.spec import AdversarialTraining, Watch
 
 if TYPE_CHECKING:
     from engine.bench import Bench
+    from engine.robustness.certified import Prover
+    from engine.robustness.searching import Subject
     from engine.training.defence import Defence, Setting
 
 LEAST = r"^\s*>=\s*(0(\.\d+)?|1(\.0+)?|\.\d+)\s*$"
@@ -41,6 +44,139 @@ class Require(Spec):
         "Whether a robust accuracy that the checks doubt is good enough.",
         advanced=True,
     )
+
+
+class Certificate(Spec):
+    """A proof of how far an image can be moved without the answer changing."""
+
+    kind: str
+    norm: ClassVar[Norm]
+    """In which its radii are measured."""
+    of_the_model: ClassVar[bool] = True
+    """Whether it is about the model as it is, not another classifier that is made of it."""
+
+    samples: int = param(
+        100,
+        "Certified samples",
+        "How many of the evaluation's images are certified, the first of its random order; 0 takes "
+        "all.",
+        ge=0,
+    )
+    radii: tuple[float, ...] = param(
+        ..., "Radii", "Where certified accuracy is reported, and the classifier attacked."
+    )
+    steps: int = param(
+        20,
+        "Steps",
+        "Of the attacks on what was certified: one inside every radius that was proved, to "
+        "contradict it, and one at each radius above. 0 is none.",
+        ge=0,
+        le=100_000,
+    )
+
+    @field_validator("radii")
+    @classmethod
+    def _radii_are_sizes(cls, radii: tuple[float, ...]) -> tuple[float, ...]:
+        if any(radius < 0 for radius in radii):
+            raise ValueError("a radius must be at least 0")
+        return radii
+
+    @abstractmethod
+    def prover(self, on: Subject) -> Prover:
+        """What certifies a subject. Raises BadInput if its model cannot be certified."""
+
+
+class Smoothing(Certificate):
+    """Randomised smoothing: certifies the class that the model gives most often to the image with
+    Gaussian noise (Cohen, Rosenfeld and Kolter 2019)."""
+
+    kind: Literal["smoothing"] = "smoothing"
+    norm: ClassVar[Norm] = "l2"
+    of_the_model: ClassVar[bool] = False
+    sigma: float = param(
+        0.5,
+        "Sigma",
+        "Standard deviation of the noise in image units: the one that the model was trained with.",
+        gt=0.0,
+        le=100.0,
+    )
+    n0: int = param(
+        100, "Draws of the guess", "Which class is certified is guessed from so many.", ge=1
+    )
+    n: int = param(
+        100_000,
+        "Draws",
+        "Passes of the model for each sample, from which the class's probability is bounded. More "
+        "prove larger radii.",
+        ge=1,
+        le=1_000_000_000,
+    )
+    alpha: float = param(
+        0.001,
+        "Alpha",
+        "Probability with which the certificate of a sample may be wrong.",
+        gt=0.0,
+        lt=1.0,
+    )
+    radii: tuple[float, ...] = param(
+        (0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
+        "Radii",
+        "Where certified accuracy is reported, and the classifier attacked.",
+    )
+    draws: int = param(
+        16,
+        "Draws of the attack",
+        "Over so many the probabilities are averaged whose gradient the attack follows.",
+        cite="Salman et al. 2019, section 2.2",
+        ge=1,
+        le=10_000,
+        advanced=True,
+    )
+    votes: int = param(
+        1000,
+        "Votes",
+        "Fresh draws that decide what the smoothed classifier says of a point that an attack "
+        "found, or that it abstains.",
+        ge=1,
+        le=1_000_000_000,
+        advanced=True,
+    )
+    batch_size: int = param(
+        250,
+        "Batch size",
+        "Draws that go through the model together; a GPU takes thousands.",
+        ge=1,
+        le=1_000_000,
+        advanced=True,
+    )
+
+    def prover(self, on: Subject) -> Prover:
+        from engine.robustness.smoothing import SmoothingProver
+
+        return SmoothingProver(self, on)
+
+
+class IntervalBounds(Certificate):
+    """Interval bound propagation: proves that no image of the ball is answered otherwise. It proves
+    little of a model that was not trained for it (Gowal et al. 2018)."""
+
+    kind: Literal["ibp"] = "ibp"
+    norm: ClassVar[Norm] = "linf"
+    samples: int = param(
+        0,
+        "Certified samples",
+        "How many of the evaluation's images are certified, the first of its random order; 0 takes "
+        "all.",
+        ge=0,
+    )
+    radii: tuple[float, ...] = param(
+        (0.1, 0.2, 0.3), "Radii", "Where certified accuracy is reported, and the model attacked."
+    )
+
+    def prover(self, on: Subject) -> Prover:
+        from engine.robustness.ibp import IntervalProver
+
+        return IntervalProver(self, on)
 
 
 class Evaluate(Task):
@@ -73,6 +209,14 @@ class Evaluate(Task):
         "Every attack on all",
         "Attacks every sample with every attack, so that they can be compared.",
     )
+    through_transforms: bool = param(
+        True,
+        "Straight through",
+        "Where the model hides its gradients by a transform or rounded activations, every attack "
+        "by gradients is run once more straight through these (BPDA).",
+        cite="Athalye, Carlini and Wagner 2018, section 4.1",
+        advanced=True,
+    )
     curve: int = param(
         20,
         "Curve points",
@@ -103,6 +247,12 @@ class Evaluate(Task):
     noise: bool = param(
         True, "Noise", "Accuracy under noise of the images and noise of the weights."
     )
+    certify: OneOf[Certificate] | None = param(
+        None,
+        "Certificate",
+        "Proves how far images can be moved, and attacks what was proved: a contradiction fails "
+        "the run.",
+    )
     also: tuple[str, ...] = param(
         (),
         "Other seeds",
@@ -110,6 +260,7 @@ class Evaluate(Task):
         reference=True,
         advanced=True,
     )
+    show: int = param(24, "Shown samples", "How many are shown and can be replayed.", ge=0, le=256)
     batch_size: int = param(
         500,
         "Batch size",
@@ -131,15 +282,16 @@ class Evaluate(Task):
 
     def radii(self) -> tuple[float, ...]:
         """The radius at which each attack is judged: its own; of a search for the smallest
-        perturbation without one, the largest of those that attacks of its norm have; else none,
-        which is infinite."""
+        perturbation without one, the largest of those that attacks of its norm have; else, and in
+        the norm free, where eps is a strength and bounds no size, none, which is infinite."""
         known: dict[str, float] = {}
-        for attack in self.attacks:
-            if attack.eps is not None:
-                known[attack.norm] = max(attack.eps, known.get(attack.norm, 0.0))
+        bounded = [a.eps is not None and a.norm != "free" for a in self.attacks]
+        for attack, bound in zip(self.attacks, bounded, strict=True):
+            if bound:
+                known[attack.norm] = max(attack.eps or 0.0, known.get(attack.norm, 0.0))
         return tuple(
-            known.get(attack.norm, math.inf) if attack.eps is None else attack.eps
-            for attack in self.attacks
+            attack.eps or 0.0 if bound else known.get(attack.norm, math.inf)
+            for attack, bound in zip(self.attacks, bounded, strict=True)
         )
 
     def run(self, bench: Bench) -> Steps:
@@ -336,6 +488,49 @@ class UAT(SemiSupervised):
         return UatDefence(self, setting)
 
 
+class IBP(AdversarialTraining):
+    """Training on the worst logits that interval bounds allow, which can then be proved (Gowal et
+    al. 2018)."""
+
+    kind: Literal["ibp"] = "ibp"
+    eps: float = param(
+        0.4,
+        "Epsilon",
+        "Radius of the ball in linf; somewhat larger than the one that is to be proved.",
+        cite="Gowal et al. 2018, section 5",
+        ge=0.0,
+        le=1.0,
+    )
+    begin: float = param(
+        1.0, "Begin", "Epochs on the clean loss alone.", unit="epochs", ge=0.0, le=1_000_000.0
+    )
+    eps_ramp: float = param(
+        10.0,
+        "Epsilon ramp",
+        "Epochs over which epsilon rises from zero and the share of the clean loss falls from one.",
+        unit="epochs",
+        ge=0.0,
+        le=1_000_000.0,
+    )
+    clean_share: float = param(
+        0.5, "Clean share", "Of the clean loss in the end; the rest is the bounds'.", ge=0.0, le=1.0
+    )
+
+    def risen(self, epoch: float) -> float:
+        """How far the ramp has come at a place of the run, 0 to 1."""
+        if epoch < self.begin:
+            return 0.0
+        return min(1.0, (epoch - self.begin) / self.eps_ramp) if self.eps_ramp else 1.0
+
+    def budget(self) -> tuple[Norm, float]:
+        return "linf", self.eps
+
+    def defence(self, setting: Setting) -> Defence:
+        from engine.robustness.ibp import IBPDefence
+
+        return IBPDefence(self, setting)
+
+
 class OneStep(AdversarialTraining):
     """Training on examples that cost one gradient."""
 
@@ -399,3 +594,29 @@ class Free(OneStep):
         from engine.robustness.onestep import FreeDefence
 
         return FreeDefence(self, setting)
+
+
+class GaussianNoise(AdversarialTraining):
+    """Gaussian noise on every image, for a smoothed classifier (Cohen, Rosenfeld and Kolter 2019,
+    section 3.3)."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    sigma: float = param(
+        0.5,
+        "Sigma",
+        "Standard deviation of the noise in image units, as the certificate will take it. Unlike "
+        "that of the augmentation it is not cut off at black and white.",
+        gt=0.0,
+        le=100.0,
+    )
+    draws: int = param(
+        1, "Draws", "Noisy copies of each image in a step, each with its own noise.", ge=1, le=1000
+    )
+
+    def budget(self) -> tuple[Norm, float]:
+        return "l2", self.sigma
+
+    def defence(self, setting: Setting) -> Defence:
+        from engine.robustness.noisy import NoisyDefence
+
+        return NoisyDefence(self, setting)

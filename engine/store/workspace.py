@@ -40,6 +40,10 @@ Status = Literal[
 """`rejected` came to its end as `done` does, with a result that is not what was required of it."""
 OPEN: tuple[Status, ...] = ("queued", "running", "interrupted", "cancelled", "skipped")
 """What can be resumed (or is under way): everything that did not come to its own end."""
+EXAMPLES = "adversarial.safetensors"
+"""The file in a run's folder that holds the adversarial examples it found."""
+ATTACKING = ("attack", "evaluate")
+"""Kinds of tasks that keep them."""
 OVER: tuple[Status, ...] = ("done", "rejected", "failed")
 """What has come to its own end."""
 
@@ -221,6 +225,22 @@ class Run:
 
     def image_file(self, name: str) -> Path:
         return self.folder / "images" / f"{name}.frames"
+
+    def examples_file(self) -> Path:
+        """The adversarial examples that an attack or an evaluation kept. Raises BadInput if there
+        are none (yet)."""
+        info, path = self.info(), self.folder / EXAMPLES
+        if path.is_file():
+            return path
+        if info.kind not in ATTACKING:
+            raise BadInput(
+                f"run {info.name!r} ({self.id}) has no adversarial examples: a task of kind "
+                f"{info.kind!r} makes none"
+            )
+        raise BadInput(
+            f"run {info.name!r} ({self.id}) has no adversarial examples: it is {info.status}. They "
+            "are written when it is over, also if it is cancelled."
+        )
 
     def rename(self, name: str) -> None:
         self._about(name=name)

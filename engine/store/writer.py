@@ -183,7 +183,7 @@ class RunWriter:
                 return
             self._kept += len(frame)
             self._file(picture.name).write(frame)
-        else:
+        elif picture.name not in self._images:  # what is kept is not overwritten
             # By a rename, so that a reader (or a kill) never meets half of one and half of another.
             path = self._run.image_file(picture.name)
             path.parent.mkdir(exist_ok=True)

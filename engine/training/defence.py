@@ -64,7 +64,7 @@ class Setting:
     train: the training split. batch: (places, epoch) -> images as the run augments them in that
     epoch, and their labels. seed: every draw derives from it. criterion: (logits, labels) -> mean
     cross-entropy, with the run's label smoothing. start: the model that the run starts from, in
-    eval mode, if it starts from one.
+    eval mode, if it starts from one. model: the one being trained.
     """
 
     train: Split
@@ -72,6 +72,7 @@ class Setting:
     seed: int
     criterion: Callable[[Tensor, Tensor], Tensor]
     start: nn.Module | None
+    model: nn.Module
 
 
 class Defence:

@@ -38,6 +38,7 @@ from engine.models.card import SEEN
 from engine.models.describing import describe_module
 from engine.models.evaluating import Evaluation, evaluate
 from engine.models.spec import ModelSpec
+from engine.models.transforms import warning
 from engine.models.trust import trusts
 from engine.task import Steps, Summary, parse
 from engine.training.adapting import adapt, frozen_statistics, merged
@@ -90,6 +91,8 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         yield Note("warning", f"adversarial training: {advice}")
     if changed and bench.resume is None:
         yield Note("warning", SEEN)
+    if (hiding := warning(model)) and bench.resume is None:
+        yield Note("warning", hiding)
     test: Evaluation | None = None
     try:
         yield from trainer.train()
@@ -286,7 +289,8 @@ class Trainer:
             if spec.adversarial.watch is not None and spec.adversarial.watch.samples:
                 self.watch = spec.adversarial.watch
                 self.watching = _watching(self.watch, *spec.adversarial.budget())
-            setting = Setting(data.train, self._images, bench.derive("defence"), self.loss, start)
+            seed = bench.derive("defence")
+            setting = Setting(data.train, self._images, seed, self.loss, start, model)
             self.defence = spec.adversarial.defence(setting)
         # A rest of one image has no batch statistics, and is left out of the epoch.
         count = len(data.train)
@@ -697,6 +701,7 @@ def _watching(watch: Watch, norm: Norm, eps: float) -> PGD:
     """The PGD of the watch. Raises BadInput if PGD does not know the norm."""
     size = max(2.5 * eps / watch.steps, 1e-9)
     values = {"norm": norm, "eps": eps, "steps": watch.steps, "step_size": size}
+    values["through_transforms"] = True
     try:
         return parse(PGD, values)
     except SpecError as error:

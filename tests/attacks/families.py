@@ -25,11 +25,14 @@ from engine.attacks.spec import (
     Boundary,
     CarliniWagner,
     DeepFool,
+    Fitted,
     HopSkipJump,
     Noise,
+    Patch,
     Shift,
     Spatial,
     Square,
+    Universal,
     VirtualAdversarial,
 )
 
@@ -83,6 +86,18 @@ SPECS: list[AttackSpec] = [
     JSMA(gamma=0.3, aims=2),
     JSMA(theta=-0.4, gamma=0.3),
 ]
+
+FITTED: list[Fitted] = [
+    Universal(eps=0.15, epochs=3, fit_batch=8),
+    Universal(norm="l2", eps=0.8, epochs=3, fit_batch=8),
+    Universal(eps=0.15, epochs=3, fit_batch=8, targeted=True, target=2),
+    Universal(eps=0.15, epochs=2, method="deepfool", delta=0.0),
+    Universal(norm="l2", eps=0.8, epochs=2, method="deepfool", targeted=True, target=2),
+    Patch(eps=0.2, epochs=3, fit_batch=8, smallest=0.7),
+    Patch(eps=0.2, epochs=3, fit_batch=8, shape="box", rotation=180.0),
+    Patch(eps=0.2, epochs=3, fit_batch=8, place="top_left", targeted=True, target=1),
+]
+"""Those that are fitted to training images first (`test_fitted`)."""
 
 
 def name(spec: AttackSpec) -> str:

@@ -64,6 +64,8 @@ def test_radii_and_ids_belong_to_samples() -> None:
     for eps in bad:
         with pytest.raises(BadInput, match="6 radii"):
             perturb(**arguments(), seed=0, ids=ids, eps=eps)
+    with pytest.raises(BadInput, match="must end somewhere; got an infinite eps"):
+        perturb(**arguments(), seed=0, ids=ids, eps=torch.full((6,), torch.inf))
     with pytest.raises(BadInput, match="ids must be 6 integers"):
         perturb(**arguments(), seed=0, ids=ids[:3])
 

@@ -18,7 +18,7 @@ from engine.attacks.driver import Snapshot
 from engine.attacks.goal import predicted
 from engine.attacks.spec import AttackSpec
 from engine.errors import BadInput, Cancelled
-from tests.attacks.families import SPECS, name
+from tests.attacks.families import FITTED, SPECS, name
 from tests.attacks.models import CLASSES, Linear, Noisy, conv, images, right_labels, trace
 
 COUNT = 14
@@ -97,7 +97,7 @@ def kinds(of: type[AttackSpec]) -> set[str]:
 
 
 def test_every_kind_has_an_instance() -> None:
-    assert kinds(AttackSpec) == {spec.kind for spec in SPECS}
+    assert kinds(AttackSpec) == {spec.kind for spec in (*SPECS, *FITTED)}
 
 
 @every_kind

@@ -2,56 +2,91 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.attacks import FGSM, attack
+from engine.attacks import DIFGSM, FAB, FGSM, PGD, attack
+from engine.attacks.oracle import _Direct
+from engine.attacks.spec import AttackSpec
 from tests.attacks.models import conv, images, right_labels
 
 
-class Watch(torch.autograd.Function):
-    """The identity, which notes in its backward pass whether oneDNN is on, and may fail there."""
-
-    seen: list[bool]
-    fails: bool
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        Watch.seen.append(torch._C._get_mkldnn_enabled())
-        if Watch.fails:
-            raise RuntimeError("no gradient today")
-        return slope
+@pytest.fixture
+def switched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What the switch of oneDNN, which is the whole process's, was set to."""
+    seen: list[bool] = []
+    monkeypatch.setattr(torch._C, "_set_mkldnn_enabled", seen.append)
+    return seen
 
 
-class Watched(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Watch.apply(self.net(Watch.apply(x)))
+def test_onednn_is_never_switched_off_for_the_process(switched: list[bool]) -> None:
+    model, x = conv(), images(5)
+    attack(model, x, right_labels(model, x), FGSM(eps=0.1))
+    assert switched == []
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_onednn_is_off_in_first_convolutions_alone(fails: bool) -> None:
-    Watch.seen, Watch.fails = [], fails
-    model, x = Watched(conv()), images(5)
-    y = right_labels(model.net, x)
-    before = torch._C._get_mkldnn_enabled()
-    if fails:
-        with pytest.raises(RuntimeError, match="no gradient today"):
-            attack(model, x, y, FGSM(eps=0.1))
-    else:
-        attack(model, x, y, FGSM(eps=0.1))
-        assert Watch.seen == [before, before]
-    assert torch._C._get_mkldnn_enabled() == before
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding"),
+    [(1, 4, 2, 1), (3, 3, 1, 1), (3, (3, 5), (1, 2), (2, 1)), (4, 7, 2, 3), (2, 1, 1, 0)],
+)
+def test_direct_convolutions_are_torchs(
+    layout: torch.memory_format, channels: int, kernel: Any, stride: Any, padding: Any
+) -> None:
+    """Value, gradients of images and weights, and gradients of those."""
+    layer = nn.Conv2d(channels, 5, kernel, stride, padding)
+    x = torch.rand(6, channels, 12, 10, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=layout)
+
+    def found(mode: AbstractContextManager[Any]) -> list[Tensor]:
+        at = x.clone().requires_grad_()
+        with mode:
+            out = layer(at)
+        first = torch.autograd.grad(out.square().sum(), [at, layer.weight], create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum(), [at, layer.weight])
+        return [out, *first, *second]
+
+    ours, torchs = found(_Direct()), found(nullcontext())
+    assert torch.equal(ours[0], torchs[0])
+    for one, other in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_other_convolutions_are_left_alone() -> None:
+    """Groups, holes, paddings by name, and images that take no gradient."""
+    x = torch.rand(3, 4, 9, 9)
+    layers = (
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3),
+    )
+    for layer in layers:
+        at = x.clone().requires_grad_(layer is not layers[-1])
+        with _Direct():
+            out = layer(at)
+        assert type(out.grad_fn).__name__ == "ConvolutionBackward0"
+        assert torch.equal(out, layer(x))
+
+
+@pytest.mark.parametrize(
+    "spec", [PGD(eps=0.1, steps=3, step_size=0.05), FAB(eps=0.1, steps=3), DIFGSM(eps=0.1)]
+)
+def test_few_images_at_a_time_find_the_same(
+    spec: AttackSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = conv(), images(7)
+    y = right_labels(model, x)
+    whole = attack(model, x, y, spec)
+    monkeypatch.setattr("engine.attacks.oracle._TOGETHER", 2 * x[0].numel())
+    parts = attack(model, x, y, spec)
+    torch.testing.assert_close(parts.adversarial, whole.adversarial, rtol=0, atol=1e-4)
+    assert torch.equal(parts.success, whole.success)
+    assert parts.gradient_evaluations == whole.gradient_evaluations
 
 
 def test_gradients_are_those_of_onednn() -> None:

@@ -17,6 +17,8 @@ from engine.attacks import (
     PGD,
     Boundary,
     HopSkipJump,
+    Patch,
+    Universal,
     driver,
     oracle,
     running,
@@ -32,6 +34,7 @@ from engine.errors import BadInput, Cancelled
 from engine.events import Event, Images, Note, Progress, Saved, Scalars
 from engine.models import ModelCard, build, load_model, save_model
 from engine.models.spec import CNN
+from engine.store.checkpoints import Checkpoint
 from engine.task import BenchSpec, Summary
 from tests.attacks.models import images
 
@@ -488,3 +491,112 @@ def test_an_attack_goes_on_from_any_checkpoint(
                 for said in (rest, events)
             )
             assert list(map(str, mine)) == list(map(str, theirs))
+
+
+# --- attacks that are fitted first ----------------------------------------------------------------
+
+ONE = Universal(eps=0.2, train_samples=200, epochs=3, fit_batch=40)
+
+
+def test_one_perturbation_for_all_is_fitted_kept_and_judged(
+    model_file: Path, tmp_path: Path
+) -> None:
+    spec = Attack(model=str(model_file), attack=ONE, samples=100, show=4, batch_size=60)
+    bench = bench_in(tmp_path)
+    events, summary = drain(run_attack(spec, bench))
+    kept = safetensors.torch.load_file(tmp_path / "universal.safetensors")["pattern"]
+    assert float(kept.abs().max()) <= float(torch.tensor(0.2))
+    found = safetensors.torch.load_file(tmp_path / "adversarial.safetensors")
+    attacked = (found["adversarial"] != found["clean"]).flatten(1).any(1)
+    both = (found["clean"] + kept).clamp(0, 1)
+    torch.testing.assert_close(found["adversarial"][attacked], both[attacked])
+    with torch.no_grad():
+        model = load_model(spec.model, bench).module
+        correct = model(found["clean"]).argmax(1) == found["labels"]
+        still = correct & (model(both).argmax(1) == found["labels"])
+    assert torch.equal(attacked, correct)
+    assert summary["robust_accuracy"] == still.double().mean().item()
+    assert summary["broken"] == int((correct & ~still).sum())
+    assert 0 < summary["train_success_rate"] <= 1
+    assert summary["train_samples"] <= 200
+    assert summary["gradient_evaluations"] == 3 * summary["train_samples"]
+
+    shown = named(events, "pattern")
+    assert shown[-1].keep
+    assert shown[-1].scale == 0.2
+    assert shown[-1].pixels.shape == (1, 8, 8, 1)
+    steps = [e for e in events if isinstance(e, Scalars)]
+    assert [e.step for e in steps] == list(range(summary["fit_steps"] + 1))
+    assert steps[-1].values["attack/success_rate"] == summary["success_rate"]
+
+
+def test_images_of_the_target_class_are_left_out(model_file: Path, tmp_path: Path) -> None:
+    patch = Patch(eps=0.3, train_samples=100, epochs=1, targeted=True, target=3)
+    spec = Attack(model=str(model_file), attack=patch, samples=60, show=0)
+    events, summary = drain(run_attack(spec, bench_in(tmp_path / "a")))
+    found = safetensors.torch.load_file(tmp_path / "a" / "adversarial.safetensors")
+    assert summary["samples"] == 60
+    assert not (found["labels"] == 3).any()
+    assert (found["predictions"][found["success"]] == 3).all()
+    assert Note("info", "images of the target class, 3, are left out") in events
+    none = patch.model_copy(update={"target": 10})
+    with pytest.raises(BadInput, match="there is no class 10; expected 0 to 9"):
+        drain(run_attack(spec.model_copy(update={"attack": none}), bench_in(tmp_path / "b")))
+
+
+def test_a_cancel_while_it_is_fitted_keeps_what_it_has(model_file: Path, tmp_path: Path) -> None:
+    spec = Attack(model=str(model_file), attack=ONE, samples=50, show=2)
+    steps = run_attack(spec, bench_in(tmp_path))
+    for event in steps:
+        if isinstance(event, Scalars) and event.step == 3:
+            break
+    events: list[Event] = [steps.throw(Cancelled())]
+    rest, summary = drain(steps)
+    events += rest
+    assert summary["partial"]
+    assert summary["samples"] == 0
+    assert "robust_accuracy" not in summary
+    assert summary["fit_steps"] == 4
+    assert [e.name for e in events if isinstance(e, Saved)] == ["universal"]
+
+
+@pytest.mark.parametrize("surrogate", [False, True])
+def test_a_fit_goes_on_in_another_process(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surrogate: bool
+) -> None:
+    """From a checkpoint at any step of the fit, and between two batches that are judged."""
+    monkeypatch.setattr(running, "EVERY", 0.0)
+    monkeypatch.setattr(running, "SHARE", 0)
+    ref = str(model_file)
+    spec = Attack(
+        model=ref,
+        surrogate=ref if surrogate else None,
+        attack=ONE,
+        samples=60,
+        show=2,
+        batch_size=20,
+    )
+    checkpoints: list[Checkpoint] = []
+
+    class Keeping(Bench):
+        def save_checkpoint(self, step: int, tensors: Any, values: Any, **_: Any) -> None:
+            task = json.loads(json.dumps(values))
+            checkpoints.append(
+                Checkpoint(step, {k: v.clone() for k, v in tensors.items()}, {"task": task})
+            )
+
+    (tmp_path / "whole").mkdir()
+    bench = Keeping(tmp_path / "whole", tmp_path / "whole", spec=BenchSpec(device="cpu", threads=1))
+    _, whole = drain(run_attack(spec, bench))
+    assert sum("fit" in c.values["task"] for c in checkpoints) > 5
+    assert sum("search" in c.values["task"] for c in checkpoints) == 3
+    for number in (0, 5, len(checkpoints) - 2):
+        folder = tmp_path / str(number)
+        again = bench_in(folder)
+        again.resume = checkpoints[number]
+        _, summary = drain(run_attack(spec, again))
+        for name in ("seconds", "images_per_second", "forward_evaluations"):
+            assert summary.pop(name) > 0
+        assert summary == {name: whole[name] for name in summary}
+        for file in ("universal.safetensors", "adversarial.safetensors"):
+            assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

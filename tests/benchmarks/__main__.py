@@ -7,20 +7,15 @@ import dataclasses
 import importlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from tests.benchmarks.rows import Row
+from tests.benchmarks.table import machine, show
 
 NAMES = ("training", "window", "start", "first_minute", "store", "early_exit", "data_path")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -49,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in found:  # at once: a person may lose patience before the table
             print(f"    {row.what}: {row.figure}", flush=True)
         rows += found
-    _print(rows)
+    here = machine()
+    show(rows, here)
     if options.json:
-        all_of_it = {"machine": machine(), "rows": [dataclasses.asdict(row) for row in rows]}
+        all_of_it = {"machine": here, "rows": [dataclasses.asdict(row) for row in rows]}
         options.json.write_text(json.dumps(all_of_it, indent=1, ensure_ascii=False))
     return int(any(row.met is False for row in rows))
 
@@ -69,41 +65,6 @@ def _apart(name: str, data_root: Path | None) -> list[Row]:
             sys.stderr.write(done.stderr)
             return [Row(name, "", f"failed with exit code {done.returncode}", False)]
         return [Row(**row) for row in json.loads(file.read_text())]
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    model = platform.processor() or platform.machine()
-    cpus = Path("/proc/cpuinfo")
-    if cpus.exists():
-        names = [line for line in cpus.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "qt": version("PySide6-Essentials"),
-        "load": [round(load, 2) for load in os.getloadavg()],
-    }
-
-
-def _print(rows: Sequence[Row]) -> None:
-    table = Table("what", "target", "figure: median (range)", "met", "detail", show_lines=True)
-    for row in rows:
-        met = {True: "yes", False: "NO", None: ""}[row.met]
-        table.add_row(row.what, row.target, row.figure, met, row.detail)
-    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
-    console.print(table)
-    here = machine()
-    console.print(
-        f"{here['cpu']}, {here['cores']} cores, {here['system']}, Python {here['python']}, torch "
-        f"{here['torch']}, Qt {here['qt']}; load average {here['load']}",
-        soft_wrap=True,
-    )
 
 
 if __name__ == "__main__":

@@ -181,3 +181,110 @@ def test_a_question_that_fails_is_answered_with_why(
     reply = answers.next()
     assert reply["id"] == 1
     assert words in reply["error"]
+
+
+class Slow:
+    """Stands in for a long answer: so many steps, which say when they are taken."""
+
+    def __init__(self, steps: int = 5) -> None:
+        self.steps = steps
+        self.taken: list[str] = []
+        self.closed: list[str] = []
+
+    def __call__(self, question: Any, workspace: Any, data_root: Any) -> Any:
+        name = str(question["name"])
+        yield from ()
+
+        def finish() -> Generator[None, None, Any]:
+            try:
+                for _ in range(self.steps):
+                    self.taken.append(name)
+                    yield
+            except GeneratorExit:
+                self.closed.append(name)
+                raise
+            return {"name": name}, b""
+
+        return finish
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    slow = Slow()
+    monkeypatch.setattr("engine.questions.prepare", slow)
+    monkeypatch.setattr("engine.desk.SLICE", 0.0)
+    return slow
+
+
+def test_a_long_answer_is_worked_on_a_little_at_a_time(
+    desk: Desk, answers: Answers, slow: Slow
+) -> None:
+    desk.ask(1, {"kind": "try_attack", "name": "a"})
+    for turn in range(1, 6):
+        answers.woken.clear()
+        desk.compute()
+        assert slow.taken == ["a"] * turn
+        assert answers.woken.is_set() == desk.ready  # has itself called again
+    desk.compute()
+    assert answers.next() == {"id": 1, "answer": {"name": "a"}}
+    assert not desk.ready
+
+
+def test_what_nobody_waits_for_comes_last(desk: Desk, answers: Answers, slow: Slow) -> None:
+    desk.ask(1, {"kind": "smallest_eps", "name": "patient"})
+    desk.compute()
+    assert slow.taken == ["patient"]
+    desk.ask(2, {"kind": "try_attack", "name": "pressing"})
+    while desk.ready:
+        desk.compute()
+    assert slow.taken == ["patient", *["pressing"] * 5, *["patient"] * 4]
+    assert [answers.next()["id"], answers.next()["id"]] == [2, 1]
+
+
+def test_a_long_answer_that_is_replaced_is_given_up(
+    desk: Desk, answers: Answers, slow: Slow
+) -> None:
+    desk.ask(1, {"kind": "try_attack", "name": "old"})
+    desk.compute()
+    desk.ask(2, {"kind": "try_attack", "name": "new"})
+    while desk.ready:
+        desk.compute()
+    assert slow.taken == ["old", *["new"] * 5]
+    assert slow.closed == ["old"]
+    assert answers.next() == {"id": 1, "error": SUPERSEDED}
+    assert answers.next()["id"] == 2
+
+
+def test_a_run_has_as_much_time_as_its_questions(
+    desk: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def monotonic() -> float:
+        return now[0]
+
+    monkeypatch.setattr("engine.desk.time.monotonic", monotonic)
+    original = slow.__call__
+
+    def costly(*arguments: Any) -> Any:
+        finish = yield from original(*arguments)
+
+        def steps() -> Any:
+            for _ in finish():
+                now[0] += 1.0
+                yield
+            return {}, b""
+
+        return steps
+
+    monkeypatch.setattr("engine.questions.prepare", costly)
+    desk.ask(1, {"kind": "try_attack", "name": "a"})
+    desk.compute(sharing=True)
+    assert len(slow.taken) == 1
+    desk.compute(sharing=True)
+    assert len(slow.taken) == 1, "the run has had no time yet"
+    now[0] += 1.0
+    desk.compute(sharing=True)
+    assert len(slow.taken) == 2
+    desk.compute()
+    assert len(slow.taken) == 3, "nobody else is there"

@@ -304,6 +304,12 @@ def test_what_is_dear_to_commit_is_gathered_for_longer(
     assert LONGEST in waits
 
 
+def test_a_kept_picture_is_not_overwritten_by_one_that_is_not(workspace: Workspace) -> None:
+    run = workspace.create(SPEC, name="plain")
+    write(run, [picture(1), picture(2, keep=False), picture(3)])
+    assert [p.step for p in run.images("adversarial")] == [1, 3]
+
+
 def test_a_torn_picture_file_is_mended_when_the_run_goes_on(workspace: Workspace) -> None:
     run = workspace.create(SPEC, name="plain")
     write(run, [picture(s) for s in range(4)])

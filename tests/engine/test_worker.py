@@ -128,6 +128,14 @@ def test_a_conversation(engine: Engine) -> None:
     assert abs(sum(answer["probabilities"]) - 1) < 1e-5
     engine.send(do="ask", id=8, question={"kind": "predict", "model": "absent", "image": 3})
     assert "there is no run 'absent'" in engine.said("answer", id=8)["error"]
+    embed = {"kind": "embed", "run": broken, "method": "tsne"}
+    engine.send(do="ask", id=11, question=embed)
+    engine.send(do="drop", kind="embed")  # nobody waits for it any more: it is not answered
+    engine.send(do="ask", id=12, question={**embed, "method": "pca"})
+    answer = engine.said("answer", id=12)["answer"]
+    assert answer["count"] == answer["of"] == info.summary["samples"]
+    assert 0 < sum(answer["shares"]) <= 1
+    assert answer["layer"]
 
     # What cannot be done is refused, and nothing is lost by it.
     engine.send(do="start", id=2, tasks=[{"kind": "train", "epochz": 1, "name": "x"}])

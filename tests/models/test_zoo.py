@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.errors import BadInput
 from engine.models import Normalise, build, weights_sha256
-from engine.models.spec import CNN, MLP, RNN, ResNet18, Strided, Transformer
+from engine.models.spec import CNN, MLP, RNN, LeNet, ResNet18, Strided, Transformer
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 17, 23), (2, 9, 5)]
 
@@ -216,3 +216,34 @@ def test_strided_is_the_network_of_fast_adversarial_training():
 def test_strided_refuses_what_cannot_be(channels, words):
     with pytest.raises(BadInput, match=words):
         build(Strided(channels=channels), (1, 8, 8), 10)
+
+
+def test_lenet_is_the_network_of_the_published_smoothing():
+    """As in the code behind those figures (consistency regularisation), and LeNet-5's counts."""
+    model = build(LeNet(), (1, 28, 28), 10).eval()
+    own = {n.removeprefix("body."): t for n, t in model.state_dict().items() if "body" in n}
+    first, second, third, last = (own[f"{place}.weight"] for place in (0, 3, 7, 9))
+    images = torch.rand(4, 1, 28, 28)
+    x = images
+    for weight, bias in ((first, own["0.bias"]), (second, own["3.bias"])):
+        x = nn.functional.max_pool2d(nn.functional.conv2d(x, weight, bias).relu(), 2)
+    x = nn.functional.linear(x.flatten(1), third, own["7.bias"]).relu()
+    torch.testing.assert_close(model(images), nn.functional.linear(x, last, own["9.bias"]))
+    shapes = [tuple(weight.shape) for weight in (first, second, third, last)]
+    assert shapes == [(20, 1, 5, 5), (50, 20, 5, 5), (500, 800), (10, 500)]
+    five = build(LeNet(channels=(6, 16), hidden=(120, 84)), (1, 32, 32), 10)
+    # LeCun et al. 1998 have 61,706 with every map connected to every map, and full last layers.
+    assert sum(p.numel() for p in five.parameters()) == 61_706
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "leave nothing of images of 8 x 8; expected at most 1"),
+        ({"channels": (0,)}, "at least one channel"),
+        ({"channels": (4,), "hidden": (0,)}, "at least one unit"),
+    ],
+)
+def test_lenet_refuses_what_cannot_be(values, words):
+    with pytest.raises(BadInput, match=words):
+        build(LeNet(**values), (1, 8, 8), 10)

@@ -32,6 +32,7 @@ from engine.robustness.spec import (
     VAT,
     Fast,
     Free,
+    GaussianNoise,
     Interpolated,
     Mixed,
 )
@@ -177,6 +178,16 @@ def mart(at: At) -> Tensor:
     return loss_adv + 5.0 * (each * (1.0000001 - true_probs)).mean()
 
 
+def gaussian(at: At) -> Tensor:
+    """Two noisy copies of each image, outside of the box too."""
+    seed = derive(SEED, "defence")
+    loss = torch.zeros(())
+    for draw in range(2):
+        noise = normal(derive(seed, "noise", at.step, draw), at.ids, at.x.shape[1:])
+        loss = loss + F.cross_entropy(at.model(at.x + 0.3 * noise), at.y) / 2
+    return loss
+
+
 def interpolated(at: At) -> Tensor:
     losses = []
     for purpose, z in (("clean", at.x), ("adversarial", pgd(at))):
@@ -243,6 +254,7 @@ KINDS: dict[str, tuple[AdversarialTraining, Callable[[At], Tensor]]] = {
     "trades": (TRADES(attack=KL3), trades),
     "mart": (MART(attack=PGD3), mart),
     "interpolated": (Interpolated(attack=PGD3), interpolated),
+    "gaussian": (GaussianNoise(sigma=0.3, draws=2), gaussian),
     "uat": (UAT(attack=KL3, labelled=0.1), uat),
     "fast": (Fast(eps=EPS, alpha=0.25, watch=OFF), fast),
     "awp": (PGDAT(attack=PGD3, awp=AWP(gamma=0.02)), awp),
@@ -356,7 +368,8 @@ def test_a_mixture_draws_by_its_shares(tmp_path: Path, drain: Drain, bench: Benc
     _, data = drain(load(Digits(), bench))
     from engine.training.defence import Setting
 
-    setting = Setting(data.train, lambda p, e: data.train.batch(p), 1, nn.CrossEntropyLoss(), None)
+    loss, model = nn.CrossEntropyLoss(), nn.Identity()
+    setting = Setting(data.train, lambda p, e: data.train.batch(p), 1, loss, None, model)
     spec = PGDAT(attack=PGD3, mixture=(FGSM(), KL3), shares=(6.0, 3.0, 1.0))
     defence: Any = spec.defence(setting)
     drawn = [defence.drawn(step).kind for step in range(1000)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from engine.attacks import PGD
 from engine.attacks.running import run_attack
-from engine.attacks.spec import Attack, DeepFool
+from engine.attacks.spec import Attack, DeepFool, Patch, Spatial
 from engine.attacks.tally import wilson
 from engine.data import Dataset
 from engine.errors import BadInput, Cancelled, SpecError
@@ -212,3 +213,9 @@ def test_faults_in_a_list_of_attacks_have_their_place() -> None:
     with pytest.raises(SpecError) as raised:
         parse_task({"kind": "evaluate", "model": "m", "attacks": [{"kind": "pdg"}]})
     assert "did you mean 'pgd'" in str(raised.value)
+
+
+def test_a_strength_bounds_no_size() -> None:
+    """Of an attack that only the box bounds every success counts, however large in l2."""
+    radii = Evaluate(model="x", attacks=(Spatial(), PGD(eps=0.1), Patch(eps=0.05))).radii()
+    assert radii == (math.inf, 0.1, math.inf)

@@ -327,6 +327,21 @@ def test_questions_of_a_lost_engine_are_answered_with_the_cause(qtbot, engine):
     assert "killed" in answers[0][0]["error"]
 
 
+def test_a_question_that_is_dropped_is_not_answered(qtbot, engine):
+    thread = engine(
+        "hello()", SERVE.replace('say({"say": "answer"', 'hear(), say({"say": "answer"')
+    )
+    until_said(qtbot, thread, "ready")
+    answers = []
+    thread.ask({"kind": "embed"}, lambda *a: answers.append(a))
+    thread.drop("embed")  # which the engine reads, and answers all the same
+    thread.drop("predict")  # nobody asked: nothing is sent
+    thread.ask({"kind": "predict"}, lambda *a: answers.append(a))
+    thread.send({"do": "order"})
+    qtbot.waitUntil(lambda: bool(answers), timeout=5000)
+    assert [answer["kind"] for answer, _ in answers] == ["predict"]
+
+
 def test_fault_in_the_thread_is_told(qtbot, engine, monkeypatch):
     monkeypatch.setattr(engine_thread, "_Link", None)
     thread = engine("hello()", SERVE)

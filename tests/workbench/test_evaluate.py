@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from engine.events import Table
+from engine.events import Images, Progress, Table
 from engine.robustness.flags import FLAGS
 from engine.robustness.spec import Evaluate
 from engine.store import Run
@@ -15,6 +16,7 @@ from tests.workbench.stored import make_run
 from workbench.forms.form import SpecForm
 from workbench.forms.several import Several
 from workbench.i18n import set_language
+from workbench.mailbox import News
 from workbench.panels.evaluate_panel import detail
 from workbench.panels.evaluate_view import EVIDENCE, EvaluateView, attack_name, unmet_text
 from workbench.recipes import recipe_text
@@ -126,3 +128,78 @@ def test_a_form_holds_a_list_of_attacks(qtbot: Any) -> None:
 def test_a_recipe_names_several_runs() -> None:
     text = recipe_text([{"name": "e", **SPEC, "also": ["id-1", "id-2"]}], {"id-1": "first"})
     assert 'also = [\n    "first",\n    "id-2",\n]' in text
+
+
+def pictures(name: str, count: int, step: int, value: int, **more: Any) -> Images:
+    captions = tuple(
+        {"label": 0, "prediction": 1, "correct": False, "norm": 0.1, **more} for _ in range(count)
+    )
+    pixels = np.full((count, 4, 4, 1), value, np.uint8)
+    scale = 0.1 if "perturbation" in name else None
+    return Images(name, pixels, captions, step, scale=scale, keep=True)
+
+
+def test_the_attacks_are_watched_and_the_worst_is_looked_through(
+    qtbot: Any, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, "going", SPEC, status="running")
+    view = EvaluateView()
+    qtbot.addWidget(view)
+    view.show_run(run.info(), load(run), "series:0")
+    stage = view.stage
+    assert stage.isHidden(), "there are no pictures yet"
+    news = News()
+    running = ("attack", "number", "attacked", "left", "samples")
+    news.add(Table("classes", ("index", "name"), ((0, "a"), (1, "b"))))
+    news.add(Table("running", running, (("pgd-2", 2, 40, 38, 60),)))
+    for event in (
+        pictures("clean", 3, 0, 10),
+        pictures("adversarial", 3, 4, 20),
+        pictures("perturbation", 3, 4, 128),
+        Progress(12, 40, "by pgd-2"),
+    ):
+        news.add(event)
+    view.news(news)
+    assert not stage.isHidden()
+    assert stage.words.text() == (
+        "PGD 2 is attacking: 12 of 40 samples done; 38 of 60 were left before it."
+    )
+    assert (stage.during.adversarial.view.pixels == 20).all()
+    assert "adversarial" not in view.mosaics, "they are not shown twice"
+    assert "running" not in view.tables
+    more = News()
+    more.add(pictures("adversarial", 3, 5, 30))
+    more.add(Progress(3, 40, "by queries"))
+    view.news(more)
+    assert (stage.during.adversarial.view.pixels == 30).all()
+    assert "12 of 40" in stage.words.text(), "the checks are no attack of it"
+    rows = (("pgd", "linf", 0.7), ("pgd-2", "linf", 0.5))
+    over = News()
+    over.add(Table("attacks", ("attack", "norm", "robust_accuracy"), rows))
+    view.news(over)
+    assert stage.words.text() == "30 of 60 samples withstood the attacks."
+    last = News()
+    last.add(pictures("worst_clean", 5, 0, 10))
+    last.add(pictures("worst_adversarial", 5, 0, 40, attack="pgd-2", measured="l2"))
+    last.add(pictures("worst_perturbation", 5, 0, 128))
+    view.news(last)
+    assert stage.tabs.current == 1
+    assert (stage.after.adversarial.view.pixels == 40).all()
+    stage.after.select(3)
+    assert stage.words.text() == "Sample 4 of 5, broken by PGD 2: L2 0.100"
+    assert stage.after.magnifier.note.text().startswith("L2 0.1")
+    stage.tabs.set_current(0)
+    assert stage.words.text() == "30 of 60 samples withstood the attacks."
+    assert (stage.during.adversarial.view.pixels == 30).all()
+    view.show_nothing()
+    assert stage.isHidden()
+
+
+def test_what_was_empty_promises_again(qtbot: Any, tmp_path: Path) -> None:
+    over = make_run(tmp_path, "over", SPEC)
+    view = EvaluateView()
+    qtbot.addWidget(view)
+    view.show_run(over.info(), load(over), "series:0")
+    assert "recorded no" in view.curve._empty.text()
+    view.show_nothing()
+    assert view.curve._empty.text() == "Drawn when the attacks are over."

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QMessageBox
+from PySide6.QtWidgets import QFileDialog, QMessageBox
 
 from tests.workbench.windows import Open, open_window
+from workbench.runs.menu import run_menu
 from workbench.window import COMPARE, DETAILS, LIVE, Window
 
 __all__ = ["open_window"]
@@ -250,6 +251,47 @@ def test_export_dialog_writes_a_file(qtbot, open_window: Open, tmp_path: Path) -
     )
     assert b"long enough passphrase" not in everything
     dialog.close()
+
+
+def test_an_adversarial_set_is_embedded_and_exported(
+    qtbot, open_window: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = open_window()
+    set_up(window, "model", 1)
+    window.do.start()
+    wait_for(qtbot, window, "model", "done")
+    model = run_named(window, "model").id
+    assert not window.do.has_examples(model)
+    window.do.export_set(model)
+    assert "no adversarial examples" in window.banner.text
+    attack = {"kind": "pgd", "norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.1}
+    task = {"name": "broken", "kind": "attack", "model": model, "attack": attack, "samples": 12}
+    window.session.start([task])
+    wait_for(qtbot, window, "broken", "done")
+    qtbot.waitUntil(lambda: not window.session.busy, timeout=LONG)  # the end is drawn, too
+    run = run_named(window, "broken")
+    window.show_run(run.id)
+    atlas = window.view("attack").atlas
+    atlas.embedding.button.click()
+    qtbot.waitUntil(lambda: not atlas.embedding.computing, timeout=LONG)
+    found = atlas.embedding.plane.found
+    assert found is not None, atlas.embedding._warning.words.text()
+    assert len(found.samples) == found.of == 12
+    outcomes = [sample.outcome for sample in window.view("attack").comparison.samples]
+    assert [sample.outcome for sample in found.samples] == outcomes
+
+    chosen = str(tmp_path / "set"), "Folder of PNG files (*)"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: chosen)
+    labels = [action.text() for action in run_menu(window, [run.id]).actions()]
+    assert "Export adversarial set…" in labels
+    window.do.export_set()
+    wait_for(qtbot, window, "broken-examples", "done")
+    assert len(list((tmp_path / "set" / "adversarial").iterdir())) == 12
+    window.do.export_set(run.id)  # the same place again
+    qtbot.waitUntil(lambda: "exists already" in window.banner.text, timeout=LONG)
+    window.do.write_set(run.id, tmp_path / "exact", "safetensors")
+    wait_for(qtbot, window, "broken-examples-2", "done")
+    assert (tmp_path / "exact.safetensors").is_file()
 
 
 def test_bad_recipe_is_refused_with_the_reason(qtbot, open_window: Open, tmp_path: Path) -> None:

@@ -32,9 +32,17 @@ def short_attack(attack: Mapping[str, Any]) -> str:
     """As in "PGD-40 · L∞ ε 0.3"."""
     if "kind" not in attack:
         return tr("attack")
+    if attack["kind"] == "patch":
+        return tr(
+            "{attack} · {share} % of the image", attack=name_of("patch"), share=_percent(attack)
+        )
     steps = f"-{attack['steps']}" if "steps" in attack else ""
     shown = f"{name_of(attack['kind'])}{steps}"
     return f"{shown} · {name_of(attack['norm'])} ε {attack['eps']:g}" if "eps" in attack else shown
+
+
+def _percent(attack: Mapping[str, Any]) -> str:
+    return f"{100 * attack.get('eps', 0.0):.3g}"
 
 
 def _short(ref: str) -> str:

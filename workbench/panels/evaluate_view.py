@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PySide6.QtWidgets import QLabel, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from engine.events import Table
+from engine.events import Images, Table
 from engine.robustness.flags import FLAGS
 from engine.store import RunInfo
 from workbench import theme
 from workbench.i18n import mark, matched, name_of, tr, tr_like
+from workbench.mailbox import News
+from workbench.panels.atlas import Atlas
 from workbench.panels.live import NOTHING, LiveView
+from workbench.panels.stage import StageView
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
-from workbench.views.card import Card
+from workbench.views.card import Card, seat
 from workbench.views.curves import CurveCard
-from workbench.views.table import Percent
-from workbench.words import warning_of, word
+from workbench.views.table import Percent, TableCard
+from workbench.words import hidden_text, warning_of, word
 
-OWN = ("curve", "flags", "classes")
+OWN = ("curve", "flags", "classes", "certificate", "certified_curve", "certified")
 """Tables that are drawn in a way of their own, or not at all."""
+CURVE = mark("Drawn when the attacks are over.")
+ACCURACIES = mark("Drawn when an attack is over.")
+CHECKS = mark("What the checks of the evaluation find appears here.")
+CERTIFIED = mark("Drawn as samples are certified.")
+"""What will appear in the cards."""
 UNMET = (
     mark(
         "{what} >= {least} is required; it is {share} on {count} samples, so at least {low}",
@@ -94,7 +102,7 @@ class FlagsCard(Card):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(mark("Can it be believed?"), parent)
-        self._explain = mark("What the checks of the evaluation find appears here.")
+        self._explain = CHECKS
         self._rows: tuple[tuple[Any, ...], ...] | None = None
         self._list = QWidget(self)
         self._layout = QVBoxLayout(self._list)
@@ -135,7 +143,7 @@ def _flag(name: str, evidence: str, p: float | None, parent: QWidget) -> QWidget
     column.setContentsMargins(0, 0, 0, 0)
     column.setSpacing(2)
     column.addWidget(_words(tr(known.title) if known else name, "warn", box))
-    shown = tr_like(evidence, EVIDENCE)
+    shown = hidden_text(evidence) or tr_like(evidence, EVIDENCE)
     found = shown if p is None else f"{shown} (p = {p:.2g})"
     column.addWidget(_words(found[:1].upper() + found[1:], "muted", box))
     if known is not None:
@@ -152,10 +160,87 @@ def _words(text: str, tone: str, parent: QWidget) -> QLabel:
     return label
 
 
+class CertifiedCards(QWidget):
+    """What is proved: over the radius, beside what attacks on the same classifier left, and at the
+    radii that were asked for. There are none where nothing is to be certified."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.curve = CurveCard(
+            mark("Certified accuracy over the radius"),
+            percent=True,
+            smooth=False,
+            over=mark("Radius"),
+            empty=CERTIFIED,
+        )
+        self.table = TableCard(mark("Certified at the radii"))
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(10)
+        for card in (self.curve, self.table):
+            card.setMinimumHeight(theme.px(284))
+            card.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+            row.addWidget(seat(card), 1)
+        self.hide()
+
+    def show_certificate(self, table: Table) -> None:
+        kind, norm, _ = table.rows[0]
+        self.curve.set_note(f"{name_of(str(kind))} · {name_of(str(norm))}")
+        self.show()
+
+    def show_radii(self, table: Table) -> None:
+        """One row a radius, its interval in one column."""
+        rows = []
+        for radius, share, low, high, left in table.rows:
+            interval = f"{100 * low:.1f}–{100 * high:.1f}"
+            withstood = None if left is None else Percent(100 * left)
+            rows.append((radius, Percent(100 * share), interval, withstood))
+        columns = ("radius", "certified_accuracy", "interval", "robust_accuracy")
+        self.table.set_table(columns, rows)
+
+    def clear(self) -> None:
+        self.curve.clear()
+        self.table.clear()
+        self.hide()
+
+    def add(self, key: str, name: str, color: str, tables: Mapping[str, Table]) -> None:
+        """The curves of a run: proved, dashed, and attacked."""
+        add_certified(self.curve, key, name, color, tables)
+        radii, left = attacked_of(tables)
+        if len(radii) > 1:
+            self.curve.set_series(f"{key}/attacked", tr("{name}, attacked", name=name), color)
+            self.curve.replace(f"{key}/attacked", radii, left)
+
+
+def add_certified(
+    card: CurveCard, key: str, name: str, color: str, tables: Mapping[str, Table]
+) -> None:
+    """The certified accuracy of a run, dashed."""
+    if "certified_curve" in tables:
+        rows = tables["certified_curve"].rows
+        label = tr("{name}, certified", name=name)
+        card.set_series(f"{key}/certified", label, color, dashed=True)
+        radii, shares = [float(row[0]) for row in rows], [float(row[1]) for row in rows]
+        card.replace(f"{key}/certified", radii, shares)
+
+
+def attacked_of(tables: Mapping[str, Table]) -> tuple[list[float], list[float]]:
+    """Radii at which the certified classifier was attacked, and what share withstood."""
+    if "certified" not in tables:
+        return [], []
+    rows = [row for row in tables["certified"].rows if row[4] is not None]
+    return [float(row[0]) for row in rows], [float(row[4]) for row in rows]
+
+
+def beside_curve(tables: Mapping[str, Table]) -> bool:
+    """Whether the certificate is about the same classifier and norm as the curve."""
+    return "certificate" in tables and tables["certificate"].rows[0][2] == "curve"
+
+
 class EvaluateView(LiveView):
     """The curve over the radius, the accuracies by attack, the flags, and every table."""
 
-    first_row = 3
+    first_row = 5
 
     def __init__(self, parent: QWidget | None = None) -> None:
         self.curve = CurveCard(
@@ -163,16 +248,24 @@ class EvaluateView(LiveView):
             percent=True,
             smooth=False,
             over=mark("Epsilon"),
-            empty=mark("Drawn when the attacks are over."),
+            empty=CURVE,
         )
-        self.accuracies = BarsCard(
-            mark("Accuracy by attack"), empty=mark("Drawn when an attack is over.")
-        )
+        self.accuracies = BarsCard(mark("Accuracy by attack"), empty=ACCURACIES)
         self.flags = FlagsCard()
         self.verdict = QLabel()
         self.verdict.setWordWrap(True)
         self.verdict.hide()
+        self.certified = CertifiedCards()
+        self.stage = StageView(lambda name: attack_name(name))
+        self.atlas = Atlas(
+            self.stage.during,
+            lambda question, answer: self.ask(question, answer),
+            lambda kind: self.drop(kind),
+        )
+        self.stage.during.add_export(self._export_set)
         self._curve: Table | None = None
+        self._proved: dict[str, Table] = {}
+        self._contradicted = 0
         super().__init__(
             parent,
             tables={"attacks": mark("Attacks"), "by_class": mark("By class")},
@@ -181,18 +274,27 @@ class EvaluateView(LiveView):
         for card in (self.curve, self.accuracies):
             card.setMinimumHeight(theme.px(220))
         self.grid.addWidget(self.verdict, 0, 0, 1, 2)
-        self.grid.addWidget(self.curve, 1, 0)
-        self.grid.addWidget(self.accuracies, 1, 1)
-        self.grid.addWidget(self.flags, 2, 0, 1, 2)
+        self.grid.addWidget(self.stage, 1, 0, 1, 2)
+        self.grid.addWidget(self.curve, 2, 0)
+        self.grid.addWidget(self.accuracies, 2, 1)
+        self.grid.addWidget(self.certified, 3, 0, 1, 2)
+        self.grid.addWidget(self.flags, 4, 0, 1, 2)
 
     def show_run(self, info: RunInfo, record: Record, color: str) -> None:
         super().show_run(info, record, color)
+        self.stage.show_frames(record.frames)
+        self.atlas.set_run(info)
         self._show_summary(info)
 
     def show_nothing(self) -> None:
         super().show_nothing()
         self._curve = None
+        self._proved = {}
+        self._contradicted = 0
         self.curve.clear()
+        self.certified.clear()
+        self.stage.clear()
+        self.atlas.set_run(None)
         self.accuracies.set_bars([])
         self.accuracies.warn("")
         self.flags.set_flags(None)
@@ -201,33 +303,88 @@ class EvaluateView(LiveView):
     def show_table(self, table: Table) -> None:
         if table.name == "curve":
             self._draw_curve(table)
+        elif table.name in ("certificate", "certified_curve", "certified"):
+            self._proved[table.name] = table
+            self._draw_certified(table)
         elif table.name == "flags":
             self.flags.set_flags(table.rows)
+        elif table.name == "running":
+            self.stage.show_running(table.rows[0])
         elif table.name not in OWN:
+            if table.name == "contradictions":
+                self._contradicted = len({row[0] for row in table.rows})
             super().show_table(shares_as_percent(table))
+
+        if table.name == "classes":
+            self.stage.set_classes([str(row[-1]) for row in table.rows])
+        elif table.name == "attacks" and "robust_accuracy" in table.columns:
+            self.stage.show_attacks(table.rows, table.columns.index("robust_accuracy"))
+
+    def show_images(self, images: Images, frames: Sequence[Images]) -> None:
+        if not self.stage.show_images(images):
+            super().show_images(images, frames)
+
+    def news(self, news: News) -> None:
+        super().news(news)
+        if news.progress is not None:
+            self.stage.show_progress(news.progress)
 
     def draw(self) -> None:
         super().draw()
         self.curve.draw()
+        self.certified.curve.draw()
+        self.atlas.draw()
+
+    def _export_set(self) -> None:
+        if self.info is not None:
+            self.save_set(self.info.id)
 
     def update_info(self, info: RunInfo) -> None:
         super().update_info(info)
+        self.atlas.set_run(info)
         self._show_summary(info)
 
     def retranslate(self) -> None:
         super().retranslate()
+        self.stage.retranslate()
         if self.info is not None:
             self._show_summary(self.info)
 
     def _explain_emptiness(self) -> None:
         super()._explain_emptiness()
-        if self._has_ended:
-            for card in (self.curve, self.accuracies, self.flags):
-                card.explain(NOTHING)
+        for card, promise in (
+            (self.curve, CURVE),
+            (self.accuracies, ACCURACIES),
+            (self.flags, CHECKS),
+            (self.certified.curve, CERTIFIED),
+        ):
+            card.explain(NOTHING if self._has_ended else promise)
 
     def beside_changed(self) -> None:
         if self._curve is not None:
             self._draw_curve(self._curve)
+        if "certified_curve" in self._proved:
+            self._draw_certified(self._proved["certified_curve"])
+
+    def _draw_certified(self, table: Table) -> None:
+        """What is proved of this run, and of those that it is compared with: beside their curves
+        where it is about the same."""
+        if beside_curve(self._proved):
+            if self._curve is not None:
+                self._draw_curve(self._curve)
+            return
+        if table.name == "certificate":
+            self.certified.show_certificate(table)
+            return
+        if table.name == "certified":
+            self.certified.show_radii(table)
+        card = self.certified.curve
+        card.clear()
+        name = self.info.name if self.info is not None else ""
+        self.certified.add("", name, self._color, self._proved)
+        for info, record, color in self.beside():
+            if not beside_curve(record.tables):
+                self.certified.add(info.id, info.name, color, record.tables)
 
     def _draw_curve(self, table: Table) -> None:
         """This run's curve, and those of the runs that it is compared with."""
@@ -235,9 +392,13 @@ class EvaluateView(LiveView):
         self.curve.clear()
         name = self.info.name if self.info is not None else ""
         self._add_curve_of("", name, self._color, table)
+        if beside_curve(self._proved):
+            add_certified(self.curve, "", name, self._color, self._proved)
         for info, record, color in self.beside():
             if "curve" in record.tables:
                 self._add_curve_of(info.id, info.name, color, record.tables["curve"])
+            if beside_curve(record.tables):
+                add_certified(self.curve, info.id, info.name, color, record.tables)
         self.curve.set_primary("")
 
     def _add_curve_of(self, key: str, name: str, color: str, table: Table) -> None:
@@ -262,7 +423,13 @@ class EvaluateView(LiveView):
     def _show_verdict(self, info: RunInfo) -> None:
         """The first line: whether the model is as required; nothing where nothing was."""
         unmet, words, tone = info.summary.get("unmet"), "", "bad"
-        if isinstance(unmet, list):
+        if self._contradicted:
+            words = tr(
+                "Contradicted: attacks changed answers that were proved not to change, on "
+                "{count} images. Do not use these radii.",
+                count=self._contradicted,
+            )
+        elif isinstance(unmet, list):
             words = tr("Rejected: {why}", why="; ".join(unmet_text(str(each)) for each in unmet))
         elif info.spec.get("require") and info.status == "done":
             words, tone = tr("Accepted: the model is as required."), "good"
@@ -291,7 +458,9 @@ def _titles(titles: str) -> str:
 
 
 def attack_name(name: str) -> str:
-    """As in "PGD", or "PGD 2" for the second of its kind."""
+    """As in "PGD", or "PGD 2" for the second of its kind, or "BPDA PGD" for straight through."""
+    if name.endswith("-through"):
+        return f"BPDA {attack_name(name.removesuffix('-through'))}"
     kind, dash, number = name.rpartition("-")
     return f"{name_of(kind)} {number}" if dash and number.isdigit() else name_of(name)
 

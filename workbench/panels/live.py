@@ -17,7 +17,7 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QSizePolicy, QVB
 from engine.events import Images, Table
 from engine.store import RunInfo
 from workbench import i18n, theme
-from workbench.i18n import mark
+from workbench.i18n import mark, tr
 from workbench.mailbox import News
 from workbench.runs.book import ENDED
 from workbench.runs.record import Record
@@ -41,6 +41,13 @@ OWN_GROUPS = ("train/", "attack/")
 """Beginnings of names of the series that a run is about."""
 NOTHING = mark("This run recorded no {card}.")
 EMPTY = mark("Drawn while a run works. Fill in the form on the right and press Start run.")
+
+
+def nobody_answers(
+    question: Mapping[str, Any], answer: Callable[[dict[str, Any], bytes], None]
+) -> None:
+    """What a question comes to where there is no engine."""
+    answer({"error": tr("the engine is not running")}, b"")
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,11 @@ class LiveView(QWidget):
         super().__init__(parent)
         self.info: RunInfo | None = None
         self.beside: Beside = lambda: ()
+        self.ask: Ask = nobody_answers
+        self.drop: Callable[[str], None] = lambda kind: None
+        """Gives up the question of a kind that is open."""
+        self.save_set: Callable[[str], None] = lambda run_id: None
+        """Asks where the adversarial examples of a run are to be written."""
         self._color = "series:0"
         self._hidden, self._empty = tuple(hidden), empty
         self._titles = dict(tables or {})

@@ -52,12 +52,20 @@ def run_menu(window: Window, ids: Sequence[str]) -> QMenu:
             add(tr("Remove from the queue"), "cross", partial(session.cancel, run_id))
         menu.addSeparator()
         has_model = info.kind in ("train", "import") and info.status == "done"
+        add(tr("Test your own"), "edit", partial(window.test_own, run_id), has_model)
         add(
             tr("Export encrypted…"),
             "lock",
             partial(window.do.export, run_id),
             has_model and writable,
         )
+        if window.do.has_examples(run_id):
+            add(
+                tr("Export adversarial set…"),
+                "download",
+                partial(window.do.export_set, run_id),
+                writable,
+            )
         add(tr("Restore the form"), "refresh", partial(window.do.restore_form, run_id))
         add(tr("Copy as recipe"), "copy", partial(window.do.copy_recipe, run_id))
         add(tr("Save with lineage as recipe…"), "download", partial(window.do.save_lineage, run_id))

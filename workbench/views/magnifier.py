@@ -65,7 +65,8 @@ class Magnifier(Card):
         norm = after.get("norm")
         note = f"#{index + 1}"
         if isinstance(norm, int | float):
-            note = f"{name_of(self._norm)} {float(norm):.3g} · {note}"
+            measured = name_of(str(after.get("measured", self._norm)))
+            note = f"{measured} {float(norm):.3g} · {note}"
         self.set_note(note if clean or adversarial else "")
 
     def retranslate(self) -> None:

@@ -24,7 +24,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from workbench import theme
-from workbench.i18n import tr
+from workbench.i18n import mark, tr
 from workbench.views import pictures
 from workbench.views.card import Card
 from workbench.views.pictures import Grid, Packed, Pixels
@@ -33,6 +33,7 @@ Caption = Mapping[str, Any]
 NO_PICTURES = np.zeros((0, 1, 1, 1), dtype=np.uint8)
 ZERO = 128
 """No perturbation, in signed pictures."""
+NONE_KEPT = mark("No sample passes the filters. Choose others, or clear them.")
 MAX_ZOOM = 12.0
 LARGEST_TILE = 240
 """Pixels at scale 1: few pictures do not fill a screen."""
@@ -51,6 +52,8 @@ class Link(QObject):
         self.zoom = 1.0
         self.origin = QPointF(0.0, 0.0)
         """Left top of what is seen, as a share of the whole."""
+        self.beyond = 0
+        """How many can be selected, pictures or not; 0 is as many as there are pictures."""
         self.columns, self.count = 0, 0
         """How the pictures were arranged last, and how many there were."""
         self.views: list[MosaicView] = []
@@ -123,6 +126,8 @@ class MosaicView(QWidget):
         self.scale: float | None = None
         self.wrong_before: frozenset[int] = frozenset()
         """Pictures that the model got wrong by themselves: they are not attacked."""
+        self.kept: tuple[int, ...] | None = None
+        """The pictures that are shown; None is all."""
         self._packed: Packed | None = None
         self._base: QPixmap | None = None
         self._grid: Grid | None = None
@@ -149,9 +154,24 @@ class MosaicView(QWidget):
         self.pixels, self.captions, self.scale = pixels, tuple(captions), scale
         self._packed = None
         self._base = None
-        if self.link.selected >= len(pixels) > 0:
+        if self.link.selected >= max(len(pixels), self.link.beyond) > 0:
             self.link.select(0)
         self.update()
+
+    def keep(self, kept: Sequence[int] | None) -> None:
+        """Show these pictures alone, in this order; None shows all. They keep their places in what
+        the link says."""
+        chosen = None if kept is None else tuple(kept)
+        if chosen != self.kept:
+            self.kept = chosen
+            self._packed = None
+            self.forget()
+
+    @property
+    def order(self) -> Sequence[int]:
+        """The pictures that are shown, as they are arranged."""
+        count = len(self.pixels)
+        return range(count) if self.kept is None else [k for k in self.kept if k < count]
 
     def forget(self) -> None:
         """Everything must be drawn anew."""
@@ -200,7 +220,7 @@ class MosaicView(QWidget):
         """Where the tiles are now, with the zoom."""
         if self._grid is None:
             ratio = self.devicePixelRatioF()
-            count, height, width = self.pixels.shape[:3]
+            (height, width), count = self.pixels.shape[1:3], len(self.order)
             area, zoom = self._area(), self.link.zoom
             gap = max(1, round((2 if count <= 100 else 1) * ratio))
             most = theme.px(LARGEST_TILE) * ratio
@@ -235,18 +255,20 @@ class MosaicView(QWidget):
     def tile(self, index: int) -> QRectF:
         """The rectangle of a picture, in the widget's own coordinates."""
         ratio = self.devicePixelRatioF()
-        left, top, width, height = self.grid().place(index)
+        left, top, width, height = self.grid().place(self.order.index(index))
         return QRectF(left / ratio, top / ratio, width / ratio, height / ratio)
 
     def index_at(self, position: QPointF) -> int:
         ratio = self.devicePixelRatioF()
-        return self.grid().index_at(position.x() * ratio, position.y() * ratio, len(self.pixels))
+        order = self.order
+        place = self.grid().index_at(position.x() * ratio, position.y() * ratio, len(order))
+        return order[place] if place >= 0 else -1
 
     # --- painting ---
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        if len(self.pixels):
+        if len(self.order):
             if self._base is None:
                 self._base = self.picture()
             painter.drawPixmap(0, 0, self._base)
@@ -256,7 +278,7 @@ class MosaicView(QWidget):
         painter.end()
 
     def _outline(self, painter: QPainter, index: int, token: str, width: float) -> None:
-        if not 0 <= index < len(self.pixels):
+        if index not in self.order:
             return
         pen = QPen(theme.color(token), width)
         pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
@@ -267,7 +289,8 @@ class MosaicView(QWidget):
     def picture(self) -> QPixmap:
         """All that is seen, without selection, as one picture."""
         if self._packed is None:
-            self._packed = pictures.pack(self.pixels, self.scale)
+            shown = self.pixels if self.kept is None else self.pixels[list(self.order)]
+            self._packed = pictures.pack(shown, self.scale)
         ratio = self.devicePixelRatioF()
         grid = self.grid()
         size = self.size() * ratio
@@ -287,8 +310,10 @@ class MosaicView(QWidget):
 
     def _mark_untouched(self, base: QPixmap, grid: Grid) -> None:
         """A hole would look like a fault: a quiet dash says that nothing was done there."""
-        for index in filter(self._is_untouched, self.wrong_before):
-            place = QRectF(*grid.place(index))
+        for number, index in enumerate(self.order):
+            if index not in self.wrong_before or not self._is_untouched(index):
+                continue
+            place = QRectF(*grid.place(number))
             painter = QPainter(base)
             painter.fillRect(place, theme.color("raised"))
             painter.setPen(QPen(theme.color("faint"), max(place.height() / 16, 1.0)))
@@ -314,10 +339,11 @@ class MosaicView(QWidget):
     def _draw_badges(self, base: QPixmap, grid: Grid, area: tuple[int, int]) -> None:
         ratio = self.devicePixelRatioF()
         painter = QPainter(base)
-        for index, caption in enumerate(self.captions[: len(self.pixels)]):
+        for number, index in enumerate(self.order):
+            caption = self.captions[index] if index < len(self.captions) else {}
             if caption.get("prediction") is None:
                 continue
-            left, top, width, height = grid.place(index)
+            left, top, width, height = grid.place(number)
             if left > area[0] or top > area[1] or left + width < 0 or top + height < 0:
                 continue
             stamp = self._stamp(
@@ -412,9 +438,11 @@ class MosaicView(QWidget):
         key = Qt.Key(event.key())
         middle = QPointF(self.width() / 2, self.height() / 2)
         if key in steps:
-            target = self.link.selected + steps[key]
-            if 0 <= target < len(self.pixels):
-                self.link.select(target)
+            order = self.order
+            here = order.index(self.link.selected) if self.link.selected in order else -1
+            target = here + steps[key] if here >= 0 else 0
+            if 0 <= target < len(order):
+                self.link.select(order[target])
         elif key in (Qt.Key.Key_Plus, Qt.Key.Key_Equal):
             self._zoom(1.25, middle)
         elif key == Qt.Key.Key_Minus:
@@ -566,6 +594,12 @@ class Mosaic(Card):
         if len(pixels):
             self.show_menu_button()
 
+    def keep(self, kept: Sequence[int] | None) -> None:
+        """Show these pictures alone; None shows all."""
+        self.view.keep(kept)
+        self._remark()
+        self._show_emptiness()
+
     def clear(self) -> None:
         self.set_images(NO_PICTURES)
         self.more.hide()
@@ -573,11 +607,13 @@ class Mosaic(Card):
     @property
     def wrong(self) -> int:
         """How many of the pictures the model gets wrong."""
-        return sum(1 for caption in self.view.captions if not is_correct(caption))
+        captions = self.view.captions
+        shown = (captions[k] for k in self.view.order if k < len(captions))
+        return sum(1 for caption in shown if not is_correct(caption))
 
     def _remark(self) -> None:
         view = self.view
-        count, height, width = view.pixels.shape[:3]
+        (height, width), count = view.pixels.shape[1:3], len(view.order)
         if not count or view.scale is not None:
             self.set_note("")
         elif self.wrong and view.badges:
@@ -586,7 +622,10 @@ class Mosaic(Card):
             self.set_note(f"{count} · {width} × {height} px")
 
     def _show_emptiness(self) -> None:
-        self._give_way(not len(self.view.pixels), self.view)
+        empty = not len(self.view.order)
+        self._give_way(empty, self.view)
+        if empty and len(self.view.pixels):
+            self.set_empty(tr(NONE_KEPT))
 
     def retranslate(self) -> None:
         super().retranslate()

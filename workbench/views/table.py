@@ -42,6 +42,13 @@ HEADINGS = {
     "found": mark("Found"),
     "clean_accuracy": mark("Clean, %"),
     "robust_accuracy": mark("Robust, %"),
+    "certified_accuracy": mark("Proved, %"),
+    "interval": mark("95 %"),
+    "radius": mark("Radius"),
+    "distance": mark("Distance"),
+    "certified_as": mark("Certified as"),
+    "taken_for": mark("Taken for"),
+    "chance": mark("Chance"),
     "accuracy": mark("Accuracy, %"),
     "agreement": mark("Agreement, %"),
     "transfer": mark("Transfer, %"),
@@ -57,6 +64,12 @@ HEADINGS = {
     "noise": mark("Noise"),
     "level": mark("Level"),
     "run": mark("Run"),
+    "sample": mark("No."),
+    "true_class": mark("True"),
+    "before": mark("Before"),
+    "after": mark("After"),
+    "outcome": mark("Outcome"),
+    "size_of_change": mark("Size"),
 }
 """Columns whose names mean something else in a form."""
 
