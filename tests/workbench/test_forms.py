@@ -206,6 +206,7 @@ def test_kind_keeps_what_was_set_and_undo_brings_all_back(qtbot, form_of):
         "norm": "linf",
         "eps": 0.125,
         "targeted": False,
+        "through_transforms": False,
         "random_start": False,  # PGD's own default does not come along
     }
     form.undo()

@@ -58,6 +58,8 @@ def test_every_task_round_trips(kind):
         "attack": {"model": "m", "attack": PGD},
         "evaluate": {"model": "m", "attacks": [PGD], "also": ["a", "b"]},
         "export": {"model": "m", "to": 'C:\\a "b"\n中文', "recipients": ["age1a", "age1b"]},
+        "export_set": {"source": "broken", "form": "safetensors"},
+        "transform": {"model": "m", "transform": {"kind": "jpeg", "quality": 30}},
         "import": {"weights": "w.pt", "data": {"kind": "digits"}, "mean": [0.1307]},
     }
     task = parse_task({"kind": kind, **given.get(kind, {})})
