@@ -9,7 +9,7 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 PEERS_HOME := tests/benchmarks/peers
 
-.PHONY: setup run test check bench bench-peers lock lock-peers system clean
+.PHONY: setup run test check results bench bench-peers lock lock-peers system clean
 .DEFAULT_GOAL := run
 
 run: setup
@@ -23,6 +23,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+results: setup
+	$(BIN)/python -m tests.benchmarks.results $(ARGS)
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(ARGS)

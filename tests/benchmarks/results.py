@@ -20,7 +20,7 @@ from engine import resources
 from engine.recipe import Entry, enqueue, parse_change, read_recipe
 from engine.runner import Runner
 from engine.store import RunInfo, Workspace
-from engine.task import references, with_references
+from engine.task import parse_task, references, with_references
 from tests.benchmarks.__main__ import machine
 
 FIGURES = ("clean_accuracy", "robust_accuracy", "certified_accuracy")
@@ -72,14 +72,11 @@ def _found(workspace: Workspace, entry: Entry, seed: int) -> RunInfo | None:
     named = {run.id: run.name for run in workspace.runs()}
     for run in workspace.runs():
         if run.name == entry.name and run.status in ("done", "rejected") and run.note:
-            refs = {field: named.get(run.spec.get(field), "") for field in references(entry.task)}
-            if _plain(with_references(run.spec, refs)) == _plain(wanted):
+            refs = {f: named.get(run.spec.get(f), "") for f in references(entry.task)}
+            # Parsed again, so that what has a default since is what it was.
+            if parse_task(with_references(run.spec, refs)).to_dict() == wanted:
                 return run
     return None
-
-
-def _plain(spec: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(spec))
 
 
 def _write(name: str, recipe: Sequence[Entry], keep: Path) -> None:
