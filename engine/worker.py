@@ -364,7 +364,10 @@ def _when_terminated(act: Callable[[], None]) -> None:
 def main(workspace: Path, data_root: Path | None = None, trust_code: bool = False) -> NoReturn:
     """Be the engine process until the input ends."""
     faulthandler.enable(sys.stderr)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
+    )
+    log.setLevel(logging.INFO)  # of libraries only what goes wrong
     protocol = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nobody's print may break the protocol
     signal.signal(signal.SIGINT, signal.SIG_IGN)

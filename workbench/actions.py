@@ -369,16 +369,23 @@ class Actions(QObject):
         info = self.session.book.info(run_id) if run_id else None
         return info is not None and any(a.get("name") == "adversarial" for a in info.artifacts)
 
+    def exportable_set(self) -> str | None:
+        """The run whose adversarial examples "export" means now: the shown one, or the newest."""
+        candidates = [self.window.shown, *(info.id for info in self.session.book.infos())]
+        return next((run_id for run_id in candidates if self.has_examples(run_id)), None)
+
     def exportable(self) -> str | None:
         """The model that "export" means now: that of the shown run, of what the run came from, or
         the newest there is."""
+        from workbench.runs.book import has_model
+
         book = self.session.book
         shown = book.info(self.window.shown) if self.window.shown else None
         candidates = [shown.id, *shown.lineage.values()] if shown else []
         candidates += [info.id for info in book.infos()]
         for run_id in candidates:
             info = book.info(run_id)
-            if info is not None and info.kind in ("train", "import") and info.status == "done":
+            if info is not None and has_model(info):
                 return run_id
         return None
 

@@ -33,8 +33,28 @@ UNITS = {
     "images": mark("image"),
     "samples": mark("sample"),
     "bytes": mark("byte"),
+    "files": mark("file"),
+    "checks": mark("check"),
+    "corruptions": mark("corruption"),
+    "halvings": mark("halving"),
+    "clean images": mark("clean image"),
+    "training images": mark("training image"),
+    "steps of fitting": mark("step of fitting"),
+    "points judged": mark("point judged"),
+    "samples certified": mark("sample certified"),
 }
 """What is counted, in the singular, by the plural that the engine uses."""
+
+
+def unit_text(unit: str) -> str:
+    """What is counted, for a person: "iteration", or "PGD 2, sample" for the samples that an
+    attack of an evaluation has done."""
+    if unit.startswith("by "):
+        from workbench.panels.evaluate_view import attack_name
+
+        return tr("{attack}: sample", attack=attack_name(unit.removeprefix("by ")))
+    return tr(UNITS.get(unit, unit))
+
 
 TOP_HEIGHT, RAIL_WIDTH, STATUS_HEIGHT = 48, 48, 26
 
@@ -227,8 +247,13 @@ class Rail(Bar):
         super().refresh()
         self.setFixedWidth(theme.px(RAIL_WIDTH))
 
-    def add(self, place: str, icon: str, name: str, keys: str = "") -> None:
-        """A further place; `name` in English."""
+    def add(self, place: str, icon: str, name: str, keys: str = "", *, apart: bool = False) -> None:
+        """A further place; `name` in English. One that stands `apart` begins a group."""
+        if apart:
+            line = QFrame(self)
+            line.setProperty("role", "rule")
+            line.setFixedSize(theme.px(20), 1)
+            self._list.addWidget(line, 0, Qt.AlignmentFlag.AlignHCenter)
         button = tool_button(icon, name, self, 20)
         button.setProperty("look", "rail")
         button.setCheckable(True)
@@ -414,7 +439,7 @@ class StatusBar(Bar):
         self.steps.setText(self._outcome)
         if rate is not None:
             self.bar.setValue(round(1000 * rate.fraction))
-            unit = tr(UNITS.get(rate.unit, rate.unit))
+            unit = unit_text(rate.unit)
             of = f" / {grouped(rate.total)}" if rate.total else ""
             self.steps.setText(f"{unit} {grouped(rate.done)}{of}")
             self.speed.setText(tr("{rate} it/s", rate=short(rate.per_second)))

@@ -20,6 +20,16 @@ WHILE_RUNNING = ("Space",)
 """Keys that press the control that has the focus while there is no run to pause."""
 
 
+PAGES = {
+    mark("All samples"): "grid",
+    mark("Table"): "table",
+    mark("Embedding"): "chart",
+    mark("Explain"): "eye",
+    mark("Surface"): "chart",
+}
+"""The pages about the samples of an attack, and their icons."""
+
+
 def commands_of(window: Window) -> list[Command]:
     """The commands that there always are."""
     do = window.do
@@ -104,6 +114,9 @@ def more_commands(window: Window) -> list[Command]:
         )
         for kind, panel in window.panels.items()
     ]
+    for title, icon in PAGES.items():
+        name, call = tr("Samples: {page}", page=tr(title)), partial(window.show_page, title)
+        found.append(Command(f"page.{title}", name, call, icon, own=True))
     for info in window.session.book.infos() if window.session is not None else ():
         found.append(
             Command(

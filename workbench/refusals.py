@@ -7,11 +7,16 @@ still stands in the engine's source.
 
 from __future__ import annotations
 
-from workbench.i18n import mark, matched, tr
+from workbench.i18n import mark, matched, name_of, tr, tr_like
 
 HOLDER = mark("process {pid} on {host}")
 PARTS = (mark("one folder of images a class, as in cats/1.png and dogs/2.png"),)
 """What the engine puts into several of the sentences."""
+CHANCES = (
+    mark("By chance that happens with a probability of at most {share}"),
+    mark("That cannot happen by chance"),
+)
+"""How likely a contradiction is by chance."""
 REFUSALS = (
     # Runs, models and devices.
     mark("there is no file {file}; expected a run or an exported model"),
@@ -137,6 +142,13 @@ REFUSALS = (
         "this model has no linear or convolutional layer at its end whose inputs could be taken, "
         "one row an image. Take the pixels instead."
     ),
+    # Certificates.
+    mark(
+        "the certificate is contradicted ({count} of {samples} samples): image {sample} is "
+        "certified as {certified} within {norm} {radius}, but at {distance} the classifier says "
+        "{taken}. {chance}. Do not use these radii: look for what the certificate does not know of "
+        "the model. The images are in {file}."
+    ),
     # Explaining.
     mark(
         "run {name} has kept no examples: an attack writes them when it is over, also if it was "
@@ -178,7 +190,13 @@ def error_text(text: str) -> str:
     """An error of the engine, translated if it is known."""
     from workbench.runs.book import word_of
 
-    inside = {"holder": holder_text, "form": tr, "status": word_of}
+    inside = {
+        "holder": holder_text,
+        "form": tr,
+        "status": word_of,
+        "norm": name_of,
+        "chance": lambda words: tr_like(words, CHANCES),
+    }
     for pattern in REFUSALS:
         found = matched(text, pattern)
         if found is not None:

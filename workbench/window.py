@@ -7,6 +7,7 @@ At first only the shell is there, so that the window is on the screen at once; w
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -250,8 +251,11 @@ class Window(Shell):
         places = [(p.order, p.kind, p.icon, p.title) for p in self.panels.values()]
         places.append((35, OWN, "edit", mark("Test your own")))
         places.append((40, COMPARISON, "compare", mark("Compare")))
-        for number, (_, *place) in enumerate(sorted(places), start=2):
-            self.rail.add(*place, f"Alt+{number}" if number < 10 else "")
+        before = 0
+        for number, (order, *place) in enumerate(sorted(places), start=2):
+            keys, apart = f"Alt+{number}" if number < 10 else "", _group(order) != _group(before)
+            self.rail.add(*place, keys, apart=apart)
+            before = order
         self.rail.choose(self.place)
 
     def _add_inspector(self) -> None:
@@ -311,6 +315,17 @@ class Window(Shell):
         self.rail.choose(self.place)
         self._show_state()
 
+    def show_page(self, title: str) -> None:
+        """Turn to a page about the samples, by its English title: of the run that is shown, or of
+        the newest attack."""
+        if not self.ready:
+            return
+        if not self.form_is_open or not self.view(self.place).turn_to(title):
+            self.go("attack")
+            self.view("attack").turn_to(title)
+        else:
+            self.turn(LIVE)
+
     def _go_to_kind(self, kind: str) -> None:
         """The run of this kind that was shown, else the newest, else an empty view."""
         self.tab = LIVE
@@ -343,9 +358,11 @@ class Window(Shell):
             self.own.choose(chosen)
 
     def _offer_models(self) -> None:
+        from workbench.runs.book import has_model
+
         if self.own is not None:
-            infos = self.session.book.infos()
-            self.own.set_runs([(i.id, i.name) for i in infos if has_model(i)])
+            book = self.session.book
+            self.own.set_runs([(i.id, book.label(i.id)) for i in book.infos() if has_model(i)])
 
     def go_number(self, number: int) -> None:
         """The place at `number` of the rail, from 1."""
@@ -476,6 +493,9 @@ class Window(Shell):
         field = self.panels[kind].spec.model_fields.get("model")
         if field is not None and field.is_required() and model:
             values["model"] = model
+        examples = self.do.exportable_set()
+        if "source" in self.panels[kind].spec.model_fields and examples:
+            values["source"] = examples
         self.inspector.show_new(self.panels[kind], values)
 
     def _show_legend(self) -> None:
@@ -701,6 +721,8 @@ class Window(Shell):
 
     def _has_model(self, info: RunInfo | None) -> bool:
         """Whether a run has a model, or came from one."""
+        from workbench.runs.book import has_model
+
         if info is None:
             return False
         related = [info, *map(self.info, info.lineage.values())]
@@ -869,9 +891,10 @@ class Window(Shell):
             self.session.close()
 
 
-def has_model(info: RunInfo) -> bool:
-    """Whether a run has brought forth a model."""
-    return info.kind in ("train", "import") and info.status == "done"
+def _group(order: int) -> int:
+    """Which group of the rail a place of this order belongs to: the start, what tests a model,
+    what looks at results, what brings in or hands over."""
+    return bisect_right((0, 32, 50), order - 1)
 
 
 def outcome(info: RunInfo) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.i18n import mark, matched, tr, tr_like
+from workbench.i18n import mark, matched, name_of, tr, tr_like
 
 _WORDS = {
     # Groups of series, and splits.
@@ -127,6 +127,8 @@ _NOTES = (
     mark("the test split has {count} images; all of them are attacked"),
     mark("images of the target class, {name}, are left out"),
     mark("out of memory: going on with {count} images at a time"),
+    mark("accepted: the model is as required"),
+    mark("{count} answers of the model held a NaN or Inf; none was counted as a success."),
     mark(
         "{lost} of {all} adversarial examples no longer fool the model once they are rounded to 8 "
         "bits; index.csv says which."
@@ -183,7 +185,38 @@ def note_text(text: str) -> str:
     name, changed, value = text.partition(" set to ")
     if changed and name in _WORDS:
         return tr("{quantity} set to {value}", quantity=word(name), value=value)
-    return hidden_text(text) or tr_like(text, _NOTES)
+    return hidden_text(text) or _judged(text) or tr_like(text, _NOTES)
+
+
+def _judged(text: str) -> str | None:
+    """What an evaluation said of its figures, in the person's language; None if it is something
+    else: a flag with its evidence, meaning and advice, or what was required and is not so."""
+    begin, colon, rest = text.partition(": ")
+    if not colon:
+        return None
+    from engine.robustness.flags import FLAGS
+    from workbench.panels.evaluate_view import evidence_text, unmet_text
+
+    if begin == "rejected":
+        each = re.split(r"; (?=[a-z ]+ >= )", rest)
+        why = "; ".join(map(unmet_text, each))
+        return tr("Rejected: {why}", why=why)
+    for flag in FLAGS.values():
+        end = f". {flag.means} {flag.advice}"
+        if begin == flag.title and rest.endswith(end):
+            return tr(
+                "{title}: {evidence}. {means} {advice}",
+                title=tr(flag.title),
+                evidence=evidence_text(rest.removesuffix(end)),
+                means=tr(flag.means),
+                advice=tr(flag.advice),
+            )
+    return None
+
+
+def measure(norm: str) -> str:
+    """In what a size of that norm is given: where nothing bounds a change, its Euclidean length."""
+    return name_of("l2" if norm == "free" else norm)
 
 
 def warning_of(summary: Mapping[str, Any]) -> str:

@@ -6,7 +6,9 @@ diverse parameter-free attacks", algorithm 1; for l1 Croce and Hein 2021, "Mind 
 Where paper and authors' code (AutoAttack) differ it follows the code, which published figures come
 from: checkpoints every 22, 19, 16, ... steps (of 100), never less than 6; the first step counts as
 a rise of the loss if that is above 0; l2 pulls a point back along its ray and then cuts it off at
-the box, where the paper projects onto both; the start has full length.
+the box, where the paper projects onto both; the start has full length. Other than there, also the
+first of the larger l1 radii begins with steps along a fifth of the values, not along as many as the
+start happens to change: over 6,000 searches neither side broke more.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 to a radius that shrinks by a share where the last point was across the boundary and grows where it
 was not (Rony et al. 2019, algorithm 1).
 
-As in the authors' code and adv-lib: the step goes from 1 to .01 by a cosine, the radius is bounded
-by the farthest corner of the box, and values are rounded to `levels` in each step. Where the
-gradient is zero the direction is random.
+As in the authors' code and adv-lib: the step goes from 1 to .01 by a cosine, and the radius is
+bounded by the farthest corner of the box. Where the gradient is zero the direction is random.
+
+Unlike there, values are rounded to 256 levels in each step only if `levels` asks for it. Rounding
+undoes every change of less than half a level, as those of the last, short steps are: a robust MNIST
+net was broken at 83 % of the samples in place of 99 %, by larger perturbations.
 """
 
 from __future__ import annotations

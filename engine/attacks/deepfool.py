@@ -7,10 +7,10 @@ the model is asked, and only the most likely classes are looked at. As in adv-li
 overshot and clipped to the box. The paper is silent about targets: a targeted sample steps to the
 boundary between its target and the strongest other class.
 
-Two things are our own. All classes are looked at in every fifth step only, and in between the three
-whose boundaries were nearest then; that halves the cost, and standard models' results stay the
-same. And a sample that is not across after half of the steps (robust models push it into the sides
-of the box) passes over the values that cannot follow the gradient.
+One thing is our own: a sample that is not across after half of the steps (robust models push it
+into the sides of the box) passes over the values that cannot follow the gradient. All classes are
+looked at in every step: to ask only for those whose boundaries were nearest a few steps ago would
+halve the cost, but on a robust model the nearest one changes from step to step.
 """
 
 from __future__ import annotations
@@ -25,16 +25,12 @@ from engine.attacks.losses import margin
 from engine.attacks.method import Answer, Method, Problem
 from engine.attacks.spec import DeepFool
 
-_NEAREST, _EVERY = 3, 5
-
 
 class Search(NamedTuple):
-    """x: (N, C, H, W). rivals: int64 (N, R), the other classes, those with the nearest boundaries
-    first. looked_at: how many of them are looked at now."""
+    """x: (N, C, H, W). rivals: int64 (N, R), the other classes that are looked at."""
 
     x: Tensor
     rivals: Tensor
-    looked_at: int
 
 
 def deepfool(spec: DeepFool) -> Method[Search]:
@@ -42,10 +38,10 @@ def deepfool(spec: DeepFool) -> Method[Search]:
 
     def start(of: Problem) -> Search:
         if of.goal.targeted:
-            return Search(of.ball.centre, of.goal.labels[:, None], 1)
+            return Search(of.ball.centre, of.goal.labels[:, None])
         others = of.clean.scatter(1, of.goal.labels[:, None], float("-inf"))
         count = min(spec.classes, others.shape[1]) - 1
-        return Search(of.ball.centre, others.topk(count, dim=1).indices, count)
+        return Search(of.ball.centre, others.topk(count, dim=1).indices)
 
     def step(of: Problem, at: Search, answer: Answer, number: int) -> Search:
         slopes = answer.gradient
@@ -67,11 +63,7 @@ def deepfool(spec: DeepFool) -> Method[Search]:
             length = length / steepness[each, nearest]
         else:
             along = along.sign()
-        x = of.ball.clip(at.x.addcmul(length.view(-1, 1, 1, 1), along))
-        rivals, count = at.rivals, at.rivals.shape[1]
-        if at.looked_at == count:
-            rivals = rivals.gather(1, distance.argsort(1))
-        return Search(x, rivals, count if (number + 1) % _EVERY == 0 else min(_NEAREST, count))
+        return at._replace(x=of.ball.clip(at.x.addcmul(length.view(-1, 1, 1, 1), along)))
 
     return Method(
         start,
@@ -90,4 +82,4 @@ def leads(at: Search, logits: Tensor, goal: Goal) -> Tensor:
     (N, 1)."""
     if goal.targeted:
         return margin(at, logits, goal)[:, None]
-    return logits.gather(1, at.rivals[:, : at.looked_at]) - logits.gather(1, goal.labels[:, None])
+    return logits.gather(1, at.rivals) - logits.gather(1, goal.labels[:, None])

@@ -42,7 +42,8 @@ class AttackResult:
         target class), confirmed by a forward pass of its own.
     norm: float64 (N,), measured size of the perturbation in the attack's norm.
     iterations: int64 (N,), gradient steps spent (of an attack without gradients, its steps).
-    queries: int64 (N,), images put through the model for it, without those that confirm.
+    queries: int64 (N,), images put through the model for it, without those that confirm. One that
+        was asked about before (`Method.known`) counts again, also where the answer was at hand.
     correct: bool (N,), the model got the clean image right.
     predictions: int64 (N,), class that the model gives `adversarial`; -1 if its logits are not
         numbers. With `early_exit=False` both of these speak of the last point that was asked,
@@ -221,8 +222,8 @@ def perturb(
     persist: with a fixed budget, go on with a sample that is broken, to its end: an example that
         is to break another model too must not stop at this one's boundary. The last point that
         broke it is kept.
-    begin: with early_exit=False, where the search begins, (N, C, H, W), projected into ball and
-        box, instead of at the attack's own start.
+    begin: with early_exit=False, where the search begins, (N, C, H, W), instead of at the attack's
+        own start. It may lie outside of ball and box, where the model is then asked.
     precision: bf16 takes the gradient steps under autocast; successes are confirmed in float32.
     resume: goes on where the snapshot was made. The rest must be what it was then.
     fitted: as of `attack`; its targets are those it was fitted to.
@@ -388,13 +389,14 @@ class _Searching:
             self.left = "seconds"
             return False
         method, state = self._method, self._state
-        self._before = dataclasses.replace(self._oracle.counts), self._oracle.random
+        oracle = self._oracle
+        self._before = dataclasses.replace(oracle.counts), oracle.random, oracle.draws
         self._asked = self.active
         want = method.want(self._number)
-        self._answer = self._oracle.ask(method, self._problem, state, self._number, want)
+        self._answer = oracle.ask(method, self._problem, state, self._number, want)
         logits = self._answer.logits
         if method.view is not None and want != "logits":
-            logits = self._oracle.look(state.x)
+            logits = oracle.look(state.x)
         if self._number:
             self.iterations[self.active] += 1
         self.queries[self.active] += _points_each(state.x)
@@ -455,7 +457,7 @@ class _Searching:
         and box, bool (M,); and what it predicted, int64 (M,)."""
         if not len(where):
             return where.bool(), where
-        again = self._oracle.look(x)
+        again = self._oracle.look(x.clone())  # a model may write into what it is given
         of = self._whole[where]
         return of.goal.reached(again) & of.ball.contains(x), predicted(again)
 
@@ -561,7 +563,7 @@ class _Searching:
 
     def snapshot(self) -> Snapshot:
         """Where the search was before its last question, which asks nothing new when repeated."""
-        counts, random = self._before
+        counts, random, draws = self._before
         state = self._state._asdict()
         iterations, queries = self.iterations.clone(), self.queries.clone()
         iterations[self.active] -= int(self._number > 0)
@@ -589,6 +591,7 @@ class _Searching:
             "number": self._number,
             "spent": self._spent,
             "chunk": self._oracle.chunk,
+            "draws": draws,
             "forward": counts.forward,
             "gradient": counts.gradient,
             "state": {k: v for k, v in state.items() if not isinstance(v, Tensor)},
@@ -614,7 +617,7 @@ class _Searching:
         kept = {k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")}
         self._state = state(**kept, **values["state"])
         self._number = values["number"]
-        self._oracle.chunk = values["chunk"]
+        self._oracle.chunk, self._oracle.draws = values["chunk"], values["draws"]
         self._oracle.counts = Counts(
             values["forward"], values["gradient"], tensors["counts.zero"], tensors["counts.nan"]
         )
@@ -656,7 +659,7 @@ def _fixed(oracle: Oracle, method: Method[Any], of: Problem, begin: Tensor | Non
         of = dataclasses.replace(of, seed=derive(of.seed, "restart", 0))
         state = method.start(of)
         if begin is not None:
-            state = state._replace(x=of.ball.project(begin))
+            state = state._replace(x=begin)
     for step in range(method.steps):
         with torch.inference_mode(False), torch.no_grad():
             answer = oracle.ask(method, of, state, step, "gradient")

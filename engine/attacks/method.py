@@ -101,6 +101,9 @@ class Method(Generic[State]):
     leaves: a sample leaves the search at its first success, as it does of every fixed budget; of
         the minimal methods only those that stop there (DeepFool) say so.
     measure: (ball, images) -> (N,), by which the smallest is chosen. None is the ball's size.
+    known: state -> bool (N,), samples whose `x` has been asked about before, and the logits (N, K)
+        there. They are not asked again, unless the model draws at random; as queries they count.
+        For methods that want logits alone, of one point.
     done: state -> bool (N,), samples that need no further question in this round. None is none.
     aim: None leaves the goal as it is. k = 1, 2, ... gives the loss a target, the class with the
         k-th largest clean logit, the label left out; any wrong class still counts. There is no
@@ -119,6 +122,7 @@ class Method(Generic[State]):
     minimal: bool = False
     leaves: bool = True
     measure: Callable[[Ball, Tensor], Tensor] | None = None
+    known: Callable[[State], tuple[Tensor, Tensor]] | None = None
     done: Callable[[State], Tensor] | None = None
     aim: int | None = None
     name: str = ""

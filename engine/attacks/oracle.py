@@ -70,6 +70,8 @@ class Oracle:
         none = torch.zeros((), dtype=torch.int64, device=device)
         self.counts = Counts(0, 0, none, none)
         self.chunk: int | None = None
+        self.draws: bool | None = None
+        """Whether a pass has drawn at random so far; None before the first."""
 
     def look(self, x: Tensor) -> Tensor:
         """Logits at `x`, float32 (N, K)."""
@@ -78,12 +80,26 @@ class Oracle:
 
     def ask(self, method: Method[Any], of: Problem, at: Any, number: int, want: Want) -> Answer:
         """What the model says at `at.x`, (N, C, H, W) or (N, Q, C, H, W)."""
+        if method.known is not None and self.draws is False:
+            return self._ask_rest(method, of, at, *method.known(at))
 
         def asked(part: slice) -> tuple[Tensor, Tensor, Tensor]:
             return self._ask(method, *_some(of, at, part), number, want)
 
         each = at.x.shape[1] if at.x.ndim == 5 else 1
         return Answer(*self._chunked(len(of), asked, each))
+
+    def _ask_rest(
+        self, method: Method[Any], of: Problem, at: Any, known: Tensor, logits: Tensor
+    ) -> Answer:
+        """The same, where `logits` hold the answer for the samples that are `known`."""
+        rest = (~known).nonzero().squeeze(1)
+        if len(rest) == len(of):
+            logits = self.look(at.x)
+        elif len(rest):
+            logits = logits.index_copy(0, rest, self.look(at.x[rest]))
+        slope = at.x.new_zeros(()).expand_as(at.x)
+        return Answer(logits, method.loss(at, logits, of.goal), slope)
 
     def _chunked(
         self, count: int, compute: Callable[[slice], tuple[Tensor, ...]], each: int = 1
@@ -215,7 +231,8 @@ class Oracle:
                 module.training = True
             for part in opened:
                 del part.straight_through  # the class has it unset
-            self.random = _states(None, self._device)
+            before, self.random = self.random, _states(None, self._device)
+            self.draws = bool(self.draws) or not all(map(torch.equal, before, self.random))
             _restore(callers, self._device)
 
 
@@ -305,7 +322,8 @@ def _slopes(loss: Tensor, x: Tensor) -> Tensor:
     if not loss.requires_grad:
         return torch.zeros_like(x)
     slope: Tensor = torch.autograd.grad(loss.sum(), x, allow_unused=True, materialize_grads=True)[0]
-    return slope
+    # That of a sum is one value, expanded, into which nothing can be written.
+    return slope.contiguous() if 0 in slope.stride() else slope
 
 
 def _jacobian(outputs: Tensor, x: Tensor) -> Tensor:

@@ -506,7 +506,7 @@ class DDN(MinimalNorm):
     )
     first_radius: float = param(1.0, "First radius", "Radius at the start.", gt=0.0, le=1000.0)
     levels: int | None = param(
-        256,
+        None,
         "Levels",
         "Values are rounded to so many levels, 256 for images of 8 bits; empty does not round.",
         ge=2,

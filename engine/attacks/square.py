@@ -30,13 +30,16 @@ _BLOCK = 32
 
 
 class Best(NamedTuple):
-    """x: the proposal asked about, (N, C, H, W). best: the point of largest loss so far, and top:
-    that loss, (N,). What a block of proposals is made of: corners, int64 (N, _BLOCK, 2, 2), the
-    first row and column of two squares; draws, uniform (N, _BLOCK, 1 + C)."""
+    """x: the proposal asked about, (N, C, H, W). best: the point of largest loss so far; top,
+    logits: that loss, (N,), and what the model said there, (N, K). same: bool (N,), `x` is `best`.
+    What a block of proposals is made of: corners, int64 (N, _BLOCK, 2, 2), the first row and column
+    of two squares; draws, uniform (N, _BLOCK, 1 + C)."""
 
     x: Tensor
     best: Tensor
     top: Tensor
+    logits: Tensor
+    same: Tensor
     corners: Tensor
     draws: Tensor
 
@@ -47,22 +50,31 @@ def square(spec: Square) -> tuple[Method[Best], ...]:
     def start(of: Problem) -> Best:
         first = _stripes(of) if isinstance(of.ball, LinfBall) else _tiles(of, of.ball)
         top = first.new_full((len(of),), float("-inf"))
-        return Best(first, first, top, *_block(spec, of, 0))
+        same = torch.zeros_like(top, dtype=torch.bool)
+        return Best(first, first, top, of.clean, same, *_block(spec, of, 0))
 
     def step(of: Problem, at: Best, answer: Answer, number: int) -> Best:
         better = answer.loss > at.top
         best = torch.where(better[:, None, None, None], at.x, at.best)
         top = torch.where(better, answer.loss, at.top)
+        logits = torch.where(better[:, None], answer.logits, at.logits)
         now = number % _BLOCK
-        block = at[3:] if now or not number else _block(spec, of, number)
+        block = at[5:] if now or not number else _block(spec, of, number)
         corners, draws = (part[:, now] for part in block)
         move = _recoloured if isinstance(of.ball, LinfBall) else _moved
-        x = move(of.ball, best, corners, draws, _side(spec, number, best))
-        return Best(x, best, top, *block)
+        x, same = move(of.ball, best, corners, draws, _side(spec, number, best))
+        return Best(x, best, top, logits, same & top.isfinite(), *block)
 
     loss = cross_entropy if spec.targeted else margin
-    method = Method(start, step, loss, spec.steps, wants="logits", name="square")
+    known = _known if spec.norm == "linf" else None
+    method = Method(start, step, loss, spec.steps, wants="logits", known=known, name="square")
     return (method,) * spec.restarts
+
+
+def _known(at: Best) -> tuple[Tensor, Tensor]:
+    """Where a square has the colours already there is nothing to ask; that is frequent once squares
+    are small."""
+    return at.same, at.logits
 
 
 def _side(spec: Square, number: int, image: Tensor) -> int:
@@ -111,13 +123,18 @@ def _stripes(of: Problem) -> Tensor:
     return torch.where(up, of.ball.high, of.ball.low)
 
 
-def _recoloured(ball: Ball, best: Tensor, corners: Tensor, draws: Tensor, side: int) -> Tensor:
-    """The best point with each channel of one square at either end of what the ball allows."""
+def _recoloured(
+    ball: Ball, best: Tensor, corners: Tensor, draws: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
+    """The best point with each channel of one square at either end of what the ball allows; and
+    whether that is the best point itself, bool (N,)."""
     assert isinstance(ball, LinfBall)
     places = _places(corners, side, best)
     high, low = (end.flatten(2).gather(2, places) for end in (ball.high, ball.low))
     colours = torch.where(draws[:, 1:, None] > 0.5, high, low)
-    return best.flatten(2).scatter(2, places, colours).view_as(best)
+    flat = best.flatten(2)
+    same = (flat.gather(2, places) == colours).flatten(1).all(1)
+    return flat.scatter(2, places, colours).view_as(best), same
 
 
 # --- l2 and l1 ------------------------------------------------------------------------------------
@@ -140,9 +157,11 @@ def _tiles(of: Problem, ball: Ball) -> Tensor:
     return _settled(ball, change)
 
 
-def _moved(ball: Ball, best: Tensor, corners: Tensor, draws: Tensor, side: int) -> Tensor:
+def _moved(
+    ball: Ball, best: Tensor, corners: Tensor, draws: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
     """The best point with what one square had changed moved to another, where it is added to two
-    pyramids of opposite sign."""
+    pyramids of opposite sign. That is never the best point itself, bool (N,)."""
     order = _order(ball)
     change = best - ball.centre
     here, there = (_square(corners[:, which], side, best) for which in (0, 1))
@@ -161,7 +180,7 @@ def _moved(ball: Ball, best: Tensor, corners: Tensor, draws: Tensor, side: int) 
         room = ((ball.eps - spent).clamp_min(0) / channels + free) * channels
     new = new / (_size(new, order) + 1e-12) * room
     change = change.masked_fill(there, 0).flatten(2).scatter(2, places, new.flatten(2))
-    return _settled(ball, change.view_as(best))
+    return _settled(ball, change.view_as(best)), torch.zeros_like(turned).flatten()
 
 
 def _settled(ball: Ball, change: Tensor) -> Tensor:

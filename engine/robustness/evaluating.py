@@ -141,7 +141,8 @@ def _evaluate(
     spec: Evaluate, radii: tuple[float, ...], report: Report, stage: Stage
 ) -> Generator[Event, None, None]:
     on = report.on
-    report.flags += yield from lies.look_at(on)
+    where, size, same = _checked_ball(spec, radii)
+    report.flags += yield from lies.look_at(on, where, size)
     for number, (attack, radius) in enumerate(zip(spec.attacks, radii, strict=True)):
         yield from _attack(spec, number, attack, radius, report, stage)
         yield reporting.attack_table(report)
@@ -152,9 +153,9 @@ def _evaluate(
     if spec.curve and eps > 0 and norm != "free":
         yield from _draw_curve(spec, norm, eps, report)
     if spec.checked:
-        report.flags += yield from lies.compare(
-            on, norm, eps, _within(report, norm), spec.checked, spec.queries
-        )
+        known = _within(report, where) if same else None
+        report.flags += yield from lies.compare(on, where, size, known, spec.checked, spec.queries)
+    report.flags += lies.look_back(on, report.worst, report.flags)
     if spec.corruptions:
         report.corruptions = yield from sensitivity.corruptions(on)
     if spec.noise:
@@ -215,6 +216,18 @@ def _main_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float]:
     first = next((a for a in spec.attacks if isinstance(a, FixedBudget)), spec.attacks[0])
     eps = max(r for a, r in zip(spec.attacks, radii, strict=True) if a.norm == first.norm)
     return first.norm, (0.0 if math.isinf(eps) else eps)
+
+
+def _checked_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float, bool]:
+    """Norm and radius that the evaluation is checked in, and whether its attacks are in that norm:
+    the main ball, or the first one in whose norm the checks can attack, or a small one in linf."""
+    pairs = list(zip(spec.attacks, radii, strict=True))
+    pairs.sort(key=lambda pair: not isinstance(pair[0], FixedBudget))
+    for attack, radius in pairs:
+        if attack.norm in lies.COMPARED and 0 < radius < math.inf:
+            sizes = (r for a, r in pairs if a.norm == attack.norm and r < math.inf)
+            return attack.norm, max(sizes), True
+    return "linf", lies.NEAR, False
 
 
 def _attack_through(

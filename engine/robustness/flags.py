@@ -66,6 +66,14 @@ FLAGS: dict[str, Meaning] = {
         "something else: cut off, replaced, or shattered.",
         "Attack without gradients (Square), or differentiate a smooth stand-in of the model.",
     ),
+    "flat_around": Meaning(
+        "Flat around the images",
+        "The outputs hardly change near the images, though another class is not far: what the "
+        "gradient follows is not what decides. So it is with lookup tables, with answers that are "
+        "remembered, with votes, and with saturated outputs.",
+        "Attack by decisions alone (HopSkipJump, Boundary) and with many queries (Square), or take "
+        "the examples of another model (transfer).",
+    ),
     "saturated_loss": Meaning(
         "Saturated loss",
         "Attacks that climb the margin break samples that cross-entropy does not: its gradient "
@@ -124,6 +132,18 @@ FLAGS: dict[str, Meaning] = {
         "A pass through the model changes its weights or buffers, so that what was attacked is "
         "not what is judged.",
         "Freeze the model: eval mode, no updates inside forward.",
+    ),
+    "rewrites_input": Meaning(
+        "Writes into its input",
+        "The model changes the images that it is given, in place: an attack goes on from another "
+        "point than the one that it made.",
+        "Let the model work on a copy (x = x.clone()).",
+    ),
+    "not_attacked": Meaning(
+        "Samples that nothing attacked",
+        "They count as robust, and no attack has come to its end there: its time or queries ran "
+        "out, or they are of the class that it aims at.",
+        "Raise max_seconds or max_queries, or add an attack that takes every sample.",
     ),
     "watches_gradients": Meaning(
         "Answers depend on being watched",

@@ -20,6 +20,8 @@ HALVINGS = 14
 """Of the search for a radius; its last step is .00006."""
 LEAST = 1e-6
 """The radius that is tried first."""
+LOOKED_AT = 32
+"""Images at which bounds and model are compared, before anything is proved."""
 SLACK = 1e-5
 """Of the largest logit: by how much a bound must hold, since the model itself rounds to float32."""
 
@@ -55,16 +57,31 @@ class IBPDefence(Defence):
 
 class IntervalProver(ModelProver):
     """Finds for each sample the largest radius that the bounds allow, by bisection; they only widen
-    with it. Computed in float64, of a copy of the model."""
+    with it. Computed in float64, of a copy of the model.
+
+    Raises BadInput if the bounds without a radius are not what the model answers: then it does
+    something that is not in its layers."""
 
     def __init__(self, spec: IntervalBounds, on: Subject) -> None:
         super().__init__(on)
         self.spec = spec
         self.bounds = Bounds(copy.deepcopy(on.model).double().eval())
+        rows = on.clean.isfinite().all(1).nonzero().squeeze(1)[:LOOKED_AT]
+        images = on.images(rows.cpu())[0].double()
+        with torch.no_grad():
+            apart = (self.bounds.logits(images, images).centre - on.clean[rows]).abs()
+        if bool((apart > 1e-3 * on.clean[rows].abs().amax(1, keepdim=True)).any()):
+            raise BadInput(
+                "the bounds of this model's layers are not what it answers, so that they would "
+                "prove nothing of it: its forward pass does more than its layers say, or its "
+                "values are beyond what float32 tells apart. Take one made of layers alone."
+            )
 
     def prove(self, rows: Tensor) -> Generator[Event, None, Proof]:
         images, predictions = self.on.images(rows)[0], self.on.predictions[rows]
-        images, aimed = images.double(), predictions.to(images.device)
+        known = predictions >= 0
+        # Answers that are no numbers are of no class, of which nothing could be proved.
+        images, aimed = images.double(), predictions.clamp_min(0).to(images.device)
         least = torch.full((len(rows),), LEAST, dtype=torch.float64)
         least[~self._holds(images, aimed, least)] = 0.0
         most = torch.ones_like(least)
@@ -77,7 +94,7 @@ class IntervalProver(ModelProver):
             asked = torch.full_like(least, radius)
             higher = (asked > least) & self._holds(images, aimed, asked)
             least = asked.where(higher, least)
-        return Proof(least, predictions)
+        return Proof(least.where(known, 0.0), predictions)
 
     def _holds(self, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         """Whether the answer is proved to be `labels` within `radii`, bool (N,), on the CPU."""

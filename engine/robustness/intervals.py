@@ -19,6 +19,8 @@ from torch import Tensor, fx, nn
 from engine.errors import BadInput
 from engine.models.normalise import Normalise
 
+ALIASES = (nn.Identity, nn.Flatten, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU)
+"""Layers that may hand on what they are given, or a view of it."""
 LOWEST: dict[type[nn.Module], float] = {nn.GELU: -0.7517915246935645, nn.SiLU: -1.2784645427610738}
 """Where an activation that falls, then rises, is smallest."""
 MONOTONE = (
@@ -75,6 +77,11 @@ class Bounds:
                 _known(self.graph.get_submodule(node.target))
             elif node.op in ("call_function", "call_method") and node.target not in FUNCTIONS:
                 raise _unknown(str(node.target))
+            if node.op == "call_module" and (len(node.args) != 1 or node.kwargs):
+                raise _unknown(f"{node.name}, which is not given one value by its place")
+            if node.target is torch.add and node.kwargs:
+                raise _unknown("torch.add with a factor")
+            _harmless(self.graph, node)
 
     def logits(self, lower: Tensor, upper: Tensor) -> Interval:
         """Bounds of each logit, (N, K), for images between `lower` and `upper`, (N, C, H, W)."""
@@ -93,7 +100,7 @@ class Bounds:
             margins = found.lower.gather(1, labels[:, None]) - found.upper
         else:
             before: Interval = _Walk(self.graph, self.head).run(Interval(lower, upper))
-            last = self.graph.get_submodule(self.head)
+            last = self.graph.get_submodule(str(self.head.target))
             assert isinstance(last, nn.Linear)
             apart = last.weight[labels][:, None] - last.weight  # (N, K, D)
             margins = torch.einsum("nkd,nd->nk", apart, before.centre)
@@ -108,27 +115,29 @@ class _Tracer(fx.Tracer):
         return isinstance(module, Normalise) or super().is_leaf_module(module, name)
 
 
-def _head(graph: fx.GraphModule) -> str | None:
-    """The name of the linear layer that the model ends with."""
+def _head(graph: fx.GraphModule) -> fx.Node | None:
+    """The linear layer that the model ends with, where it is called last."""
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     last = output.args[0]
     if not isinstance(last, fx.Node) or last.op != "call_module":
         return None
-    name = str(last.target)
-    return name if type(graph.get_submodule(name)) is nn.Linear else None
+    return last if type(graph.get_submodule(str(last.target))) is nn.Linear else None
 
 
 class _Walk(fx.Interpreter):
-    """Carries an interval through a model; `stop` is a layer that hands on what it is given."""
+    """Carries an interval through a model; `stop` is a call that hands on what it is given."""
 
-    def __init__(self, graph: fx.GraphModule, stop: str | None) -> None:
+    def __init__(self, graph: fx.GraphModule, stop: fx.Node | None) -> None:
         super().__init__(graph)
         self.stop = stop
 
+    def run_node(self, n: fx.Node) -> Value:
+        if n is self.stop:
+            return self.fetch_args_kwargs_from_env(n)[0][0]
+        return super().run_node(n)
+
     def call_module(self, target: Any, args: tuple[Value, ...], kwargs: dict[str, Any]) -> Value:
         (given,) = args
-        if target == self.stop:
-            return given
         return _through(self.fetch_attr(target), given)
 
     def call_function(self, target: Any, args: tuple[Value, ...], kwargs: dict[str, Any]) -> Value:
@@ -179,10 +188,16 @@ def _around(centre: Tensor, radius: Tensor) -> Interval:
 
 def _known(layer: nn.Module) -> None:
     """Raises BadInput unless bounds are known for `layer` as it is."""
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+        raise _unknown(f"a hook on {type(layer).__name__}, or a forward pass of its own")
+    if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
         if layer.running_var is None:
             raise _unknown("batch normalisation by the statistics of each batch")
         return
+    if isinstance(layer, nn.AvgPool2d) and (layer.divisor_override or 1) < 0:
+        raise _unknown("AvgPool2d with a divisor below 0")
+    if isinstance(layer, Normalise) and not bool((layer.std > 0).all()):
+        raise _unknown("a normalisation by a deviation that is not above 0")
     if isinstance(layer, nn.LeakyReLU) and layer.negative_slope < 0:
         raise _unknown("LeakyReLU with a negative slope below 0")
     if isinstance(layer, nn.ELU) and layer.alpha < 0:
@@ -194,6 +209,24 @@ def _known(layer: nn.Module) -> None:
     exact = (nn.Linear, nn.Conv2d, nn.GELU, nn.SiLU, nn.Dropout, Normalise, *MONOTONE)
     if type(layer) not in exact:
         raise _unknown(type(layer).__name__)
+
+
+def _harmless(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Raises BadInput if `node` writes into a value that is used again: bounds are carried on as
+    new ones, and would not know. (What is a view of the value, or it itself, counts as it.)"""
+    layer = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+    asked = node.kwargs.get("inplace", len(node.args) > 1 and node.args[1])
+    functional = node.target is F.relu and bool(asked)
+    if not (getattr(layer, "inplace", False) or functional or node.target is operator.iadd):
+        return
+    value = node.args[0]
+    while isinstance(value, fx.Node):
+        if len(value.users) > 1 or value.op == "get_attr":
+            raise _unknown(f"{node.name}, which writes into a value that is used again")
+        passes = value.target in (torch.flatten, "flatten")
+        if value.op == "call_module":
+            passes = isinstance(graph.get_submodule(str(value.target)), ALIASES)
+        value = value.args[0] if passes else None
 
 
 def _unknown(what: str) -> BadInput:

@@ -39,8 +39,9 @@ LOOKED_AT = 32
 class SmoothingProver(Prover):
     """CERTIFY and PREDICT for the samples of a subject.
 
-    Raises BadInput if the model answers the same images differently: the certificate is about a
-    function of the image, and what is attacked must be the same one."""
+    Raises BadInput if the model answers the same images differently, or differently with others
+    beside them: the certificate is about a function of the image, and what is attacked must be the
+    same one."""
 
     def __init__(self, spec: Smoothing, on: Subject) -> None:
         self.spec, self.on = spec, on
@@ -52,13 +53,24 @@ class SmoothingProver(Prover):
         self.seed = on.bench.derive("smoothing")
         self.smoothed = Smoothed(on.model, spec.sigma, spec.draws, on.test.shape, self.seed)
         self.smoothed.to(device).eval()
-        images = on.images(torch.arange(min(LOOKED_AT, len(on))))[0]
+        images = on.images(torch.arange(LOOKED_AT) % len(on))[0]
+        # Noisy, as all that it will be asked: a model can tell clean images apart.
+        noise = normal(derive(self.seed, "look"), torch.arange(len(images)), images.shape[1:])
+        images = images + spec.sigma * noise.to(images.device)
         first, second = self.oracle.look(images), self.oracle.look(images)
         if not torch.equal(first.nan_to_num(), second.nan_to_num()):
             raise BadInput(
                 "the model answers the same image differently each time: a certificate by "
                 "smoothing is about a model without randomness of its own. Switch its noise or "
                 "dropout off; smoothing adds the noise."
+            )
+        apart = self.oracle.look(images[: LOOKED_AT // 2]) - first[: LOOKED_AT // 2]
+        size = float(first.nan_to_num(0, 0, 0).abs().max())
+        if float(apart.nan_to_num(0, 0, 0).abs().max()) > 1e-3 * size:
+            raise BadInput(
+                "the model answers an image differently with others beside it, as with batch "
+                "normalisation by the statistics of each batch: a certificate by smoothing is "
+                "about what it says of one image. Evaluate it with running statistics."
             )
 
     @property

@@ -517,10 +517,7 @@ class IBP(AdversarialTraining):
     )
 
     def risen(self, epoch: float) -> float:
-        """How far the ramp has come at a place of the run, 0 to 1."""
-        if epoch < self.begin:
-            return 0.0
-        return min(1.0, (epoch - self.begin) / self.eps_ramp) if self.eps_ramp else 1.0
+        return super().risen(epoch - self.begin) if epoch >= self.begin else 0.0
 
     def budget(self) -> tuple[Norm, float]:
         return "linf", self.eps

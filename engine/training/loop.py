@@ -467,8 +467,7 @@ class Trainer:
     def _searched(self, batch: Batch, wanted: Wanted) -> Generator[Event, None, Tensor]:
         """The adversarial examples of a batch that its defence wants."""
         assert self.spec.adversarial is not None
-        ramp = self.spec.adversarial.eps_ramp
-        share = min(1.0, batch.epoch / ramp) if ramp else 1.0
+        share = self.spec.adversarial.risen(batch.epoch)
         search = perturb(
             self.model,
             batch.images,

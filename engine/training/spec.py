@@ -223,6 +223,10 @@ class AdversarialTraining(Spec):
         advanced=True,
     )
 
+    def risen(self, epoch: float) -> float:
+        """How far epsilon has come at a place of the run, 0 to 1."""
+        return min(1.0, epoch / self.eps_ramp) if self.eps_ramp else 1.0
+
     @abstractmethod
     def defence(self, setting: Setting) -> Defence:
         """What happens to a batch, for one run. Raises BadInput where it does not fit the run."""

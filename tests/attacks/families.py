@@ -76,7 +76,7 @@ SPECS: list[AttackSpec] = [
     DeepFool(norm="linf", steps=8, classes=3),
     CarliniWagner(steps=5, searches=3, constant=1.0, step_size=0.1),
     DDN(steps=12),
-    DDN(steps=8, levels=None, first_radius=0.3),
+    DDN(steps=8, levels=64, first_radius=0.3),
     FMN(norm="l0", steps=12),
     FMN(norm="l1", steps=12),
     FMN(steps=12),

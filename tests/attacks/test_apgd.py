@@ -74,6 +74,72 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, norm: str, eps:
     return torch.tensor(losses)
 
 
+@pytest.mark.parametrize("larger", [False, True])
+def test_in_l1_each_sample_goes_the_way_of_the_authors_code(larger: bool) -> None:
+    model, x = conv(side=10), 0.2 + 0.6 * images(6, side=10)
+    y = right_labels(model, x)
+    spec = APGD(norm="l1", eps=0.6, steps=30, larger_radii=larger)
+    search = perturb(model, x, y, spec, seed=1, ids=torch.arange(6), persist=True)
+    points, losses = [], []
+    for now in search:
+        points.append(now.points.clone())
+        losses.append(now.loss.clone())
+    for i in range(6):
+        expected = plain_l1(model, x[i : i + 1], y[i : i + 1], points[0][i : i + 1], larger)
+        assert len(expected) == len(losses)
+        torch.testing.assert_close(
+            torch.stack([loss[i] for loss in losses[:16]]), expected[:16], rtol=5e-3, atol=1e-5
+        )
+
+
+def plain_l1(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, larger: bool) -> Tensor:
+    """The same in l1, in the order of the authors' `decr_eps_pgd`, or without larger radii. First
+    steps always go along a fifth of the values."""
+    losses: list[float] = []
+    here, values = start, x.numel()
+    for eps, steps in ((1.8, 9), (1.2, 9), (0.6, 12)) if larger else ((0.6, 30),):
+        here = nearest_l1(x, here, eps)
+        changed = float((here != x).sum()) if losses else float(values)
+        share = changed / values / 1.5 if losses else 0.2
+        length, window = eps, max(int(0.04 * steps), 1)
+        best, top, best_slope, slope = here, -float("inf"), here, here
+        for step in range(steps + 1):
+            at = here.clone().requires_grad_()
+            loss = nn.functional.cross_entropy(model(at), y)
+            slope = torch.autograd.grad(loss, at)[0]
+            losses.append(loss.item())
+            if loss.item() > top:
+                best, top, best_slope = here, loss.item(), slope
+            if step and step % window == 0:
+                now = float((best != x).sum())
+                sparser, share, changed = now / changed < 0.95, now / values / 1.5, now
+                length = eps if sparser else max(length / 1.5, eps / 10)
+                here, slope = (best, best_slope) if sparser else (here, slope)
+            place = int(min(max((1 - share) * values, 0), values - 1))
+            way = slope.sign() * (slope.abs() >= slope.abs().flatten().sort().values[place])
+            if step < steps:
+                here = nearest_l1(x, here + length * way / way.abs().sum(), eps)
+        here = best
+    return torch.tensor(losses)
+
+
+def nearest_l1(x: Tensor, point: Tensor, eps: float) -> Tensor:
+    """Projection onto ball and box, by halving in float64."""
+    change = (point - x).double()
+    room = torch.where(change > 0, 1 - x, x).double()
+    low, high = 0.0, float(change.abs().max())
+
+    def cut(t: float) -> Tensor:
+        return torch.minimum((change.abs() - t).clamp_min(0), room)
+
+    if cut(0).sum() <= eps:
+        high = 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cut(middle).sum() > eps else (low, middle)
+    return (x + change.sign() * cut(high)).float()
+
+
 def test_checkpoints_are_those_of_the_authors_code() -> None:
     assert list(_checkpoints(APGD(), 100)) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert list(_checkpoints(APGD(norm="l1"), 100)) == list(range(4, 101, 4))

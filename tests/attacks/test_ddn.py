@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from engine.attacks import DDN, attack
 from tests.attacks.models import CLASSES, Linear, conv, images, right_labels
@@ -30,6 +31,28 @@ def test_values_are_on_the_levels_that_were_asked_for() -> None:
     torch.testing.assert_close(level, level.round(), rtol=0, atol=1e-5)
     finer = attack(model, x, y, DDN(levels=None))
     assert finer.norm[finer.success].median() < result.norm[result.success].median()
+
+
+class Near(Linear):
+    """A boundary .005 away from one image: a change by less than half of one of 256 levels."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.start = super().forward(x)[0, 0] - 0.005 * self.weight.norm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - torch.stack([self.start, torch.zeros(())])
+
+
+def test_nothing_is_rounded_unless_asked_for() -> None:
+    for x in (0.25 + images(5) / 2).mul(255).round().div(255).split(1):
+        model = Near(x)
+        found = attack(model, x, torch.tensor([0]), DDN(first_radius=0.02))
+        assert found.success.all()
+        assert 0.005 <= found.norm <= 0.0053
+        rounded = attack(model, x, torch.tensor([0]), DDN(first_radius=0.02, levels=256))
+        assert not rounded.success or rounded.norm > 0.0075
 
 
 def test_a_target_is_reached() -> None:

@@ -99,3 +99,33 @@ def test_gradients_are_those_of_onednn() -> None:
     cosine = ((ours - x).clamp(-1, 1) * slope).flatten(1).sum(1) / (ours - x).flatten(1).norm(dim=1)
     assert cosine.min() > 0.5  # the box takes the rest
     torch.testing.assert_close((ours - x).sign() * (ours != x), slope.sign() * (ours != x))
+
+
+def test_gradients_that_are_one_value_expanded() -> None:
+    """Those of a sum are, and nothing can be written into them."""
+
+    class Total(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            total = x.flatten(1).sum(1, keepdim=True)
+            return torch.cat([total, -total], 1)
+
+    x = torch.full((2, 1, 4, 4), 0.01)
+    result = attack(Total(), x, torch.zeros(2, dtype=torch.int64), PGD(steps=2, step_size=0.1))
+    assert not bool(result.success.any())
+
+
+def test_what_counts_was_answered_so_before_the_model_wrote_into_it() -> None:
+    """Every look adds a grey level to the image, in place; half white is the other class."""
+
+    class Creeping(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            level = x.flatten(1).mean(1)
+            x.data.add_(1 / 255)
+            return torch.stack([0.5 - level, level - 0.5], 1)
+
+    x, labels = torch.full((2, 1, 4, 4), 0.45), torch.zeros(2, dtype=torch.int64)
+    result = attack(Creeping(), x, labels, PGD(eps=0.2, steps=20, step_size=0.01))
+    level = result.adversarial.flatten(1).mean(1)
+    assert bool((level[result.success] > 0.5).all())
+    assert bool(((result.adversarial - x).abs() <= 0.2).all())
+    assert torch.equal(x, torch.full((2, 1, 4, 4), 0.45))

@@ -60,6 +60,41 @@ def test_it_gets_a_linear_model_down(norm: str, eps: float, side: int) -> None:
     assert many.gradient_evaluations == 0
 
 
+class Counted(torch.nn.Module):
+    """Counts the images it is shown; `noise` has it draw at random, which changes nothing."""
+
+    def __init__(self, noise: bool) -> None:
+        super().__init__()
+        self.net, self.noise, self.shown = conv(), noise, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.shown += len(x)
+        if self.noise:
+            torch.rand(1)
+        return self.net(x)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_present_point_is_not_asked_about_again(targeted: bool) -> None:
+    """Unless the model draws, which might say something else; nothing else depends on it."""
+    x = images(30)
+    spec = Square(eps=0.05, steps=150, restarts=2, targeted=targeted, max_queries=250)
+    found = []
+    for noise in (False, True):
+        model = Counted(noise)
+        y = right_labels(model, x)
+        model.shown = 0
+        found.append(attack(model, x, y, spec))
+        assert model.shown == found[-1].forward_evaluations
+    quick, slow = found
+    confirmed = int(slow.success.sum())
+    assert slow.forward_evaluations == 30 + int(slow.queries.sum()) + confirmed
+    assert quick.forward_evaluations < 0.8 * slow.forward_evaluations
+    for name in ("adversarial", "success", "norm", "queries", "iterations", "predictions"):
+        assert torch.equal(getattr(quick, name), getattr(slow, name))
+    assert 0 < confirmed < 30
+
+
 def test_pyramids_are_those_of_the_paper() -> None:
     # Rows of the authors' eta_rectangles for side 3: one row above, two below.
     above = torch.tensor([[0.25, 1.25, 0.25]])

@@ -159,6 +159,109 @@ class Faulty(nn.Module):
         return self.net(x).masked_fill(bad, float("nan"))
 
 
+class Elsewhere(nn.Module):
+    """Honest to images of 8 bits, as the data's; all others get to see `trick`."""
+
+    def __init__(self, net: nn.Module, trick: nn.Module) -> None:
+        super().__init__()
+        self.net, self.trick = net, trick
+
+    def forward(self, x: Tensor) -> Tensor:
+        off = (x * 255 - (x * 255).round()).abs().amax() > 1e-3
+        return self.trick(x) if bool(off) else self.net(x)
+
+
+class CountingAside(nn.Module):
+    """Counts its passes in a number."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.passes = net, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.net(x)
+
+
+class Remembering(nn.Module):
+    """Answers what is near to an image that it has seen as it did that one, but for a little. What
+    it has seen is nowhere in the module."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        images, answers = torch.empty(0, 64), torch.empty(0, 10)
+
+        def recall(x: Tensor, fresh: Tensor) -> Tensor:
+            nonlocal images, answers
+            new = torch.ones(len(x), dtype=torch.bool)
+            if len(images):
+                distance, nearest = torch.cdist(x, images, p=float("inf")).min(1)
+                new = distance > 0.3
+                fresh = fresh.where(new[:, None], answers[nearest])
+            images, answers = torch.cat([images, x[new]]), torch.cat([answers, fresh[new]])
+            return fresh
+
+        self.recall = recall
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return self.recall(x.detach().flatten(1), y.detach()) + 0.05 * y.tanh()
+
+
+class Rewriting(nn.Module):
+    """Rounds its input where it lies."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.data.copy_((x.data * 3).round() / 3)
+        return self.net(x)
+
+
+class LargeBatches(nn.Module):
+    """Rounds its input when there is much of it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x if len(x) <= 48 else (x * 3).round() / 3 + 0 * x)
+
+
+def hooked(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Does something to the gradient that passes."""
+
+    def before(x: Tensor) -> Tensor:
+        x = x + 0
+        if x.requires_grad:
+            x.register_hook(change)
+        return x
+
+    return before
+
+
+def partly(x: Tensor) -> Tensor:
+    """The gradient of every second column alone."""
+    open_ = torch.arange(x.shape[3]) % 2 == 0
+    return torch.where(open_, x, x.detach())
+
+
+def snapping(x: Tensor) -> Tensor:
+    """A flow, solved in many steps, whose fixed points are four shades of grey."""
+    for _ in range(12):
+        x = x - 0.9 * torch.sin(6 * torch.pi * x) / (6 * torch.pi)
+    return x
+
+
+def elected(y: Tensor) -> Tensor:
+    """The winner, with a slope that is not what elects it."""
+    return 10 * F.one_hot(y.argmax(1), y.shape[1]) + 0.01 * y
+
+
 MASKED: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
     "quantised activations": (lambda n: Middle(n, lambda h: h.round()), "zero_gradients"),
     "bit depth": (lambda n: Wrapped(n, lambda x: (x * 7).round() / 7), "zero_gradients"),
@@ -184,5 +287,43 @@ MASKED: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
     "watchful": (Watchful, "watches_gradients"),
     "counting": (Counting, "changes_itself"),
     "faulty": (Faulty, "not_numbers"),
+    "hooked": (lambda n: Wrapped(n, hooked(lambda g: g * 1e-20)), "wrong_gradients"),
+    "partly cut": (lambda n: Wrapped(n, partly), "wrong_gradients"),
+    "snapping": (lambda n: Wrapped(n, snapping), "flat_around"),
+    "steep sigmoid": (
+        lambda n: Wrapped(n, lambda x: (200 * (x - 0.5)).sigmoid()),
+        "wrong_gradients",
+    ),
+    "elected": (lambda n: Wrapped(n, after=elected), "flat_around"),
+    "large probabilities": (
+        lambda n: Wrapped(n, after=lambda y: 1000 * (y * 3).softmax(1)),
+        "flat_around",
+    ),
+    "remembering": (Remembering, "flat_around"),
+    "once a batch": (
+        lambda n: Middle(n, lambda h: h if torch.rand(()) < 0.6 else h / 2),
+        "randomised_output",
+    ),
+    "large batches": (LargeBatches, "batch_dependent"),
+    "counting aside": (CountingAside, "changes_itself"),
+    "rewriting": (Rewriting, "rewrites_input"),
+    "watchful elsewhere": (lambda n: Elsewhere(n, Watchful(n)), "watches_gradients"),
+    "gradient inside elsewhere": (lambda n: Elsewhere(n, Purified(n, False)), "optimises_inside"),
+    "random elsewhere": (
+        lambda n: Elsewhere(n, Wrapped(n, lambda x: x + 0.1 * torch.randn_like(x))),
+        "randomised_output",
+    ),
+    "faulty elsewhere": (
+        lambda n: Elsewhere(n, Wrapped(n, after=lambda y: y / 0)),
+        "not_numbers",
+    ),
+    "quantised elsewhere": (
+        lambda n: Elsewhere(n, Wrapped(n, lambda x: (x * 7).round() / 7)),
+        "zero_gradients",
+    ),
+    "reversed elsewhere": (
+        lambda n: Elsewhere(n, Wrapped(n, lambda x: _Reversed.apply(x))),
+        "wrong_gradients",
+    ),
 }
 """Each with the flag that names its trick."""

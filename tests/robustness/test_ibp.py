@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.attacks import PGD, attack
@@ -237,3 +239,97 @@ def test_what_attacks_have_found_counts_beside_what_is_proved(
     for radius, name in (("0.05", "pgd"), ("0.1", "pgd-2")):
         assert summary["certified_accuracy"][radius] <= standing[radius] <= by_attack[name]
     assert standing["0.1"] < standing["0.05"] < summary["clean_accuracy"]
+
+
+class Shared(nn.Module):
+    """Ends with a layer that it also begins with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 10), nn.Linear(10, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.two(self.one(x.flatten(1)).relu()).relu())
+
+
+def test_a_last_layer_that_is_used_twice_is_merged_once() -> None:
+    torch.manual_seed(0)
+    model, x, eps = Shared().double(), torch.rand(20, 1, 8, 8, dtype=torch.float64), 0.1
+    with torch.no_grad():
+        labels = model(x).argmax(1)
+        margins = Bounds(model).margins(x - eps, x + eps, labels)
+        for _ in range(100):
+            logits = model(x + eps * (torch.randint(0, 2, x.shape) * 2 - 1))
+            assert bool((logits.gather(1, labels[:, None]) - logits >= margins - 1e-9).all())
+
+
+class Writes(nn.Module):
+    """relu(h) + h, where the relu is written into h: 2 relu(h)."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.one, self.drop, self.how = nn.Linear(64, 10), nn.Dropout(), how
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(x.flatten(1))
+        if self.how == "function":
+            return F.relu(h, inplace=True) + h
+        return self.relu(self.drop(h) if self.how == "dropout" else h) + h
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model[1].register_forward_hook(lambda module, given, answer: -answer)
+    return model
+
+
+def replaced() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    own = model[1].forward
+    model[1].forward = lambda x: own(x).square()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Writes("function"), "used again"),
+        (lambda: Writes("layer"), "used again"),
+        (lambda: Writes("dropout"), "used again"),
+        (hooked, "a hook on Linear"),
+        (replaced, "a forward pass of its own"),
+        (lambda: nn.Sequential(nn.AvgPool2d(2, divisor_override=-4), nn.Flatten()), "divisor"),
+    ],
+)
+def test_what_bounds_would_not_know_of_is_refused(make: Any, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        Bounds(make())
+
+
+def test_bounds_that_are_not_what_the_model_answers_prove_nothing(
+    data: Dataset, tmp_path: Path
+) -> None:
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(64, 10), nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            h = both = self.one(x)
+            both += self.two(x)  # into h, which a trace does not see
+            return both + h
+
+    on = subject(Added(), data, bench_in(tmp_path), 20)
+    with pytest.raises(BadInput, match="are not what it answers"):
+        IntervalProver(IntervalBounds(), on)
+
+
+def test_an_answer_that_is_no_number_is_never_proved(data: Dataset, tmp_path: Path) -> None:
+    on = subject(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, bench_in(tmp_path), 10)
+    on.predictions[3] = -1
+    proof = drain(IntervalProver(IntervalBounds(), on).prove(torch.arange(10)))
+    assert proof.radius[3] == 0
+    assert proof.predictions[3] == -1
+    assert bool((proof.radius[:3] > 0).any())

@@ -266,6 +266,18 @@ def test_what_cannot_be_asked_for(values: dict[str, Any], text: str) -> None:
         Smoothing(**values)
 
 
+def test_a_model_that_looks_at_the_others_of_a_batch_is_refused(
+    data: Dataset, tmp_path: Path
+) -> None:
+    class Neighbours(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x.mean(0)).flatten(1)[:, :10]
+
+    of = on(Neighbours(), data, bench_in(tmp_path), 4)
+    with pytest.raises(BadInput, match="differently with others beside it"):
+        SmoothingProver(Smoothing(), of)
+
+
 def test_a_model_that_draws_itself_is_refused(data: Dataset, tmp_path: Path) -> None:
     class Dice(Halves):
         def forward(self, x: Tensor) -> Tensor:

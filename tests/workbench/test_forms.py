@@ -281,7 +281,12 @@ def test_runs_are_offered_by_name(qtbot, form_of):
     assert form.values()["model"] == RUNS[1][0]
     form.set_runs([*RUNS, ("c", "other", "train")])
     assert form.values()["model"] == RUNS[1][0]
+    assert editor.line.text() == "other · bbbb", "as in the run list and the legend"
+    form.set_runs([*RUNS, ("c-bbbb", "other", "train"), ("d", "hit", "attack")])
+    assert form.values()["model"] == RUNS[1][0]
     assert editor.line.text() == f"other · {RUNS[1][0]}"
+    offered = [editor.combo.itemText(i) for i in range(editor.combo.count())]
+    assert offered == ["plain", f"other · {RUNS[1][0]}", "other · c-bbbb"], "no model, no offer"
     type_into(qtbot, form, ("model",), "/models/mine.safetensors.age")
     assert form.spec().model == "/models/mine.safetensors.age"
 

@@ -193,7 +193,7 @@ def test_the_slider_is_finer_where_radii_are_small(qtbot: Any) -> None:
 def test_draw_then_drag(qtbot: Any, view: OwnView, engine: Engine) -> None:
     assert engine.asked[0] == {"kind": "meet_model", "model": "run-1"}
     assert not engine.of("try_attack"), "nothing has been drawn"
-    draw(qtbot, view.pad)
+    draw(qtbot, view.image.pad)
     question = engine.answer("try_attack")
     assert question["attack"] == {"kind": "pgd", "norm": "linf", "steps": 10}
     assert (question["eps"], "label" in question, "target" in question) == (0.0, False, False)
@@ -239,7 +239,7 @@ def test_an_answer_that_takes_long_is_overtaken(
     qtbot: Any, view: OwnView, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own_view, "OVERTAKE_MS", 20)
-    draw(qtbot, view.pad)
+    draw(qtbot, view.image.pad)
     view.radius.slider.setValue(400)
     count = len(engine.of("try_attack"))
     view.radius.slider.setValue(700)
@@ -250,7 +250,7 @@ def test_an_answer_that_takes_long_is_overtaken(
 
 
 def test_classes_attacks_and_models(qtbot: Any, view: OwnView, engine: Engine) -> None:
-    draw(qtbot, view.pad)
+    draw(qtbot, view.image.pad)
     view.label.setCurrentIndex(2)
     view.target.setCurrentIndex(3)
     view.label.activated.emit(2)
@@ -278,10 +278,12 @@ def test_classes_attacks_and_models(qtbot: Any, view: OwnView, engine: Engine) -
         "try_attack", error="the target is the class that the image has; choose another one"
     )
     assert view.verdict.text().startswith("the target is the class")
-    drawn = view.pad.pixels
+    drawn = view.image.pad.pixels
     view.choose("run-2")
     assert engine.asked[-2]["model"] == "run-2" or engine.asked[-1]["model"] == "run-2"
-    assert np.array_equal(view.pad.pixels, drawn), "a model for the same images keeps the image"
+    assert np.array_equal(view.image.pad.pixels, drawn), (
+        "a model for the same images keeps the image"
+    )
     view.set_runs([])
     assert view.chosen == ""
     assert "train or import one first" in view.verdict.text()
@@ -306,24 +308,24 @@ def test_files_and_test_images(
     ((question, tell),) = [item for item in engine.open if item[0]["kind"] == "fit_image"]
     assert base64.b64decode(question["file"]) == path.read_bytes()
     tell({"pixels": [1, 8, 8, 1]}, pixels.tobytes())
-    assert (view.pad.pixels == 200).all()
-    assert view.about.text() == "photo.PNG: 30 × 20 px, its centre in grey · 8 × 8 px"
+    assert (view.image.pad.pixels == 200).all()
+    assert view.image.about.text() == "photo.PNG: 30 × 20 px, its centre in grey · 8 × 8 px"
     assert engine.open[-1][0]["kind"] == "try_attack"
-    view.open_file(tmp_path / "absent.png")
+    view.image.open_file(tmp_path / "absent.png")
     assert "cannot be read" in view.verdict.text()
     (tmp_path / "empty.png").write_bytes(b"")
-    view.open_file(tmp_path / "empty.png")
+    view.image.open_file(tmp_path / "empty.png")
     assert view.verdict.text() == "empty.png is empty, or larger than 64 MB."
-    view.number.setText("7")
-    qtbot.keyClick(view.number, Qt.Key.Key_Return)
+    view.image.number.setText("7")
+    qtbot.keyClick(view.image.number, Qt.Key.Key_Return)
     ((question, tell),) = [item for item in engine.open if item[0]["kind"] == "predict"]
     assert question == {"kind": "predict", "model": "run-1", "image": 7}
     tell({"label": 2, "count": 50, "pixels": [1, 8, 8, 1]}, (pixels // 2).tobytes())
-    assert view.about.text() == "test image 7, labelled two · 8 × 8 px"
-    view.take_another()
+    assert view.image.about.text() == "test image 7, labelled two · 8 × 8 px"
+    view.image.take_another()
     assert 0 <= engine.of("predict")[-1]["image"] < 50
     i18n.set_language("zh")
-    assert "测试图像 7" in view.about.text()
+    assert "测试图像 7" in view.image.about.text()
 
 
 def test_colour_images_are_not_drawn(qtbot: Any) -> None:
@@ -332,9 +334,9 @@ def test_colour_images_are_not_drawn(qtbot: Any) -> None:
     view.ask = engine
     view.show()
     view.set_runs([("run-1", "plain")])
-    assert not view._tools.isVisible()
-    assert view.pad.hint.startswith("Drop an image here")
-    view.take_test_image(0)
+    assert not view.image._tools.isVisible()
+    assert view.image.pad.hint.startswith("Drop an image here")
+    view.image.take_test_image(0)
     ((_, tell),) = [item for item in engine.open if item[0]["kind"] == "predict"]
     tell({"label": 1, "count": 9, "pixels": [1, 8, 8, 3]}, np.full(192, 9, np.uint8).tobytes())
     assert engine.answer("try_attack")["image"]["shape"] == [8, 8, 3]
@@ -391,7 +393,7 @@ def test_a_drawn_digit_on_a_real_engine(qtbot: Any, open_window: Open) -> None:
     window.test_own()
     view = window.own
     qtbot.waitUntil(lambda: view._shape == (1, 8, 8), timeout=LONG)
-    draw(qtbot, view.pad)
+    draw(qtbot, view.image.pad)
     qtbot.waitUntil(lambda: len(view.bars.after) == 10, timeout=LONG)
     assert sum(view.bars.after) == pytest.approx(1.0, abs=1e-3)
     for place in range(0, 1001, 50):

@@ -24,6 +24,7 @@ from PySide6.QtWidgets import (
 from workbench import theme
 from workbench.forms.reading import Shape, text_of, value_of
 from workbench.i18n import mark, name_of, tr
+from workbench.runs.book import MAKES_EXAMPLES, MAKES_MODELS
 from workbench.views.widgets import Switch
 
 Edited: TypeAlias = Callable[[], None]
@@ -159,13 +160,22 @@ class Combo(QComboBox):
 
 
 class RunEditor(QWidget):
-    """A run, chosen by its name, or an exported file."""
+    """A run, chosen by its name, or an exported file: one that has a model, or, with `examples`,
+    a run that has adversarial examples."""
 
     typing = True
 
-    def __init__(self, edited: Edited, history: History, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        edited: Edited,
+        history: History,
+        parent: QWidget | None = None,
+        *,
+        examples: bool = False,
+    ) -> None:
         super().__init__(parent)
         self._edited = edited
+        self._examples = examples
         self._runs: tuple[RunChoice, ...] = ()
         self.combo = QComboBox(self)
         self.combo.setEditable(True)
@@ -180,6 +190,7 @@ class RunEditor(QWidget):
         self.combo.setLineEdit(self.line)
         self.combo.activated.connect(edited)
         self._browse = browse_button(self, self._choose_file)
+        self._browse.setVisible(not examples)
         row(self, self.combo, self._browse)
         self.setFocusProxy(self.combo)
         self.retranslate()
@@ -202,22 +213,27 @@ class RunEditor(QWidget):
         self.line.setCursorPosition(0)
 
     def set_runs(self, runs: Sequence[RunChoice]) -> None:
-        """Offer these; what has been chosen stays."""
-        if tuple(runs) != self._runs:
+        """Offer those of these that can be meant; what has been chosen stays."""
+        wanted = MAKES_EXAMPLES if self._examples else MAKES_MODELS
+        offered = tuple(run for run in runs if run[2] in wanted)
+        if offered != self._runs:
             chosen = self.value()
-            self._runs = tuple(runs)
+            self._runs = offered
             self.combo.clear()
             self.combo.addItems(self._shown())
             self.set_value(chosen)
 
     def _shown(self) -> list[str]:
+        """The names; where two are alike, with the end of the id as everywhere in the window."""
         names = [name for _, name, _ in self._runs]
+        short = [f"{name} · {run[-4:]}" for run, name, _ in self._runs]
         return [
-            name if names.count(name) == 1 else f"{name} · {run}" for run, name, _ in self._runs
+            name if names.count(name) == 1 else end if short.count(end) == 1 else f"{name} · {run}"
+            for (run, name, _), end in zip(self._runs, short)
         ]
 
     def retranslate(self) -> None:
-        self.line.setPlaceholderText(tr("Run or file"))
+        self.line.setPlaceholderText(tr("Run") if self._examples else tr("Run or file"))
         name_button(self._browse)
 
     def _choose_file(self) -> None:

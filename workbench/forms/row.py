@@ -55,7 +55,8 @@ class Row:
             owner.edited(self.path, self.editor.typing)
 
         if self._extra.get("reference") and not self._shape.many:
-            editor = RunEditor(edited, owner, parent)
+            examples = self._extra["reference"] == "examples"
+            editor = RunEditor(edited, owner, parent, examples=examples)
             editor.set_runs(owner.runs)
             return editor
         if self._extra.get("path"):

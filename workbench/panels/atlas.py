@@ -9,7 +9,7 @@ from typing import Any
 from PySide6.QtCore import QItemSelectionModel, QObject
 
 from engine.store import RunInfo
-from workbench.i18n import mark, name_of, tr
+from workbench.i18n import mark, tr
 from workbench.panels.live import Ask
 from workbench.refusals import error_text
 from workbench.runs.book import ENDED
@@ -18,6 +18,7 @@ from workbench.views.embedding import LATER, NOTHING, START, EmbeddingCard, read
 from workbench.views.filters import OUTCOMES, Filter, Rules, Sample
 from workbench.views.mosaic import NONE_KEPT, class_name
 from workbench.views.table import TableCard
+from workbench.words import measure
 
 COLUMNS = ("sample", "true_class", "before", "after", "outcome", "size_of_change")
 PERIOD = 10
@@ -141,7 +142,7 @@ class Atlas(QObject):
                 self.embedding.show_embedding(None, trouble[:1].upper() + trouble[1:])
                 return
             found = read_answer(answer, payload, rules)
-            self._comparison.link.beyond = len(found.samples)
+            self._comparison.set_beyond(len(found.samples))
             self.embedding.show_embedding(found)
             self._sift()
             self._select()
@@ -157,7 +158,7 @@ class Atlas(QObject):
             self._stop()
         self._turn += 1
         self.embedding.show_embedding(None)
-        self._comparison.link.beyond = 0
+        self._comparison.set_beyond(0)
 
 
 def rules_of(info: RunInfo) -> Rules:
@@ -191,4 +192,4 @@ def row_of(index: int, sample: Sample, classes: tuple[str, ...]) -> tuple[Any, .
 
 def _measure(info: RunInfo) -> str:
     norm = (info.spec.get("attack") or {}).get("norm")
-    return name_of(str(norm)) if norm else ""
+    return measure(str(norm)) if norm else ""

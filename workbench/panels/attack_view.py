@@ -32,7 +32,7 @@ PATTERN = "pattern"
 """The pictures of the one perturbation, of attacks that fit one for all images."""
 FITTED = "train_samples"
 """The field that only the specs of these have."""
-ONE_FOR_ALL = mark("Universal perturbation")
+ONE_FOR_ALL = mark("The perturbation")
 THE_PATCH = mark("The patch")
 
 
@@ -54,6 +54,7 @@ class AttackView(LiveView):
         self.accuracies = BarsCard(mark("Accuracy"))
         self.pattern = Mosaic(ONE_FOR_ALL, badges=False, empty=mark("Fitted to training images."))
         self.pattern.view.link.selected = -1  # one picture needs no mark
+        self.pattern.view.high = 120
         super().__init__(
             parent,
             curves=(
@@ -65,6 +66,8 @@ class AttackView(LiveView):
                 "Drawn while an attack runs. Choose a model in the form and press Start run."
             ),
         )
+
+        self.pages = self.comparison
 
     def show_run(self, info: RunInfo, record: Record, color: str) -> None:
         self.show_nothing()
@@ -130,6 +133,11 @@ class AttackView(LiveView):
             return super()._label(name)
         return word("train" if name.startswith("train/") else "test")
 
+    def _declare(self, name: str) -> None:
+        super()._declare(name)
+        if not name.startswith("train/"):  # what it does to test images is the result
+            self.curves[self._card_of(name)].set_primary(name)
+
     def draw(self) -> None:
         super().draw()
         self.atlas.draw()
@@ -167,8 +175,8 @@ class AttackView(LiveView):
         row.setSpacing(10)
         grid = QGridLayout()
         grid.setSpacing(10)
-        row.addWidget(seat(self.pattern), 1)
-        row.addLayout(grid, 2)
-        row.addWidget(self.accuracies, 1)
+        row.addWidget(seat(self.pattern), 9)
+        row.addLayout(grid, 20)
+        row.addWidget(self.accuracies, 10)
         column.addWidget(lower, 2)
         return grid

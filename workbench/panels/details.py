@@ -95,7 +95,7 @@ class DetailsView(QWidget):
             table.explain(NOTHING if info.status in ENDED else promise)
         self.results.set_table(
             (tr("Quantity"), tr("Value")),
-            [(word(k), value_text(k, v)) for k, v in flat(info.summary).items()],
+            [(called(k), value_text(k, v)) for k, v in flat(info.summary).items()],
         )
         self.origin.set_table((tr("Property"), tr("Value")), self._origin(info))
         self.files.set_table(
@@ -116,7 +116,7 @@ class DetailsView(QWidget):
             (tr("Took"), duration(info.started, info.ended)),
         ]
         rows += [
-            (tr("From ({field})", field=field), self._names.get(parent, parent))
+            (tr("From ({field})", field=tr(called(field))), self._names.get(parent, parent))
             for field, parent in info.lineage.items()
         ]
         rows += [(word(key), str(value)) for key, value in flat(info.environment).items()]
@@ -140,11 +140,23 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def called(key: str) -> str:
+    """What a quantity of a summary is called, as in "Robust accuracy after: PGD 2" or "Certified
+    accuracy: 0.05"."""
+    from workbench.panels.evaluate_view import attack_name
+
+    group, dot, which = key.partition(".")
+    if not dot:
+        return word(key)
+    return f"{word(group)}: {which if which[:1].isdigit() else attack_name(which)}"
+
+
 def value_text(key: str, value: Any) -> str:
     """A summary's value as a person reads it: accuracies and rates in percent."""
     if isinstance(value, bool):
         return tr("yes") if value else tr("no")
-    if isinstance(value, int | float) and key.endswith(("accuracy", "_rate", "_interval")):
+    share = key.partition(".")[0].endswith(("accuracy", "_rate", "_interval", "_by_attack"))
+    if isinstance(value, int | float) and share:
         return percent(float(value))
     if isinstance(value, list | tuple):
         return ", ".join(value_text(key, part) for part in value)

@@ -15,12 +15,12 @@ from workbench.i18n import mark, matched, name_of, tr, tr_like
 from workbench.mailbox import News
 from workbench.panels.atlas import Atlas
 from workbench.panels.live import NOTHING, LiveView
-from workbench.panels.stage import StageView
+from workbench.panels.stage import DURING, StageView
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
 from workbench.views.card import Card, seat
 from workbench.views.curves import CurveCard
-from workbench.views.table import Percent, TableCard
+from workbench.views.table import Percent, TableCard, cell
 from workbench.words import hidden_text, warning_of, word
 
 OWN = ("curve", "flags", "classes", "certificate", "certified_curve", "certified")
@@ -105,9 +105,9 @@ class FlagsCard(Card):
         self._explain = CHECKS
         self._rows: tuple[tuple[Any, ...], ...] | None = None
         self._list = QWidget(self)
-        self._layout = QVBoxLayout(self._list)
-        self._layout.setContentsMargins(0, 0, 0, 0)
-        self._layout.setSpacing(10)
+        self._column = QVBoxLayout(self._list)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(10)
         self.body.addWidget(self._list, 1)
         self._show_emptiness()
 
@@ -120,15 +120,15 @@ class FlagsCard(Card):
         super().retranslate()
         if not hasattr(self, "_list"):
             return
-        while (item := self._layout.takeAt(0)) is not None:
+        while (item := self._column.takeAt(0)) is not None:
             if (widget := item.widget()) is not None:
                 widget.hide()
                 widget.deleteLater()
         for row in self._rows or ():
-            self._layout.addWidget(_flag(*row, parent=self._list))
+            self._column.addWidget(_flag(*row, parent=self._list))
         if self._rows == ():
             text = tr("The checks found nothing that speaks against these figures.")
-            self._layout.addWidget(_words(text, "good", self._list))
+            self._column.addWidget(_words(text, "good", self._list))
         self.set_value(str(len(self._rows)) if self._rows else "")
         self._show_emptiness()
 
@@ -143,13 +143,19 @@ def _flag(name: str, evidence: str, p: float | None, parent: QWidget) -> QWidget
     column.setContentsMargins(0, 0, 0, 0)
     column.setSpacing(2)
     column.addWidget(_words(tr(known.title) if known else name, "warn", box))
-    shown = hidden_text(evidence) or tr_like(evidence, EVIDENCE)
+    shown = evidence_text(evidence)
     found = shown if p is None else f"{shown} (p = {p:.2g})"
     column.addWidget(_words(found[:1].upper() + found[1:], "muted", box))
     if known is not None:
         column.addWidget(_words(tr(known.means), "", box))
         column.addWidget(_words(tr("Try: {advice}", advice=tr(known.advice)), "", box))
     return box
+
+
+def evidence_text(text: str) -> str:
+    """What a check measured, in the person's language; also with "(p = ...)" behind it."""
+    words, p, number = text.partition(" (p = ")
+    return (hidden_text(words) or tr_like(words, EVIDENCE)) + p + number
 
 
 def _words(text: str, tone: str, parent: QWidget) -> QLabel:
@@ -241,6 +247,7 @@ class EvaluateView(LiveView):
     """The curve over the radius, the accuracies by attack, the flags, and every table."""
 
     first_row = 5
+    table_rows = 20
 
     def __init__(self, parent: QWidget | None = None) -> None:
         self.curve = CurveCard(
@@ -266,6 +273,9 @@ class EvaluateView(LiveView):
         self._curve: Table | None = None
         self._proved: dict[str, Table] = {}
         self._contradicted = 0
+        self._clean: float | None = None
+        self._by_attack: dict[str, float] = {}
+        """Robust accuracy after each attack that is over."""
         super().__init__(
             parent,
             tables={"attacks": mark("Attacks"), "by_class": mark("By class")},
@@ -280,6 +290,14 @@ class EvaluateView(LiveView):
         self.grid.addWidget(self.certified, 3, 0, 1, 2)
         self.grid.addWidget(self.flags, 4, 0, 1, 2)
 
+        self.pages = self.stage.during
+
+    def turn_to(self, title: str) -> bool:
+        found = super().turn_to(title)
+        if found:
+            self.stage.tabs.set_current(DURING)
+        return found
+
     def show_run(self, info: RunInfo, record: Record, color: str) -> None:
         super().show_run(info, record, color)
         self.stage.show_frames(record.frames)
@@ -291,6 +309,7 @@ class EvaluateView(LiveView):
         self._curve = None
         self._proved = {}
         self._contradicted = 0
+        self._clean, self._by_attack = None, {}
         self.curve.clear()
         self.certified.clear()
         self.stage.clear()
@@ -309,6 +328,9 @@ class EvaluateView(LiveView):
         elif table.name == "flags":
             self.flags.set_flags(table.rows)
         elif table.name == "running":
+            name, number, _, left, samples = table.rows[0]
+            if number == 1 and samples:
+                self._clean = left / samples  # nobody has attacked yet
             self.stage.show_running(table.rows[0])
         elif table.name not in OWN:
             if table.name == "contradictions":
@@ -319,6 +341,9 @@ class EvaluateView(LiveView):
             self.stage.set_classes([str(row[-1]) for row in table.rows])
         elif table.name == "attacks" and "robust_accuracy" in table.columns:
             self.stage.show_attacks(table.rows, table.columns.index("robust_accuracy"))
+            self._by_attack = attacks_of(table)
+            if self.info is not None:
+                self._show_summary(self.info)
 
     def show_images(self, images: Images, frames: Sequence[Images]) -> None:
         if not self.stage.show_images(images):
@@ -409,9 +434,10 @@ class EvaluateView(LiveView):
     def _show_summary(self, info: RunInfo) -> None:
         summary = info.summary
         bars = []
-        if isinstance(summary.get("clean_accuracy"), int | float):
-            bars.append((tr("Clean"), float(summary["clean_accuracy"]), "faint"))
-        found = summary.get("robust_accuracy_by_attack")
+        clean = summary.get("clean_accuracy", self._clean)
+        if isinstance(clean, int | float):
+            bars.append((tr("Clean"), float(clean), "faint"))
+        found = summary.get("robust_accuracy_by_attack") or self._by_attack
         for name, share in found.items() if isinstance(found, dict) else ():
             bars.append((attack_name(str(name)), float(share), self._color))
         if isinstance(summary.get("robust_accuracy"), int | float) and len(bars) > 2:
@@ -440,6 +466,12 @@ class EvaluateView(LiveView):
         self.verdict.setVisible(bool(words))
 
 
+def attacks_of(table: Table) -> dict[str, float]:
+    """The robust accuracy after each attack of the table of attacks, by the attack's name."""
+    share = table.columns.index("robust_accuracy")
+    return {str(row[0]): float(row[share]) for row in table.rows}
+
+
 def unmet_text(text: str) -> str:
     """What was required and is not so, in the person's language."""
     for pattern in UNMET:
@@ -466,14 +498,18 @@ def attack_name(name: str) -> str:
 
 
 def shares_as_percent(table: Table) -> Table:
-    """The same table with accuracies and their like in percent, and attacks by their names."""
+    """The same table with accuracies and their like in percent, the ends of an interval in one
+    column, and attacks by their names."""
     shares = [
         place
         for place, column in enumerate(table.columns)
         if column.endswith(("accuracy", "agreement", "transfer", "low", "high", "mean"))
         or column.startswith("severity")
     ]
-    rows = []
+    columns, rows = list(table.columns), []
+    bounds = columns.index("low") if {"low", "high"} <= set(columns) else None
+    if bounds is not None:
+        columns[bounds : bounds + 2] = ["interval"]
     for row in table.rows:
         shown = list(row)
         for place in shares:
@@ -483,5 +519,8 @@ def shares_as_percent(table: Table) -> Table:
             shown[0] = tr(CORRUPTIONS.get(str(shown[0]), str(shown[0])))
         if table.columns[0] == "attack":
             shown[:2] = attack_name(str(shown[0])), name_of(str(shown[1]))
+        if bounds is not None:
+            ends = [cell(end) for end in shown[bounds : bounds + 2]]
+            shown[bounds : bounds + 2] = ["–".join(ends)]
         rows.append(tuple(shown))
-    return Table(table.name, table.columns, tuple(rows))
+    return Table(table.name, tuple(columns), tuple(rows))

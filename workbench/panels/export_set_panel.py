@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from workbench.panels.live import LiveView
 
-ICON = "download"
+ICON = "export"
 ORDER = 75
 
 

@@ -13,25 +13,27 @@ from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPush
 from engine.store import RunInfo
 from workbench import theme
 from workbench.i18n import mark, tr
-from workbench.panels.details import RESULTS, flat, value_text
+from workbench.panels.details import RESULTS, called, flat, value_text
 from workbench.panels.live import NOTHING, LiveView
 from workbench.runs.record import Record
 from workbench.views.card import Card
 from workbench.views.table import TableCard
-from workbench.words import word
 
 SHOWN_APART = ("file", "command")
 
 
 class FileView(LiveView):
     """A card with the file and the command that opens it, a card with the results; tables and
-    curves below as in the standard view. `hint` (English) says what to do while there is no run."""
+    curves below as in the standard view. `hint` (English) says what to do while there is no run,
+    below `title`."""
 
     first_row = 2
 
-    def __init__(self, parent: QWidget | None = None, *, hint: str) -> None:
+    def __init__(
+        self, parent: QWidget | None = None, *, hint: str, title: str = mark("File")
+    ) -> None:
         self._hint_text = hint
-        self.card = Card(mark("File"))
+        self.card = Card(title)
         self._file, self._command = QLineEdit(), QLineEdit()
         self._labels: list[tuple[QLabel, str]] = []
         self._copies: list[QPushButton] = []
@@ -57,7 +59,7 @@ class FileView(LiveView):
         super().__init__(parent, hidden=("accuracy",))
         self.grid.addWidget(self.card, 0, 0, 1, 2)
         self.grid.addWidget(self.results, 1, 0, 1, 2)
-        self.card.setMinimumHeight(theme.px(190))
+        self.card.setMinimumHeight(theme.px(110))
         self.results.setMinimumHeight(theme.px(240))
         self.grid.setRowStretch(1, 1)
 
@@ -106,7 +108,7 @@ class FileView(LiveView):
         if rest:
             self.results.set_table(
                 (tr("Quantity"), tr("Value")),
-                [(word(name), value_text(name, value)) for name, value in rest.items()],
+                [(called(name), value_text(name, value)) for name, value in rest.items()],
             )
 
     def _row(self, field: QLineEdit, text: str) -> QWidget:

@@ -33,6 +33,7 @@ def make_view(parent: QWidget) -> LiveView:
 
     return FileView(
         parent,
+        title=mark("Model"),
         hint=mark(
             "A model that you already have becomes a run like any other. Say in the form where its "
             "weights are and what it was made for, and press Start run: its accuracy is measured "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
@@ -27,6 +27,9 @@ from workbench.views.mosaic import Mosaic
 from workbench.views.table import EMPTY as TABLE_EMPTY
 from workbench.views.table import TableCard
 from workbench.words import title, word
+
+if TYPE_CHECKING:
+    from workbench.views.comparison import Comparison
 
 Ask: TypeAlias = Callable[[Mapping[str, Any], Callable[[dict[str, Any], bytes], None]], None]
 """Puts a question to the engine; the second argument gets the answer and its bytes."""
@@ -69,6 +72,9 @@ class LiveView(QWidget):
     """What the curves count along x."""
     first_row = 0
     """Rows of the grid above it belong to a custom view."""
+    table_rows: int | None = None
+    """Tables stand as high as up to so many rows need, and scroll with the page; None shares out
+    the room there is."""
 
     def __init__(
         self,
@@ -85,6 +91,8 @@ class LiveView(QWidget):
         self.ask: Ask = nobody_answers
         self.drop: Callable[[str], None] = lambda kind: None
         """Gives up the question of a kind that is open."""
+        self.pages: Comparison | None = None
+        """Whose pages can be turned to by name."""
         self.save_set: Callable[[str], None] = lambda run_id: None
         """Asks where the adversarial examples of a run are to be written."""
         self._color = "series:0"
@@ -179,17 +187,29 @@ class LiveView(QWidget):
         """Nothing more will come of a run that has ended: its empty cards no longer promise it."""
         for card in self.curves.values():
             card.explain(NOTHING if self._has_ended else self._empty)
-        for table in self.tables.values():
+        for name, table in self.tables.items():
             table.explain(NOTHING if self._has_ended else TABLE_EMPTY)
+            # Of a run that has ended nothing more comes; what only others had, nobody waits for.
+            waits = name in self._titles and not self._has_ended
+            seat(table).setVisible(waits or bool(table.model.rows))
 
     @property
     def _has_ended(self) -> bool:
         return self.info is not None and self.info.status in ENDED
 
+    def turn_to(self, title: str) -> bool:
+        """Show the page of this English title; False where there is none."""
+        if self.pages is None or title not in self.pages.titles:
+            return False
+        self.pages.tabs.set_current(self.pages.titles.index(title))
+        return True
+
     # --- parts, which custom views build on
 
     def show_table(self, table: Table) -> None:
-        self._table(table.name).set_table(table.columns, table.rows)
+        card = self._table(table.name)
+        card.set_table(table.columns, table.rows)
+        seat(card).show()
 
     def show_images(self, images: Images, frames: Sequence[Images]) -> None:
         mosaic = self.mosaics.get(images.name)
@@ -236,6 +256,8 @@ class LiveView(QWidget):
         if name not in self.tables:
             card = TableCard(self._titles.get(name) or title(name), parent=self)
             card.setMinimumHeight(theme.px(200))
+            if self.table_rows is not None:
+                card.fit(self.table_rows)
             self.tables[name] = card
             self._place(card, wide=True)
         return self.tables[name]

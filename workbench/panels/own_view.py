@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import base64
 import math
-import random
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QBuffer, QElapsedTimer, QIODevice, QSize, Qt, QTimer
-from PySide6.QtGui import QDragEnterEvent, QDropEvent, QImage, QImageReader
+from PySide6.QtCore import QElapsedTimer, Qt, QTimer
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import (
     QComboBox,
-    QFileDialog,
+    QFrame,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
-    QLineEdit,
-    QPushButton,
+    QScrollArea,
     QSizePolicy,
-    QSlider,
     QSpinBox,
-    QToolButton,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -38,12 +33,12 @@ from workbench.forms.editors import Combo
 from workbench.forms.reading import shape_of
 from workbench.i18n import mark, name_of, tr
 from workbench.panels.live import Ask, nobody_answers
+from workbench.panels.own_image import NO_MODEL, OwnImage, class_of
 from workbench.refusals import error_text
 from workbench.views.card import Card
 from workbench.views.magnifier import Probabilities
 from workbench.views.mosaic import Link, Mosaic
-from workbench.views.pad import Pad, drawable
-from workbench.views.pictures import Pixels
+from workbench.views.pad import drawable
 from workbench.views.radius import Radius
 from workbench.views.text import number, percent
 from workbench.views.widgets import Elided
@@ -52,15 +47,9 @@ OVERTAKE_MS = 400
 """A question that has been open for longer gives way to a newer one."""
 SETTLE_MS = 250
 """How long everything but the radius must be left alone before the smallest one is looked for."""
-LARGEST_FILE = 64 * 2**20
-"""Bytes of an image file."""
 STEPS, CANDIDATES = 10, 300
 """Of a gradient attack, and of a search at random, unless a person says more."""
-EMPTY = mark("Draw, drop an image here, or take one from the test set.")
-NO_PEN = mark("Drop an image here, or take one from the test set.")
-NO_MODEL = mark("There is no model yet: train or import one first.")
 PROMISE = mark("With an image: drag the slider, and see what the model says of it.")
-FILES = "*.png *.jpg *.jpeg *.bmp *.gif *.webp *.tif *.tiff *.ppm *.pgm"
 
 
 class OwnView(QWidget):
@@ -75,8 +64,6 @@ class OwnView(QWidget):
         self._meeting = ""
         self._shape: tuple[int, int, int] | None = None
         self._classes: tuple[str, ...] = ()
-        self._source: tuple[str, dict[str, Any]] = ("", {})
-        """What the image is, in words to translate."""
         self._answer: dict[str, Any] = {}
         self._failure = ""
         self._wanted: dict[str, Any] | None = None
@@ -99,7 +86,7 @@ class OwnView(QWidget):
         self._space()
         self.retranslate()
         self._attack_chosen()
-        self._show_image()
+        self.image.show_image()
 
     # --- parts
 
@@ -144,54 +131,10 @@ class OwnView(QWidget):
         self.settings.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
 
     def _make_pictures(self) -> None:
-        self.image = Card(mark("Your image"))
-        self.pad = Pad()
-        self.pad.changed.connect(self._drawn)
-        self.opens = QPushButton()
-        self.opens.clicked.connect(self._choose_file)
-        self.number = QLineEdit()
-        self.number.returnPressed.connect(self._number_entered)
-        self.another = QToolButton()
-        theme.set_icon(self.another, "refresh", "muted", 16)
-        self.another.clicked.connect(self.take_another)
-        self._test = QLabel()
-        self._test.setProperty("tone", "small")
-        sources = QHBoxLayout()
-        sources.setSpacing(4)
-        sources.addWidget(self.opens)
-        sources.addStretch(1)
-        for part in (self._test, self.number, self.another):
-            sources.addWidget(part)
-        self._buttons: list[tuple[QToolButton, str]] = []
-        self.pen = self._tool("edit", mark("Pen"), lambda: self._hold(False))
-        self.eraser = self._tool("eraser", mark("Eraser"), lambda: self._hold(True))
-        for button in (self.pen, self.eraser):
-            button.setCheckable(True)
-        self.pen.setChecked(True)
-        self.width_of_pen = QSlider(Qt.Orientation.Horizontal)
-        self.width_of_pen.setRange(5, 80)
-        self.width_of_pen.valueChanged.connect(self._widen)
-        self.inverts = self._tool("invert", mark("Dark for light"), self.pad.invert)
-        self.undoes = self._tool("undo", mark("Take back (Ctrl+Z)"), self.pad.undo)
-        self.clears = self._tool("trash", mark("Clear (Del)"), self._clear)
-        self.pad.undoable.connect(self.undoes.setEnabled)
-        self.undoes.setEnabled(False)
-        tools = QHBoxLayout()
-        tools.setSpacing(2)
-        for part in (self.pen, self.eraser):
-            tools.addWidget(part)
-        tools.addWidget(self.width_of_pen, 1)
-        for part in (self.inverts, self.undoes, self.clears):
-            tools.addWidget(part)
-        self._tools = QWidget()
-        self._tools.setLayout(tools)
-        tools.setContentsMargins(0, 0, 0, 0)
-        self.about = Elided()
-        self.about.setProperty("tone", "faint")
-        self.image.body.addLayout(sources)
-        self.image.body.addWidget(self.pad, 1)
-        self.image.body.addWidget(self._tools)
-        self.image.body.addWidget(self.about)
+        self.image = OwnImage()
+        self.image.changed.connect(self._subject_changed)
+        self.image.failed.connect(self._fail)
+        self.image.ask = lambda question, answer: self.ask(question, answer)
         link = Link(self)
         link.selected = -1  # of one picture none is chosen
         self.adversarial = Mosaic(
@@ -203,13 +146,6 @@ class OwnView(QWidget):
             badges=False,
             empty=mark("The difference between the two."),
         )
-
-    def _tool(self, icon: str, words: str, call: Callable[[], object]) -> QToolButton:
-        button = QToolButton()
-        theme.set_icon(button, icon, "muted", 16)
-        button.clicked.connect(lambda _=False: call())
-        self._buttons.append((button, words))
-        return button
 
     def _make_lower(self) -> None:
         self.strength = Card(mark("Epsilon"))
@@ -237,7 +173,19 @@ class OwnView(QWidget):
         self.probabilities.explain(mark("Class probabilities of your image, live."))
 
     def _arrange(self) -> None:
-        self._grid = QGridLayout(self)
+        for mosaic in (self.adversarial, self.perturbation):
+            mosaic.view.high = 120
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        area = QScrollArea(self)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        page = QWidget()
+        page.setMinimumWidth(1)
+        area.setWidget(page)
+        column.addWidget(area)
+        self._grid = QGridLayout(page)
         self._grid.setContentsMargins(12, 12, 12, 12)
         self._grid.setSpacing(10)
         self._grid.addWidget(self.settings, 0, 0, 1, 3)
@@ -251,9 +199,9 @@ class OwnView(QWidget):
         self._grid.setRowStretch(2, 3)
 
     def _space(self) -> None:
-        self.number.setFixedWidth(theme.px(56))
         self.steps.setMinimumWidth(theme.px(56))
         self.probabilities.setMinimumHeight(theme.px(192))
+        self.image.setMinimumHeight(theme.px(270))
 
     # --- what the window says
 
@@ -300,10 +248,11 @@ class OwnView(QWidget):
         run_id = self.chosen
         if not run_id:
             self._shape, self._classes, self._meeting = None, (), ""
-            self._show_image()
+            self.image.set_model("", None, ())
             self._subject_changed()
         elif run_id != self._meeting and self.isVisible():
             self._meeting = run_id
+            self.image.set_model(run_id, self._shape, self._classes)
             self.ask(
                 {"kind": "meet_model", "model": run_id},
                 lambda answer, _, run_id=run_id: self._met(run_id, answer),
@@ -315,6 +264,7 @@ class OwnView(QWidget):
         if answer.get("error"):
             self._meeting = ""
             self._shape = None
+            self.image.set_model(run_id, None, ())
             self._fail(str(answer["error"]))
             return
         shape = tuple(int(side) for side in answer["shape"])
@@ -324,11 +274,10 @@ class OwnView(QWidget):
         if names != self._classes:
             self._classes = names
             self._fill_classes()
+        self.image.set_model(run_id, self._shape, names)
         if not same:
             self._most()
-            self._fit_pen()
-            blank = np.zeros((shape[1], shape[2], shape[0]), np.uint8)
-            self.set_picture(blank if shape[0] == 1 else None)
+            self.image.begin()
         self._subject_changed()
 
     def _fill_classes(self) -> None:
@@ -343,144 +292,11 @@ class OwnView(QWidget):
         for mosaic in (self.adversarial, self.perturbation):
             mosaic.set_classes(self._classes)
 
-    # --- the image
-
-    def set_picture(
-        self, pixels: Pixels | None, source: str = "", facts: Mapping[str, Any] | None = None
-    ) -> None:
-        """Take this image, (H, W, C) uint8 as the model has it; `source` says what it is, in
-        English with `facts` to be filled in."""
-        self.pad.set_picture(pixels)
-        self._source = source, dict(facts or {})
-        self._show_image()
-        self._subject_changed()
-
-    @property
-    def has_image(self) -> bool:
-        """Whether there is something to ask about: a black pad is none."""
-        return self.pad.pixels is not None and bool(self.pad.pixels.any())
-
-    def _drawn(self) -> None:
-        if not self._source[0]:
-            self._source = mark("drawn"), {}
-        if not self.has_image:
-            self._source = "", {}
-        self._show_image()
-        self._subject_changed()
-
-    def _clear(self) -> None:
-        self._source = "", {}
-        self.pad.clear()
-
-    def _hold(self, eraser: bool) -> None:
-        self.pad.erasing = eraser
-        self.eraser.setChecked(eraser)
-        self.pen.setChecked(not eraser)
-
-    def _widen(self, tenths: int) -> None:
-        self.pad.pen_width = tenths / 10
-        self.width_of_pen.setAccessibleDescription(f"{tenths / 10:g} px")
-
-    def _fit_pen(self) -> None:
-        """A pen that goes with the size of the model's images: 2 pixels of 28."""
-        assert self._shape is not None
-        self.width_of_pen.setValue(round(10 * max(0.9, 2.2 * min(self._shape[1:]) / 28)))
-
-    def _choose_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(
-            self, tr("Open an image"), "", f"{tr('Images')} ({FILES})"
-        )
-        if path:
-            self.open_file(Path(path))
-
-    def open_file(self, path: Path) -> None:
-        """Take an image file, converted by the engine as it converts images to train on."""
-        try:
-            size = path.stat().st_size
-            content = path.read_bytes() if size <= LARGEST_FILE else b""
-        except OSError as error:
-            self._fail(tr("{file} cannot be read: {cause}", file=path, cause=error.strerror))
-            return
-        if not content:
-            limit = LARGEST_FILE // 2**20
-            text = tr("{file} is empty, or larger than {limit} MB.", file=path.name, limit=limit)
-            self._fail(text)
-            return
-        reader = QImageReader(str(path))
-        self._take_file(path.name, reader.size(), content)
-
-    def _take_file(self, name: str, size: QSize, content: bytes) -> None:
-        question = {
-            "kind": "fit_image",
-            "model": self.chosen,
-            "file": base64.b64encode(content).decode(),
-        }
-        run_id = self.chosen
-        self.ask(question, lambda answer, data: self._fitted(run_id, name, size, answer, data))
-
-    def _fitted(
-        self, run_id: str, name: str, size: QSize, answer: Mapping[str, Any], data: bytes
-    ) -> None:
-        if answer.get("error"):
-            self._fail(str(answer["error"]))
-        elif run_id == self.chosen:
-            pixels = np.frombuffer(data, np.uint8).reshape(answer["pixels"])[0]
-            facts = {"name": name, "wide": size.width(), "high": size.height()}
-            if not size.isValid():
-                source = mark("{name}, its centre")
-            elif pixels.shape[2] == 1:
-                source = mark("{name}: {wide} × {high} px, its centre in grey")
-            else:
-                source = mark("{name}: {wide} × {high} px, its centre in colour")
-            self.set_picture(pixels, source, facts)
-
-    def take_test_image(self, place: int) -> None:
-        """Take the image at `place` of the test split of the model's own data."""
-        run_id = self.chosen
-        if run_id:
-            question = {"kind": "predict", "model": run_id, "image": place}
-            self.ask(question, lambda answer, data: self._taken(run_id, place, answer, data))
-
-    def _taken(self, run_id: str, place: int, answer: Mapping[str, Any], data: bytes) -> None:
-        if answer.get("error"):
-            self._fail(str(answer["error"]))
-        elif run_id == self.chosen:
-            self._count = int(answer.get("count") or 0)
-            self.number.setText(str(place))
-            pixels = np.frombuffer(data, np.uint8).reshape(answer["pixels"])[0]
-            facts = {"place": place, "label": self._class(answer.get("label"))}
-            self.set_picture(pixels, mark("test image {place}, labelled {label}"), facts)
-
-    _count = 0
-
-    def take_another(self) -> None:
-        """Any image of the test split; at first the one at the start."""
-        self.take_test_image(random.randrange(self._count) if self._count else 0)
-
-    def _number_entered(self) -> None:
-        if self.number.text().strip().isdigit():
-            self.take_test_image(int(self.number.text()))
-
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        data = event.mimeData()
-        files = [url.toLocalFile() for url in data.urls()]
-        if self._shape is not None and (data.hasImage() or any(_is_image(path) for path in files)):
-            event.acceptProposedAction()
+        self.image.dragEnterEvent(event)
 
     def dropEvent(self, event: QDropEvent) -> None:
-        data = event.mimeData()
-        for url in data.urls():
-            if _is_image(url.toLocalFile()):
-                event.acceptProposedAction()
-                self.open_file(Path(url.toLocalFile()))
-                return
-        if data.hasImage():
-            event.acceptProposedAction()
-            image = QImage(data.imageData())
-            buffer = QBuffer()
-            buffer.open(QIODevice.OpenModeFlag.WriteOnly)
-            image.save(buffer, "PNG")  # type: ignore[call-overload]
-            self._take_file(tr("dropped image"), image.size(), bytes(buffer.data().data()))
+        self.image.dropEvent(event)
 
     # --- the attack
 
@@ -528,7 +344,7 @@ class OwnView(QWidget):
 
     def _refresh(self, *_: object) -> None:
         """Ask for what is set now."""
-        if self._shape is None or not self.has_image or not self.chosen:
+        if self._shape is None or not self.image.has_image or not self.chosen:
             self._wanted = None
             self._show_nothing()
             return
@@ -536,7 +352,7 @@ class OwnView(QWidget):
         self._pump()
 
     def _question(self, kind: str) -> dict[str, Any]:
-        pixels = self.pad.pixels
+        pixels = self.image.pad.pixels
         assert pixels is not None
         image = {
             "shape": list(pixels.shape),
@@ -566,7 +382,7 @@ class OwnView(QWidget):
     def _answered(self, subject: int, eps: float, answer: dict[str, Any], data: bytes) -> None:
         self._open = False
         self._overtake.stop()
-        if subject == self._subject and not self.has_image:
+        if subject == self._subject and not self.image.has_image:
             return
         if answer.get("error"):
             if subject == self._subject:
@@ -580,7 +396,7 @@ class OwnView(QWidget):
         self._pump()
 
     def _look_for_smallest(self) -> None:
-        if self._shape is None or not self.has_image or not self.chosen:
+        if self._shape is None or not self.image.has_image or not self.chosen:
             return
         subject = self._subject
         question = {**self._question("smallest_eps"), "most": self.radius.most}
@@ -606,18 +422,6 @@ class OwnView(QWidget):
     def _fail(self, text: str) -> None:
         self._failure = text
         self._show_words()
-
-    def _show_image(self) -> None:
-        draws = self._shape is not None and self._shape[0] == 1
-        self._tools.setVisible(draws)
-        self.pad.hint = tr(NO_MODEL if not self.chosen else EMPTY if draws else NO_PEN)
-        for part in (self.opens, self.number, self.another):
-            part.setEnabled(self._shape is not None)
-        source, facts = self._source
-        shape = self._shape
-        size = f"{shape[2]} × {shape[1]} px" if shape else " "
-        self.about.setText(f"{tr(source, **facts)} · {size}" if source else size)
-        self.pad.update()
 
     def _show_nothing(self) -> None:
         self._answer = {}
@@ -736,8 +540,7 @@ class OwnView(QWidget):
         self.found.setText(text)
 
     def _class(self, index: Any) -> str:
-        known = isinstance(index, int) and 0 <= index < len(self._classes)
-        return self._classes[index] if known else str(index)
+        return class_of(index, self._classes)
 
     def retranslate(self) -> None:
         for caption, (words, field) in zip(self._captions, self._fields):
@@ -746,23 +549,8 @@ class OwnView(QWidget):
         self.attack.retranslate()
         for place in range(self.norm.count()):
             self.norm.setItemText(place, name_of(str(self.norm.itemData(place))))
-        for button, words in self._buttons:
-            button.setToolTip(tr(words))
-            button.setAccessibleName(tr(words))
         self._fill_classes()
-        self.opens.setText(tr("Open…"))
-        self.opens.setAccessibleName(tr("Open an image"))
-        self.opens.setToolTip(tr("Open an image; or drop one here"))
-        self._test.setText(tr("Test image"))
-        self.number.setAccessibleName(tr("Number of the test image"))
-        self.number.setPlaceholderText("0")
-        self.another.setToolTip(tr("Another test image"))
-        self.another.setAccessibleName(tr("Another test image"))
-        self.width_of_pen.setToolTip(tr("Width of the pen"))
-        self.width_of_pen.setAccessibleName(tr("Width of the pen"))
-        self.pad.setAccessibleName(tr("Your image: draw with the arrow keys and Space"))
         self.radius.retranslate()
-        self._show_image()
         self._show_notes()
         self._show_words()
 
@@ -772,7 +560,3 @@ def reach(norm: str, count: int) -> float:
     in linf; in l2 and l1 what is easy to see; the whole strength where nothing bounds it."""
     sizes = {"linf": 0.5, "l2": 0.18 * math.sqrt(count), "l1": 0.05 * count}
     return float(f"{sizes.get(norm, 1.0):.2g}")
-
-
-def _is_image(path: str) -> bool:
-    return f"*{Path(path).suffix.lower()}" in FILES.split() if path else False

@@ -7,19 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from engine.events import Images, Progress
-from workbench import theme
-from workbench.i18n import mark, name_of, tr
+from workbench.i18n import mark, tr
 from workbench.views.comparison import Comparison
 from workbench.views.text import number
 from workbench.views.widgets import Elided, Segmented
+from workbench.words import measure
 
 LIVE = ("clean", "adversarial", "perturbation")
 WORST = "worst_"
 """What the names of the pictures of the worst case begin with."""
 DURING, AFTER = range(2)
+TALLEST = 425
+"""Height at scale 1 that the pictures may take: what they came to is below them."""
 NONE = mark("No attack broke a sample, or nobody wanted pictures.")
 
 
@@ -36,9 +38,10 @@ class StageView(QWidget):
         self.tabs = Segmented(["", ""])
         self.tabs.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.tabs.changed.connect(self._turn)
-        self._stack = QStackedWidget()
         for comparison in (self.during, self.after):
-            self._stack.addWidget(comparison)
+            comparison.tallest = TALLEST
+            for mosaic in (comparison.clean, comparison.adversarial, comparison.perturbation):
+                mosaic.view.high = 290
         self.after.explain(NONE)
         self.after.link.selected_changed.connect(self._say)
         head = QHBoxLayout()
@@ -50,9 +53,9 @@ class StageView(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
         column.addLayout(head)
-        column.addWidget(self._stack, 1)
-        theme.manager.changed.connect(self._size)
-        self._size()
+        for comparison in (self.during, self.after):
+            column.addWidget(comparison)
+        self.after.hide()
         self.clear()
 
     def clear(self) -> None:
@@ -110,11 +113,10 @@ class StageView(QWidget):
             self._say()
 
     def _turn(self, tab: int) -> None:
-        self._stack.setCurrentIndex(tab)
+        # Not a stack: that would be as high as the higher of the two.
+        self.during.setVisible(tab == DURING)
+        self.after.setVisible(tab == AFTER)
         self._say()
-
-    def _size(self) -> None:
-        self._stack.setMinimumHeight(theme.px(250))
 
     def retranslate(self) -> None:
         self.tabs.set_options([tr("During the attacks"), tr("Worst case")])
@@ -135,7 +137,7 @@ class StageView(QWidget):
             number=place + 1,
             count=len(self._captions),
             attack=self._name(str(caption.get("attack", ""))),
-            norm=name_of(str(caption.get("measured", ""))),
+            norm=measure(str(caption.get("measured", ""))),
             size=number(float(caption.get("norm", 0.0))),
         )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from workbench.panels.live import LiveView
 
-ICON = "image"
+ICON = "funnel"
 ORDER = 62
 
 
@@ -28,6 +28,7 @@ def make_view(parent: QWidget) -> LiveView:
 
     return FileView(
         parent,
+        title=mark("Input transform"),
         hint=mark(
             "What comes out is a model like any other, with the transform in front of it. It hides "
             "its gradients and is no better defended: attack it as it is, then straight through "

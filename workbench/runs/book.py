@@ -43,6 +43,17 @@ WORDS = {
 ENDED = ("done", "rejected", "failed", "cancelled", "interrupted", "skipped", "damaged")
 
 
+MAKES_MODELS = ("train", "import", "transform")
+"""Kinds of tasks that bring forth a model."""
+MAKES_EXAMPLES = ("attack", "evaluate")
+"""Those that bring forth adversarial examples."""
+
+
+def has_model(info: RunInfo) -> bool:
+    """Whether a run has brought forth a model."""
+    return info.kind in MAKES_MODELS and info.status == "done"
+
+
 def word_of(status: str) -> str:
     """A status in the person's language."""
     return tr(WORDS.get(status, status))

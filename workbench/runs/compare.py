@@ -25,7 +25,7 @@ from workbench.panels import detail_of
 from workbench.panels.attack_panel import attack_of
 from workbench.panels.details import flat, value_text
 from workbench.panels.live import FRACTIONS, quantity
-from workbench.runs.book import Book, word_of
+from workbench.runs.book import Book, has_model, word_of
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
 from workbench.views.card import Card, seat
@@ -264,7 +264,7 @@ class CompareView(QWidget):
         ]
         if attacked:
             return max(attacked)[1]
-        ready = [i.id for i in infos if i.kind in ("train", "import") and i.status == "done"]
+        ready = [info.id for info in infos if has_model(info)]
         return ready[-1] if ready else None
 
     def _export(self) -> None:

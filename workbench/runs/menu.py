@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QMenu
 
 from workbench import theme
 from workbench.i18n import tr
+from workbench.runs.book import has_model
 
 if TYPE_CHECKING:
     from workbench.window import Window
@@ -51,13 +52,13 @@ def run_menu(window: Window, ids: Sequence[str]) -> QMenu:
             add(tr("Next in the queue"), "chevron-up", partial(session.order, first))
             add(tr("Remove from the queue"), "cross", partial(session.cancel, run_id))
         menu.addSeparator()
-        has_model = info.kind in ("train", "import") and info.status == "done"
-        add(tr("Test your own"), "edit", partial(window.test_own, run_id), has_model)
+        modelled = has_model(info)
+        add(tr("Test your own"), "edit", partial(window.test_own, run_id), modelled)
         add(
             tr("Export encrypted…"),
             "lock",
             partial(window.do.export, run_id),
-            has_model and writable,
+            modelled and writable,
         )
         if window.do.has_examples(run_id):
             add(

@@ -80,8 +80,10 @@ class Card(QFrame):
         self.delta.setProperty("tone", "faint")
         self.value = QLabel()
         self.value.setProperty("tone", "value")
-        self.delta.hide()
-        self.value.hide()
+        for part in (self.note, self.delta, self.value):
+            part.hide()
+        for part in (self.delta, self.value):  # what is spare belongs to title and note
+            part.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Preferred)
         self.menu = QMenu(self)
         self.more = QToolButton()
         self.more.setProperty("look", "quiet")
@@ -130,7 +132,8 @@ class Card(QFrame):
         """The change gives way first, then the note; title and value are seen as long as can be."""
         around = self._layout.contentsMargins()
         room = self.width() - around.left() - around.right() - self.title.sizeHint().width()
-        room -= self.note.minimumSizeHint().width() + self.header.spacing()
+        if self.note.text():
+            room -= self.note.minimumSizeHint().width() + self.header.spacing()
         for part in (self.value, self.more, self.delta):
             if not part.isHidden() or part is self.delta:
                 room -= part.sizeHint().width() + self.header.spacing()
@@ -140,6 +143,8 @@ class Card(QFrame):
         """A faint remark at the right of the title, as in "24 · 28 x 28"."""
         if self.note.text() != text:
             self.note.setText(text)
+            self.note.setVisible(bool(text))  # it takes no room from the title
+            self._fit_header()
 
     def set_empty(self, text: str) -> None:
         """While there is nothing to show: what will appear and how to start it. Empty ends it."""

@@ -38,6 +38,12 @@ PROMISES = (
     mark("The difference between the two. Start an attack to see it."),
 )
 """What will appear in the three mosaics."""
+FOUR_IN_A_ROW = 630
+"""Width at scale 1 from which the three mosaics and the magnifier stand side by side."""
+LEAST_PAGE = 200
+"""Height at scale 1 of a page."""
+UNLIMITED = 16_777_215
+"""Qt's own largest height."""
 SAMPLES = mark("All samples")
 """The page that the three mosaics are."""
 
@@ -69,6 +75,8 @@ class Comparison(QWidget):
         self._columns = 0
         self._pages: list[tuple[str, Card]] = []
         self._export: QAction | None = None
+        self.tallest: int | None = None
+        """Height at scale 1 that four in a row may take; by default all there is."""
         self.filters = FilterBar(self)
         self.filters.changed.connect(self._sift)
         self.filters.hide()
@@ -109,6 +117,7 @@ class Comparison(QWidget):
     def add_page(self, title: str, card: Card) -> None:
         """A further page of the given English title, which `card` is."""
         self._pages.append((title, card))
+        card.setMinimumHeight(theme.px(LEAST_PAGE))
         card.setParent(self)
         card.hide()
         self.tabs.show()
@@ -119,6 +128,11 @@ class Comparison(QWidget):
         self._export = self.adversarial.menu.addAction("")
         self._export.triggered.connect(lambda _=False: export())
         self.retranslate()
+
+    @property
+    def titles(self) -> list[str]:
+        """The English titles of the pages, the mosaics first."""
+        return [SAMPLES, *(title for title, _ in self._pages)]
 
     @property
     def page(self) -> Card | None:
@@ -216,6 +230,11 @@ class Comparison(QWidget):
     def count(self) -> int:
         """How many samples are shown."""
         return 0 if self._clean is None else len(self._clean.pixels)
+
+    def set_beyond(self, count: int) -> None:
+        """How many samples can be selected all in all, where others are known than are shown."""
+        self.link.beyond = count
+        self._steps.show_place(self.selected, self.most)
 
     @property
     def most(self) -> int:
@@ -318,7 +337,9 @@ class Comparison(QWidget):
     def _arrange(self) -> None:
         """Four in a row where there is room, else two by two."""
         self._grid.setSpacing(theme.px(10))
-        columns = 4 if self.width() >= theme.px(680) else 2
+        columns = 4 if self.width() >= theme.px(FOUR_IN_A_ROW) else 2
+        most = theme.px(self.tallest) if self.tallest and columns == 4 else UNLIMITED
+        self.setMaximumHeight(most)
         if columns == self._columns:
             return
         self._columns = columns

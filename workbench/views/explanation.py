@@ -130,7 +130,7 @@ class Maps(Drawing):
         return QSize(theme.px(280), theme.px(240))
 
     def sizeHint(self) -> QSize:
-        return QSize(theme.px(560), theme.px(380))
+        return QSize(theme.px(560), theme.px(300))
 
     def forget(self) -> None:
         self._images.clear()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QWidget
+from PySide6.QtGui import QFontMetricsF
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QWidget
 
 from workbench import i18n, theme
 from workbench.i18n import mark, name_of, tr
@@ -150,15 +151,13 @@ class FilterBar(QWidget):
         row.addWidget(self.title)
         for name in ("label", "after", "outcome", "mark"):
             field = QComboBox()
-            field.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
-            field.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-            field.setMinimumWidth(theme.px(70))
+            field.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
             field.currentIndexChanged.connect(self._chosen)
             self._fields[name] = field
             row.addWidget(field)
-        self.clear_button = QPushButton()
-        self.clear_button.setProperty("look", "ghost")
-        theme.set_icon(self.clear_button, "cross", "muted", 13, gap=4)
+        self.clear_button = QToolButton()
+        self.clear_button.setProperty("look", "quiet")
+        theme.set_icon(self.clear_button, "cross", "muted", 14)
         self.clear_button.clicked.connect(self.clear)
         kept = self.clear_button.sizePolicy()
         kept.setRetainSizeWhenHidden(True)  # the line keeps its height
@@ -170,6 +169,7 @@ class FilterBar(QWidget):
         row.addWidget(self.count)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         i18n.signals.changed.connect(self._fill)
+        theme.manager.changed.connect(self._widths)
         self._fill()
 
     # --- what is offered
@@ -243,10 +243,23 @@ class FilterBar(QWidget):
             field.setToolTip(names[name])
         self._fields["mark"].setVisible(self._fields["mark"].count() > 1)
         self.title.setText(tr("Show"))
-        self.clear_button.setText(tr("Clear"))
+        self.clear_button.setToolTip(tr("Clear the filters"))
         self.clear_button.setAccessibleName(tr("Clear the filters"))
         self._filling = False
         self._tell()
+
+    def _widths(self) -> None:
+        """Every field as wide as what is chosen, so that four of them have room; its list is as
+        wide as the longest."""
+        for field in self._fields.values():
+            field.ensurePolished()
+            metrics = QFontMetricsF(field.font())
+            every = [field.itemText(k) for k in range(field.count())]
+            longest = max(map(metrics.horizontalAdvance, every), default=0.0)
+            field.setFixedWidth(
+                round(metrics.horizontalAdvance(field.currentText())) + theme.px(38)
+            )
+            field.view().setMinimumWidth(round(longest) + theme.px(38))
 
     def _chosen(self) -> None:
         if not self._filling:
@@ -257,7 +270,9 @@ class FilterBar(QWidget):
 
     def _tell(self) -> None:
         self.clear_button.setVisible(bool(self.filter))
+        self._widths()
         passing, total = self._counted
-        self.count.setText(
-            tr("{passing} of {total} samples", passing=passing, total=total) if total else ""
-        )
+        words = tr("{passing} of {total} samples", passing=passing, total=total)
+        if passing == total:
+            words = tr("{total} samples shown", total=total)
+        self.count.setText(words if total else "")

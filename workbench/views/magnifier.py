@@ -10,12 +10,13 @@ from PySide6.QtGui import QFontMetricsF, QImage, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QSlider, QToolButton, QWidget
 
 from workbench import theme
-from workbench.i18n import mark, name_of, tr
+from workbench.i18n import mark, tr
 from workbench.views import pictures
 from workbench.views.card import Card
 from workbench.views.mosaic import class_name, is_correct
 from workbench.views.pictures import Pixels
 from workbench.views.text import percent
+from workbench.words import measure
 
 REPLAY_MS = 4000
 """How long a replay takes, about, whatever the number of its iterations."""
@@ -65,7 +66,7 @@ class Magnifier(Card):
         norm = after.get("norm")
         note = f"#{index + 1}"
         if isinstance(norm, int | float):
-            measured = name_of(str(after.get("measured", self._norm)))
+            measured = measure(str(after.get("measured", self._norm)))
             note = f"{measured} {float(norm):.3g} · {note}"
         self.set_note(note if clean or adversarial else "")
 
@@ -78,7 +79,8 @@ class Magnifier(Card):
 
     def _show_emptiness(self) -> None:
         empty = all(picture is None for picture in self.portraits.pair)
-        self._give_way(empty, self.portraits, self.bars, self.replay)
+        self._give_way(empty, self.portraits, self.bars)
+        self.replay.setVisible(not empty and self.replay.count > 1)
 
 
 class Portraits(QWidget):
@@ -145,6 +147,8 @@ class Portraits(QWidget):
             )
             caption = QRectF(box.left(), side + px(2), side, px(16))
             mark_width = px(14) if correct is not None else 0
+            if metrics.horizontalAdvance(text) > side - mark_width:
+                text = text.partition(" · ")[0]  # the bars below say how sure it is
             shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, side - mark_width)
             wide = metrics.horizontalAdvance(shown)
             start = box.center().x() - (wide + mark_width) / 2
@@ -288,7 +292,9 @@ class Probabilities(QWidget):
         painter.setFont(theme.font(11))
         painter.setPen(theme.color("muted"))
         painter.drawText(
-            place.adjusted(px(8), 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, tr("clean picture")
+            QRectF(x + px(6), place.top(), self.width() - x - px(6), place.height()),
+            Qt.AlignmentFlag.AlignVCenter,
+            tr("clean picture"),
         )
 
 
@@ -319,6 +325,11 @@ class Replay(QWidget):
         self._timer.timeout.connect(self._advance)
         self._show()
         self.retranslate()
+
+    @property
+    def count(self) -> int:
+        """How many iterations there are."""
+        return len(self._steps)
 
     @property
     def playing(self) -> bool:

@@ -138,8 +138,11 @@ class MosaicView(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         theme.manager.changed.connect(self._recolor)
 
+    high = 240
+    """Height at scale 1 that it asks for."""
+
     def sizeHint(self) -> QSize:
-        return QSize(theme.px(200), theme.px(240))
+        return QSize(theme.px(200), theme.px(self.high))
 
     def minimumSizeHint(self) -> QSize:
         return QSize(theme.px(80), theme.px(80))
@@ -619,7 +622,8 @@ class Mosaic(Card):
         elif self.wrong and view.badges:
             self.set_note(tr("{wrong}/{count} wrong", wrong=self.wrong, count=count))
         else:
-            self.set_note(f"{count} · {width} × {height} px")
+            size = f"{width} × {height} px"
+            self.set_note(f"{count} · {size}" if count > 1 else size)
 
     def _show_emptiness(self) -> None:
         empty = not len(self.view.order)

@@ -60,7 +60,7 @@ class Pad(QWidget):
         theme.manager.changed.connect(self.update)
 
     def sizeHint(self) -> QSize:
-        return QSize(theme.px(240), theme.px(240))
+        return QSize(theme.px(150), theme.px(150))
 
     def minimumSizeHint(self) -> QSize:
         return QSize(theme.px(96), theme.px(96))

@@ -120,7 +120,7 @@ class Surface(Drawing):
         return QSize(theme.px(280), theme.px(220))
 
     def sizeHint(self) -> QSize:
-        return QSize(theme.px(560), theme.px(380))
+        return QSize(theme.px(560), theme.px(280))
 
     def forget(self) -> None:
         self._image = None

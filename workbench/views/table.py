@@ -6,6 +6,7 @@ import csv
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from PySide6.QtCore import (
     QAbstractTableModel,
     QModelIndex,
     QPersistentModelIndex,
+    QSize,
     QSortFilterProxyModel,
     Qt,
 )
-from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent
+from PySide6.QtGui import QFontMetricsF, QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QAbstractItemView, QTableView, QWidget
 
 from workbench import theme
@@ -43,7 +45,7 @@ HEADINGS = {
     "clean_accuracy": mark("Clean, %"),
     "robust_accuracy": mark("Robust, %"),
     "certified_accuracy": mark("Proved, %"),
-    "interval": mark("95 %"),
+    "interval": mark("95 % interval"),
     "radius": mark("Radius"),
     "distance": mark("Distance"),
     "certified_as": mark("Certified as"),
@@ -79,6 +81,8 @@ def heading(column: str) -> str:
     return tr(HEADINGS[column]) if column in HEADINGS else name_of(column)
 
 
+EMPTY_HEIGHT = 120
+"""Of a card that stands as high as its rows need, while there are none; at scale 1."""
 LEAST = 72
 """Width at scale 1 below which a column of texts is not shortened."""
 _SHAPE = re.compile(r"\d+(x\d+)+")
@@ -168,6 +172,17 @@ class _Table(QTableView):
         else:
             super().keyPressEvent(event)
 
+    most_rows: int | None = None
+    """As many rows are seen without scrolling where there is room; None takes what there is."""
+
+    def sizeHint(self) -> QSize:
+        size = super().sizeHint()
+        if self.most_rows is not None:
+            rows = min(self.model().rowCount(), self.most_rows)
+            high = self.verticalHeader().defaultSectionSize() * rows
+            size.setHeight(high + self.horizontalHeader().sizeHint().height() + theme.px(4))
+        return size
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self.spread()
@@ -180,7 +195,10 @@ class _Table(QTableView):
             return
         model = self.model().sourceModel()
         contents = [self.sizeHintForColumn(c) + theme.px(8) for c in range(count)]
-        wanted = [max(w, header.sectionSizeHint(c) + theme.px(8)) for c, w in enumerate(contents)]
+        # Qt's own hint keeps room for the arrow of sorting in every column.
+        metrics = QFontMetricsF(theme.font(12, 600))
+        heads = [metrics.horizontalAdvance(heading(name)) for name in model.columns]
+        wanted = [max(w, ceil(head) + theme.px(22)) for w, head in zip(contents, heads)]
         room = self.viewport().width()
         # A number is never shortened, its heading may be.
         least = [w if model.numeric(c) else theme.px(LEAST) for c, w in enumerate(contents)]
@@ -246,6 +264,21 @@ class TableCard(Card):
         self.model.set_table(columns, rows)
         self._show_emptiness()
         self.table.spread()
+        self._fit()
+
+    def fit(self, most: int) -> None:
+        """From now on stand as high as the rows need, up to `most` of them."""
+        self.table.most_rows = most
+        self._fit()
+
+    def _fit(self) -> None:
+        if self.table.most_rows is None:
+            return
+        around = self._layout.contentsMargins()
+        high = self.table.sizeHint().height() + around.top() + around.bottom()
+        high += self.title.minimumHeight() + self._layout.spacing()
+        self.setMinimumHeight(high if self.model.rows else theme.px(EMPTY_HEIGHT))
+        self.table.updateGeometry()
 
     def clear(self) -> None:
         self.set_table((), ())
@@ -277,3 +310,4 @@ class TableCard(Card):
 
     def _heights(self) -> None:
         self.table.verticalHeader().setDefaultSectionSize(theme.px(26))
+        self._fit()

@@ -228,7 +228,7 @@ def test_everything_shows_the_same_samples(view: AttackView, engine: Engine) -> 
     engine.reply()
     page(view, "Table")
     assert shown(view) == [list(range(6))] * 3
-    assert comparison.filters.count.text() == "6 of 6 samples"
+    assert comparison.filters.count.text() == "6 samples shown"
     for chosen, kept, further in (
         (Filter(label=1), [2, 3], [7]),
         (Filter(after=1), [0, 5], [7]),
