@@ -51,9 +51,9 @@ def plain_cw(model: nn.Module, x: Tensor, label: int, spec: CarliniWagner) -> fl
                 found = True
                 best = min(best, float((image - x).double().norm()))
             if spec.abort_early and i % math.ceil(spec.steps / 10) == 0:
-                if float(objective) > 0.9999 * limit:
+                if objective.item() > 0.9999 * limit:
                     break
-                limit = float(objective)
+                limit = objective.item()
             adam.zero_grad()
             objective.backward()
             adam.step()
