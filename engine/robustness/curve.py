@@ -22,7 +22,6 @@ from engine.attacks.method import Answer, Method, Problem
 from engine.attacks.spec import FixedBudget, Norm
 from engine.events import Event
 from engine.robustness.searching import Cost, Found, Subject, search
-from engine.task import param
 
 STEPS = 40
 """Of one search."""
@@ -47,7 +46,7 @@ class Sweep(FixedBudget):
     """PGD that descends a grid of radii, spaced evenly up to `eps`. (Without a `kind` of its own it
     is none of the attacks that can be asked for.)"""
 
-    points: int = param(..., "Points", "How many radii are on the grid.", ge=1)
+    points: int
 
     def rounds(self) -> tuple[Method[Any], ...]:
         spacing = self.eps / self.points
