@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyqtgraph as pg
-from PySide6.QtCore import QMarginsF, QPointF, QRect, QRectF, QSize, Qt
+from PySide6.QtCore import QMarginsF, QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import (
     QAction,
     QActionGroup,
@@ -24,13 +24,13 @@ from PySide6.QtGui import (
     QResizeEvent,
     QWheelEvent,
 )
-from PySide6.QtSvg import QSvgGenerator
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.views import axis, plot
 from workbench.views.card import Card
+from workbench.views.picture import picture_of, write_png, write_svg
 from workbench.views.plot import Chart, Curve, Frame, Range
 from workbench.views.text import number, signed
 
@@ -268,39 +268,18 @@ class CurveCard(Card):
         self.rest()
         match target.suffix.lower():
             case ".png":
-                if not self.picture().save(str(target)):
-                    raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
+                write_png(target, self.picture())
             case ".svg":
-                self._write_svg(target)
+                # The resolution is that of the pictures pyqtgraph's axes keep.
+                size, dpi = self._export_size(), self.logicalDpiX()
+                write_svg(target, self.title.text(), size, self._paint_export, dpi)
             case ".csv":
                 self._write_csv(target)
             case other:
                 raise ValueError(f"cannot export {other!r}; expected .png, .svg or .csv")
 
     def picture(self) -> QImage:
-        size = self._export_size()
-        image = QImage(size * 2, QImage.Format.Format_RGB32)
-        image.setDevicePixelRatio(2)
-        image.fill(theme.color("card"))
-        painter = QPainter(image)
-        self._paint_export(painter, size)
-        painter.end()
-        return image
-
-    def _write_svg(self, target: Path) -> None:
-        size = self._export_size()
-        generator = QSvgGenerator()
-        generator.setFileName(str(target))
-        generator.setSize(size)
-        generator.setResolution(self.logicalDpiX())  # that of the pictures pyqtgraph's axes keep
-        generator.setViewBox(QRect(0, 0, size.width(), size.height()))
-        generator.setTitle(self.title.text())
-        painter = QPainter()
-        if not painter.begin(generator):
-            raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
-        painter.fillRect(QRect(0, 0, size.width(), size.height()), theme.color("card"))
-        self._paint_export(painter, size)
-        painter.end()
+        return picture_of(self._export_size(), self._paint_export)
 
     def _write_csv(self, target: Path) -> None:
         curves = self.plot.curves

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QRect, QRectF, QSize, Signal
-from PySide6.QtGui import QImage, QPainter
-from PySide6.QtSvg import QSvgGenerator
+from PySide6.QtCore import QRectF, QSize, Signal
+from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
-from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.views.card import Card
 from workbench.views.filters import Rules, sample_of
 from workbench.views.mosaic import NONE_KEPT
+from workbench.views.picture import picture_of, write_png, write_svg
 from workbench.views.plane import Embedding, Plane
 from workbench.views.widgets import Segmented
 
@@ -224,33 +223,18 @@ class EmbeddingCard(Card):
         """Write what is shown as .png (twice the size), .svg or .csv. Raises OSError if it cannot
         be written, ValueError for another suffix."""
         size = QSize(max(self.plane.width(), 480), max(self.plane.height(), 320))
-        box = QRect(0, 0, size.width(), size.height())
         match target.suffix.lower():
             case ".png":
-                image = QImage(size * 2, QImage.Format.Format_RGB32)
-                image.setDevicePixelRatio(2)
-                image.fill(theme.color("card"))
-                painter = QPainter(image)
-                self.plane.paint_into(painter, QRectF(box))
-                painter.end()
-                if not image.save(str(target), "PNG"):
-                    raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
+                write_png(target, picture_of(size, self._paint_export))
             case ".svg":
-                generator = QSvgGenerator()
-                generator.setFileName(str(target))
-                generator.setSize(size)
-                generator.setViewBox(box)
-                generator.setTitle(self.title.text())
-                painter = QPainter()
-                if not painter.begin(generator):
-                    raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
-                painter.fillRect(box, theme.color("card"))
-                self.plane.paint_into(painter, QRectF(box))
-                painter.end()
+                write_svg(target, self.title.text(), size, self._paint_export)
             case ".csv":
                 self._write_csv(target)
             case other:
                 raise ValueError(f"cannot export {other!r}; expected .png, .svg or .csv")
+
+    def _paint_export(self, painter: QPainter, size: QSize) -> None:
+        self.plane.paint_into(painter, QRectF(0, 0, size.width(), size.height()))
 
     def _write_csv(self, target: Path) -> None:
         found = self.plane.found

@@ -11,7 +11,6 @@ from PySide6.QtCore import QObject, QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import (
     QColor,
     QFontMetricsF,
-    QImage,
     QKeyEvent,
     QLinearGradient,
     QMouseEvent,
@@ -27,6 +26,7 @@ from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.views import pictures
 from workbench.views.card import Card
+from workbench.views.picture import write_png
 from workbench.views.pictures import Grid, Packed, Pixels
 
 Caption = Mapping[str, Any]
@@ -643,6 +643,4 @@ class Mosaic(Card):
 
     def export(self, target: Path) -> None:
         """Write the mosaic as it is seen as .png. Raises OSError if it cannot be written."""
-        image: QImage = self.view.picture().toImage()
-        if not image.save(str(target), "PNG"):
-            raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
+        write_png(target, self.view.picture().toImage())

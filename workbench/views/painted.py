@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QRect, QRectF, QSize, Qt
+from PySide6.QtCore import QRectF, QSize, Qt
 from PySide6.QtGui import QGuiApplication, QImage, QPainter, QPaintEvent, QPen
-from PySide6.QtSvg import QSvgGenerator
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from workbench import theme
 from workbench.i18n import tr
 from workbench.views.card import Card
+from workbench.views.picture import picture_of, write_png, write_svg
 
 LEAST = QSize(640, 420)
 """Size of an exported picture, at scale 1, where the card is smaller."""
@@ -101,10 +101,9 @@ class DrawnCard(Card):
         ValueError for another suffix."""
         match target.suffix.lower():
             case ".png":
-                if not self.picture().save(str(target)):
-                    raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
+                write_png(target, self.picture())
             case ".svg":
-                self._write_svg(target)
+                write_svg(target, self.title.text(), self._size(), self._draw_all)
             case ".csv":
                 with target.open("w", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerows(self.rows())
@@ -113,28 +112,7 @@ class DrawnCard(Card):
 
     def picture(self) -> QImage:
         """The card as it is exported."""
-        size = self._size()
-        image = QImage(size * 2, QImage.Format.Format_RGB32)
-        image.setDevicePixelRatio(2)
-        image.fill(theme.color("card"))
-        painter = QPainter(image)
-        self._draw_all(painter, size)
-        painter.end()
-        return image
-
-    def _write_svg(self, target: Path) -> None:
-        size = self._size()
-        generator = QSvgGenerator()
-        generator.setFileName(str(target))
-        generator.setSize(size)
-        generator.setViewBox(QRect(0, 0, size.width(), size.height()))
-        generator.setTitle(self.title.text())
-        painter = QPainter()
-        if not painter.begin(generator):
-            raise OSError(None, tr("the folder is missing, full or read-only"), str(target))
-        painter.fillRect(QRect(0, 0, size.width(), size.height()), theme.color("card"))
-        self._draw_all(painter, size)
-        painter.end()
+        return picture_of(self._size(), self._draw_all)
 
     def _size(self) -> QSize:
         return self.size().expandedTo(LEAST * theme.manager.scale)
