@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.attacks.driver import AttackResult, Iteration, attack, perturb
+    from engine.attacks.driver import attack, perturb
     from engine.attacks.fitted import Fit, fit
+    from engine.attacks.result import AttackResult, Iteration
     from engine.attacks.spec import (
         APGD,
         BIM,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         Spatial,
         Square,
         Universal,
+        VirtualAdversarial,
     )
 
 __all__ = [
@@ -81,9 +83,11 @@ __all__ = [
     "perturb",
 ]
 
-_HOME = dict.fromkeys(("AttackResult", "Iteration", "attack", "perturb"), "driver") | dict.fromkeys(
-    ("Fit", "fit"), "fitted"
-)
+_HOME = {
+    **dict.fromkeys(("attack", "perturb"), "driver"),
+    **dict.fromkeys(("AttackResult", "Iteration"), "result"),
+    **dict.fromkeys(("Fit", "fit"), "fitted"),
+}
 
 
 def __getattr__(name: str) -> Any:

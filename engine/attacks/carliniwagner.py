@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.attacks.constants import after_step, capped, first_search, next_search
+from engine.attacks.constants import after_step, capped, each, first_search, next_search
 from engine.attacks.method import Answer, Method, Problem
 from engine.attacks.spec import CarliniWagner
 
@@ -50,9 +50,9 @@ def carliniwagner(spec: CarliniWagner) -> Method[Search]:
         change = at.x - of.ball.centre
         at = at._replace(found=at.found | of.goal.reached(answer.logits))
         at, ends = after_step(spec, at, change.flatten(1).square().sum(1), answer)
-        down = change.mul_(2).addcmul_(_each(at.constant), answer.gradient, value=-1)
+        down = change.mul_(2).addcmul_(each(at.constant), answer.gradient, value=-1)
         down.mul_((1 - at.x).mul_(at.x).mul_(2))  # dx/dw
-        at = _restarted(_adam(spec, at, of.ball.masked(down)), _each(ends))
+        at = _restarted(_adam(spec, at, of.ball.masked(down)), each(ends))
         return next_search(spec, at, ends)._replace(x=_image(of, at.w))
 
     return Method(
@@ -70,9 +70,9 @@ def _adam(spec: CarliniWagner, at: Search, down: Tensor) -> Search:
     """One step of Adam against the slope `down` (Kingma and Ba 2015, algorithm 1)."""
     mean = torch.lerp(down, at.mean, _MOMENTUM)
     square = (at.square * _SCALING).addcmul_(down, down, value=1 - _SCALING)
-    spread = (square / _each(1 - _SCALING**at.steps)).sqrt_().add_(1e-8)
+    spread = (square / each(1 - _SCALING**at.steps)).sqrt_().add_(1e-8)
     size = spec.step_size / (1 - _MOMENTUM**at.steps)
-    return at._replace(w=at.w - mean.div(spread).mul_(_each(size)), mean=mean, square=square)
+    return at._replace(w=at.w - mean.div(spread).mul_(each(size)), mean=mean, square=square)
 
 
 def _restarted(at: Search, ends: Tensor) -> Search:
@@ -86,7 +86,3 @@ def _restarted(at: Search, ends: Tensor) -> Search:
 
 def _image(of: Problem, w: Tensor) -> Tensor:
     return of.ball.clip(w.tanh().add_(1).div_(2))
-
-
-def _each(x: Tensor) -> Tensor:
-    return x.view(-1, 1, 1, 1)

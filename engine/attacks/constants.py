@@ -85,3 +85,8 @@ def next_search(spec: ConstantSearch, at: S, ends: Tensor) -> S:
         limit=at.limit.masked_fill(ends, math.inf),
     )
     return again
+
+
+def each(x: Tensor) -> Tensor:
+    """What is known of each sample, (N,), to be put beside images: (N, 1, 1, 1)."""
+    return x.view(-1, 1, 1, 1)

@@ -12,123 +12,35 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from engine.attacks.arguments import (
+    checked,
+    checked_eps,
+    checked_fit,
+    checked_goal,
+    checked_mask,
+    checked_starts,
+)
+from engine.attacks.fixed import fixed_steps
 from engine.attacks.geometry import Ball, ball
-from engine.attacks.goal import Goal, predicted
+from engine.attacks.goal import predicted
 from engine.attacks.method import Answer, Method, Point, Problem
 from engine.attacks.oracle import Counts, Oracle, rows
-from engine.attacks.spec import AttackSpec, Fitted, FixedBudget
-from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.attacks.result import AttackResult, Iteration, Search, Snapshot, result_of
+from engine.attacks.spec import AttackSpec, Fitted
+from engine.errors import BadInput, Cancelled
 from engine.events import drain
 from engine.random import derive
 
 if TYPE_CHECKING:
     from engine.attacks.fitted import Fit
 
-
-@dataclass(frozen=True, slots=True)
-class AttackResult:
-    """What an attack found, for N samples. All tensors are on the images' device.
-
-    adversarial: float32 (N, C, H, W), inside ball and box. Of a sample that was not broken it is
-        the last point that was tried, and the clean image if it was never attacked.
-    success: bool (N,), the model got the clean image right and this one wrong (targeted: as the
-        target class), confirmed by a forward pass of its own.
-    norm: float64 (N,), measured size of the perturbation in the attack's norm.
-    iterations: int64 (N,), gradient steps spent (of an attack without gradients, its steps).
-    queries: int64 (N,), images put through the model for it, without those that confirm. One that
-        was asked about before (`Method.known`) counts again, also where the answer was at hand.
-    correct: bool (N,), the model got the clean image right.
-    predictions: int64 (N,), class that the model gives `adversarial`; -1 if its logits are not
-        numbers. With `early_exit=False` both of these speak of the last point that was asked,
-        which is one step before `adversarial`.
-    broken_in: int64 (N,), the round of `spec.rounds()`, a restart or a stage of an ensemble, that
-        found the example; -1 where there is none.
-    finished: bool (N,), False for samples that a cancel, or a budget in seconds, left undecided.
-    forward_evaluations, gradient_evaluations: images put through the model, and those of them
-        whose gradient was taken.
-    zero_gradients: gradients that were exactly zero, which hides a sample from any gradient attack
-        (a search for the smallest perturbation, whose loss ends where it succeeds, counts none).
-    nan_count: images whose logits or gradient held a NaN or Inf. Such a gradient entry counts as
-        zero, such logits never as a success.
-    chunk: how many images went through the model together after memory ran out; None if it did not.
-    """
-
-    adversarial: Tensor
-    success: Tensor
-    norm: Tensor
-    iterations: Tensor
-    queries: Tensor
-    correct: Tensor
-    predictions: Tensor
-    broken_in: Tensor
-    finished: Tensor
-    forward_evaluations: int
-    gradient_evaluations: int
-    zero_gradients: int
-    nan_count: int
-    chunk: int | None = None
-
-    def cpu(self) -> AttackResult:
-        """The same, off the GPU."""
-        names = [field.name for field in dataclasses.fields(self)]
-        tensors = {n: getattr(self, n) for n in names if isinstance(getattr(self, n), Tensor)}
-        return dataclasses.replace(self, **{name: t.cpu() for name, t in tensors.items()})
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Still correct after the attack / all samples."""
-        return (self.correct & ~self.success).double().mean().item()
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A search between two questions, to be continued in another process. `tensors` are copies, on
-    the CPU; `values` are JSON. Give both to `perturb(..., resume=...)` with the same arguments."""
-
-    tensors: Mapping[str, Tensor]
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Iteration:
-    """One question to the model and its answer; only valid until the next one.
-
-    restart, step: counted from 0; step s is the point after s steps.
-    active: int64 (M,), the samples asked about, as positions in the batch.
-    points: float32 (M, C, H, W), where the model was asked: of several points of a sample the one
-        with the largest loss.
-    logits: float32 (M, K) and loss: float32 (M,), its answer; larger losses are nearer to success.
-    success: bool (N,), confirmed so far (of a search for the smallest perturbation: found so far).
-    adversarial: float32 (N, C, H, W): the images of these, else clean ones.
-    snapshot: makes the `Snapshot` from which the search goes on with the same question.
-    """
-
-    restart: int
-    step: int
-    active: Tensor
-    points: Tensor
-    logits: Tensor
-    loss: Tensor
-    success: Tensor
-    adversarial: Tensor
-    snapshot: Callable[[], Snapshot]
-
-    def newest(self, count: int) -> Tensor:
-        """The present images of the first `count` samples, a copy: confirmed, tried, or clean."""
-        images = self.adversarial[:count].clone()
-        shown = self.active < count
-        images[self.active[shown]] = self.points[shown]
-        return images
-
-
-Search: TypeAlias = Generator[Iteration, None, AttackResult]
+__all__ = ["AttackResult", "Iteration", "Search", "Snapshot", "attack", "perturb"]
 
 
 def attack(
@@ -232,30 +144,20 @@ def perturb(
     do not fit the model.
     """
     images, labels, ids = checked(model, images, labels, ids)
-    if eps is None:
-        radius = float("inf") if spec.eps is None else spec.eps
-        eps = torch.full(labels.shape, radius, dtype=torch.float64)
-    if eps.shape != labels.shape or not bool((eps >= 0).all()):
-        raise BadInput(f"eps must be {len(labels)} radii >= 0, one a sample; got {_what(eps)}.")
-    if isinstance(spec, FixedBudget) and not bool(eps.isfinite().all()):
-        raise BadInput(
-            f"{spec.kind} uses the whole of its ball, which must end somewhere; got an infinite "
-            "eps. Give every sample a finite one, or take an attack that looks for the smallest "
-            "perturbation."
-        )
-    where, rounds = _mask(mask, images), spec.rounds()
+    eps = checked_eps(eps, spec, labels)
+    where, rounds = checked_mask(mask, images), spec.rounds()
     if isinstance(spec, Fitted):
         place = derive(seed, "fitted")
-        fit = _fit(fitted, spec, images, targets)
+        fit = checked_fit(fitted, spec, images, targets)
         where, rounds = fit.mask(images, eps, ids, place, where), fit.rounds(place)
         targets = torch.full_like(labels, spec.target) if spec.targeted else None
     around = ball(spec.norm, images, eps, where)
-    goal = _goal(labels, targets, images, spec)
+    goal = checked_goal(labels, targets, images, spec)
     bf16 = precision == "bf16"
     through = spec.through_transforms or not early_exit
     oracle = Oracle(model, seed=seed, device=images.device, bf16=bf16, through=through)
     problem = Problem(
-        around, goal, ids, images.new_zeros((len(ids), 0)), seed, _starts(starts, images)
+        around, goal, ids, images.new_zeros((len(ids), 0)), seed, checked_starts(starts, images)
     )
     if early_exit:
         run = _Searching(oracle, rounds, problem, spec, bf16, persist)
@@ -266,7 +168,7 @@ def perturb(
             "are then attacked alike, by one round of gradient steps. Use an attack of a fixed "
             "budget, with restarts=1."
         )
-    return _fixed(oracle, rounds[0], problem, begin)
+    return fixed_steps(oracle, rounds[0], problem, begin)
 
 
 def _search(
@@ -546,7 +448,7 @@ class _Searching:
             )
             finished[undecided] = False
         whole = self._whole
-        return _result(
+        return result_of(
             self._oracle,
             whole.ball,
             adversarial=self.adversarial,
@@ -647,210 +549,3 @@ def _foremost(
     best = torch.where(reached.any(1), best, loss.argmax(1))
     at = torch.arange(len(x), device=x.device), best
     return x[at], logits[at], loss[at], reached.any(1)
-
-
-def _fixed(oracle: Oracle, method: Method[Any], of: Problem, begin: Tensor | None) -> Search:
-    everyone = torch.arange(len(of), device=of.ids.device)
-    correct = success = torch.zeros_like(everyone, dtype=torch.bool)
-    predictions = of.goal.labels
-    with torch.inference_mode(False), torch.no_grad():
-        if method.needs_clean and not of.clean.shape[1]:
-            of = dataclasses.replace(of, clean=oracle.look(of.ball.centre))
-        of = dataclasses.replace(of, seed=derive(of.seed, "restart", 0))
-        state = method.start(of)
-        if begin is not None:
-            state = state._replace(x=begin)
-    for step in range(method.steps):
-        with torch.inference_mode(False), torch.no_grad():
-            answer = oracle.ask(method, of, state, step, "gradient")
-            logits = answer.logits
-            correct = of.goal.correct(logits) if step == 0 else correct
-            predictions, success = predicted(logits), of.goal.reached(logits)
-        yield Iteration(
-            0, step, everyone, state.x, logits, answer.loss, success, of.ball.centre, _no_snapshot
-        )
-        with torch.inference_mode(False), torch.no_grad():
-            state = method.step(of, state, answer, step)
-    steps = torch.full_like(of.ids, method.steps)
-    return _result(
-        oracle,
-        of.ball,
-        adversarial=state.x,
-        success=success,
-        iterations=steps,
-        queries=steps,
-        correct=correct,
-        predictions=predictions,
-        broken_in=torch.zeros_like(of.ids),
-        finished=torch.ones_like(success),
-    )
-
-
-def _no_snapshot() -> Snapshot:
-    raise CrucibleError("an attack inside of a training is not continued: the training is")
-
-
-def _result(
-    oracle: Oracle,
-    around: Ball,
-    *,
-    adversarial: Tensor,
-    success: Tensor,
-    iterations: Tensor,
-    queries: Tensor,
-    correct: Tensor,
-    predictions: Tensor,
-    broken_in: Tensor,
-    finished: Tensor,
-) -> AttackResult:
-    counts = oracle.counts
-    return AttackResult(
-        adversarial=adversarial,
-        success=success,
-        norm=around.size(adversarial),
-        iterations=iterations,
-        queries=queries,
-        correct=correct,
-        predictions=predictions,
-        broken_in=broken_in.masked_fill(~success, -1),
-        finished=finished,
-        forward_evaluations=counts.forward,
-        gradient_evaluations=counts.gradient,
-        zero_gradients=int(counts.zero),
-        nan_count=int(counts.nan),
-        chunk=oracle.chunk,
-    )
-
-
-# --- what can be asked ----------------------------------------------------------------------------
-
-
-def checked(
-    model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The arguments as float32, int64 and int64 on one device, detached from any graph."""
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"The model must be a torch.nn.Module; got {type(model).__name__}.")
-    for name, value in (("images", images), ("labels", labels), ("ids", ids)):
-        if not isinstance(value, Tensor):
-            raise BadInput(
-                f"{name} must be a torch tensor; got {type(value).__name__}. "
-                "torch.as_tensor makes one of a NumPy array or a list."
-            )
-    if images.ndim != 4 or not images.is_floating_point():
-        raise BadInput(
-            "images must be floating point of shape (N, C, H, W), with values in [0, 1]; "
-            f"got {_what(images)}. Bytes are divided by 255; one image gets a first dimension "
-            "by images[None]."
-        )
-    if not images.numel():
-        raise BadInput(f"There is nothing to attack: images has shape {tuple(images.shape)}.")
-    least, most = (value.item() for value in images.detach().aminmax())
-    if not (least >= 0 and most <= 1):
-        raise BadInput(
-            f"images must lie in [0, 1]; these go from {least:.4g} to {most:.4g}. "
-            "Normalisation belongs into the model, as its first layer."
-        )
-    _check_classes("labels", labels, images)
-    if ids.shape != labels.shape or ids.is_floating_point():
-        raise BadInput(f"ids must be {len(labels)} integers, one a sample; got {_what(ids)}.")
-    own = next((tensor.device for tensor in model.parameters()), images.device)
-    if own != images.device:
-        raise BadInput(
-            f"The model is on {own} and the images are on {images.device}: move one to the other."
-        )
-    with torch.inference_mode(False):
-        images = images.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        # Autograd keeps no labels that were made in inference mode.
-        labels = labels.to(torch.int64, copy=labels.is_inference())
-        return images, labels, ids.to(images.device, torch.int64)
-
-
-def _fit(fitted: Fit | None, spec: Fitted, images: Tensor, targets: Tensor | None) -> Fit:
-    """Raises BadInput if it is not of this spec, and for images like these."""
-    if fitted is None:
-        raise BadInput(
-            f"{spec.kind} has one perturbation for all images, which is fitted to training images "
-            "first: give fitted=engine.attacks.fit(model, images, labels, spec)."
-        )
-    if fitted.spec != spec:
-        raise BadInput(f"What was fitted is another attack: {fitted.spec!r}, not {spec!r}.")
-    if fitted.shape != tuple(images.shape[1:]):
-        raise BadInput(
-            f"It was fitted to images of (channels, height, width) {fitted.shape}, and these are "
-            f"{tuple(images.shape[1:])}."
-        )
-    if targets is not None:
-        raise BadInput(
-            f"targets were given to {spec.kind}, which aims at one class for all images: set "
-            "target in its spec, and fit it to that."
-        )
-    return fitted
-
-
-def _mask(mask: Tensor | None, images: Tensor) -> Tensor | None:
-    """The mask as bool in the shape of the images. Raises BadInput if it does not fit."""
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor) or not bool(((mask == 0) | (mask == 1)).all()):
-        raise BadInput("mask must be a tensor of bools, or of zeros and ones: 1 may be changed.")
-    try:
-        whole = mask.to(images.device, torch.bool).expand_as(images)
-    except RuntimeError:
-        raise BadInput(
-            f"mask must expand to the images' shape, {tuple(images.shape)}; got {_what(mask)}."
-        ) from None
-    return whole
-
-
-def _starts(starts: Tensor | None, images: Tensor) -> Tensor | None:
-    """The starts as float32. Raises BadInput if they are not like the images."""
-    if starts is None:
-        return None
-    if not isinstance(starts, Tensor) or starts.shape != images.shape:
-        raise BadInput(
-            f"starts must be one image for each of `images`, {tuple(images.shape)}; "
-            f"got {_what(starts)}."
-        )
-    starts = starts.detach().to(images.device, torch.float32, copy=True)
-    if not bool(((starts >= 0) & (starts <= 1)).all()):
-        raise BadInput("starts must hold values in [0, 1], as images do.")
-    return starts
-
-
-def _check_classes(name: str, classes: Tensor, images: Tensor) -> None:
-    whole = not classes.is_floating_point() and classes.dtype != torch.bool
-    if classes.shape != images.shape[:1] or not whole:
-        raise BadInput(
-            f"{name} must be {len(images)} integers, one an image; got {_what(classes)}."
-        )
-    if classes.device != images.device:
-        raise BadInput(f"{name} must be on {images.device}, like the images; got {_what(classes)}.")
-    if int(classes.min()) < 0:
-        raise BadInput(f"{name} must not be negative; one is {int(classes.min())}.")
-
-
-def _goal(labels: Tensor, targets: Tensor | None, images: Tensor, spec: AttackSpec) -> Goal:
-    """Raises BadInput if the targets do not fit labels or spec."""
-    top = int(labels.max())
-    if targets is None:
-        return Goal(labels, None, spec.targeted, top, spec.lead())
-    if not spec.targeted:
-        raise BadInput("targets were given to an attack that is not targeted: set targeted=True.")
-    if not isinstance(targets, Tensor):
-        raise BadInput(f"targets must be a torch tensor; got {type(targets).__name__}.")
-    _check_classes("targets", targets, images)
-    same = int((targets == labels).sum())
-    if same:
-        raise BadInput(
-            f"{same} of {len(labels)} targets equal their label; a target is another class."
-        )
-    with torch.inference_mode(False):
-        targets = targets.to(torch.int64, copy=targets.is_inference())
-    return Goal(labels, targets, True, max(top, int(targets.max())), spec.lead())
-
-
-def _what(tensor: object) -> str:
-    if not isinstance(tensor, Tensor):
-        return type(tensor).__name__
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.attacks.constants import after_step, capped, first_search, next_search
+from engine.attacks.constants import after_step, capped, each, first_search, next_search
 from engine.attacks.geometry import Ball
 from engine.attacks.method import Answer, Method, Problem, Want
 from engine.attacks.spec import EAD
@@ -53,15 +53,15 @@ def ead(spec: EAD) -> Method[Search]:
         done = at.steps
         at, ends = after_step(spec, at, change.flatten(1).square().sum(1), answer)
         length = spec.step_size * (1 - done / spec.steps).sqrt()
-        down = change.mul_(2).addcmul_(_each(at.constant), answer.gradient, value=-1)
-        here = _shrunk(of.ball, at.ahead - of.ball.masked(down).mul_(_each(length)), spec.beta)
-        ahead = here + (here - at.here).mul_(_each(done / (done + 3)))
+        down = change.mul_(2).addcmul_(each(at.constant), answer.gradient, value=-1)
+        here = _shrunk(of.ball, at.ahead - of.ball.masked(down).mul_(each(length)), spec.beta)
+        ahead = here + (here - at.here).mul_(each(done / (done + 3)))
         return at._replace(x=here, here=here, ahead=ahead, ends=ends)
 
     def judged(of: Problem, at: Search, answer: Answer) -> Search:
         """Asked `here`: ends the search where it is time to."""
         at = at._replace(found=at.found | of.goal.reached(answer.logits))
-        again = _each(at.ends)
+        again = each(at.ends)
         here = torch.where(again, of.ball.centre, at.here)
         ahead = torch.where(again, of.ball.centre, at.ahead)
         return next_search(spec, at, at.ends)._replace(x=ahead, here=here, ahead=ahead)
@@ -92,7 +92,3 @@ def _shrunk(ball: Ball, x: Tensor, by: float) -> Tensor:
     nearer = change.abs().sub_(by).clamp_min_(0).copysign_(change)
     # As a sum, which would round, only where something is left.
     return ball.clip(torch.where(nearer == 0, ball.centre, x - change.sign().mul_(by)))
-
-
-def _each(x: Tensor) -> Tensor:
-    return x.view(-1, 1, 1, 1)

@@ -92,7 +92,7 @@ def everything(result: AttackResult) -> list[Tensor]:
 
 def kinds(of: type[AttackSpec]) -> set[str]:
     own = set() if inspect.isabstract(of) else {of.model_fields["kind"].default}
-    ours = (sub for sub in of.__subclasses__() if sub.__module__ == AttackSpec.__module__)
+    ours = (sub for sub in of.__subclasses__() if sub.__module__.startswith("engine.attacks.spec."))
     return own.union(*map(kinds, ours))
 
 

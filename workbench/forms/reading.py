@@ -253,6 +253,11 @@ PROBLEMS = (
     mark("there is no field {given}; expected one of: {known}"),
     mark("there is no kind {given}; did you mean {near}? Expected one of: {known}"),
     mark("there is no kind {given}; expected one of: {known}"),
+    mark(
+        "{attack} has one perturbation for all images, which is fitted to a model as it is; a "
+        "training changes it with every step. Train against an attack on single images, such as "
+        "pgd, and evaluate with this one"
+    ),
 )
 """What `engine.task.parse` says of a fault, for translation."""
 
