@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, BinaryIO
 
 _HEADER = struct.Struct("!II")
@@ -20,10 +21,30 @@ class BadFrame(ValueError):
     """The bytes are not a frame: another program's output, or a torn file."""
 
 
+class Listed(tuple[Any, ...]):
+    """A list in a message whose text is made once, however many frames it goes into: what is said
+    of pictures takes longer to write down than the pictures, and is stored, sent, and said of two
+    of them."""
+
+    @cached_property
+    def text(self) -> str:
+        """It as JSON."""
+        return _json(self)
+
+
 def pack(message: Mapping[str, Any], payload: bytes = b"") -> bytes:
     """One frame. NaN and infinities are written as JSON's common extension and read back."""
-    text = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
+    whole = _json({k: v for k, v in message.items() if not isinstance(v, Listed)})
+    for name, value in message.items():
+        if isinstance(value, Listed):
+            comma = "" if whole == "{}" else ","
+            whole = f"{whole[:-1]}{comma}{_json(name)}:{value.text}}}"
+    text = whole.encode()
     return _HEADER.pack(len(text), len(payload)) + text + payload
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def size_of(start: bytes | bytearray) -> int | None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.attacks.geometry import Ball, L1Ball, L2Ball, largest
+from engine.attacks.geometry import Ball, L1Ball, L2Ball, largest, mixed, strongest
 from engine.attacks.losses import cross_entropy, dlr, target_cross_entropy, target_dlr
 from engine.attacks.method import Answer, Loss, Method, Problem
 from engine.attacks.spec import APGD
@@ -86,8 +86,8 @@ def _apgd(spec: APGD, loss: Loss, aim: int | None, name: str) -> Method[Climb]:
             better = now > at.top
             image = better[:, None, None, None]
             at = at._replace(
-                best=torch.where(image, x, at.best),
-                slope=torch.where(image, slope, at.slope),
+                best=mixed(image, x, at.best),
+                slope=mixed(image, slope, at.slope),
                 top=torch.where(better, now, at.top),
                 rises=at.rises + (now > at.last),
                 last=now,
@@ -157,7 +157,7 @@ def _check(
     length = torch.where(image, at.length / 2, at.length)
     rises = torch.zeros_like(at.rises)
     at = at._replace(checked=at.top, halved=stuck, length=length, rises=rises)
-    return at, torch.where(image, at.best, x), torch.where(image, at.slope, slope)
+    return at, mixed(image, at.best, x), mixed(image, at.slope, slope)
 
 
 def _check_l1(
@@ -172,7 +172,7 @@ def _check_l1(
     length = torch.minimum(torch.maximum(length, ball.eps / 10), ball.eps)
     share = changed / ball.centre[0].numel() / 1.5
     at = at._replace(length=length, share=share, changed=changed)
-    return at, torch.where(image, at.best, x), torch.where(image, at.slope, slope)
+    return at, mixed(image, at.best, x), mixed(image, at.slope, slope)
 
 
 # --- the geometry ---------------------------------------------------------------------------------
@@ -240,11 +240,8 @@ def _step(ball: Ball, at: Climb, x: Tensor, slope: Tensor, weight: float) -> Ten
 
 def _sparse(slope: Tensor, share: Tensor) -> Tensor:
     """Signs of the `share`, (N,), of the values with the largest gradient, of length 1 in l1."""
-    size = slope.abs()
     values = slope[0].numel()
-    place = ((1 - share) * values).clamp(0, values - 1).long()
-    least = size.flatten(1).sort(dim=1).values.gather(1, place[:, None])
-    sign = slope.sign().mul_(size >= least[:, :, None, None])
+    sign = strongest(slope, values - ((1 - share) * values).clamp(0, values - 1).long())
     return sign.div_(sign.abs().sum((1, 2, 3), keepdim=True) + 1e-10)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from engine.attacks.arguments import checked
 from engine.attacks.geometry import ball
 from engine.attacks.goal import Goal
 from engine.attacks.losses import cross_entropy, margin
@@ -27,7 +28,7 @@ from engine.events import drain
 from engine.random import derive
 
 if TYPE_CHECKING:
-    from engine.attacks.driver import AttackResult
+    from engine.attacks.result import AttackResult
 
 Draw: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Places, int64 (B,), to images, float32 in [0, 1], (B, C, H, W), and labels, int64 (B,)."""
@@ -172,8 +173,6 @@ def fit(
 
     Raises BadInput if the arguments do not fit each other or the model.
     """
-    from engine.attacks.driver import checked
-
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +31,16 @@ _EDGE = 1e-4
 _ROUNDS = 4
 """Secants of the l2 projection, which stays inside the ball after any of them."""
 
-_HALVINGS = 26
-"""Of the l1 projection: float32 has 24 bits."""
+_NOTHING = 1e-30
+"""The least threshold of the l1 projection: less than any change, and not zero, so that values
+which do not change are below it."""
+
+_CLOSE = 2.0**-21
+"""How near to its radius, as a share of that, the l1 projection ends, before what rounds is dealt
+with. float32 adds up hundreds of values no better."""
+
+_NEWTON, _HALVINGS = 16, 32
+"""Steps of the l1 projection at most. About four are made, and hardly ever one of the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +104,10 @@ class Ball(ABC):
     def useful(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient without the entries whose values cannot follow it from `x`, being masked, or
         at 0 or 1 already. A new tensor."""
-        blocked = ((gradient > 0) & (x > 1 - _EDGE)) | ((gradient < 0) & (x < _EDGE))
-        return self.masked(gradient).masked_fill(blocked, 0)
+        # Numbers, not bools, on a CPU: in a tenth of the time.
+        further = gradient.sign().mul_(_EDGE).add_(x)
+        free = torch.eq(further.clamp(0, 1), further, out=further)
+        return self.masked(free.mul_(gradient))
 
     def masked(self, change: Tensor) -> Tensor:
         """A change, (N, C, H, W), without what the mask keeps."""
@@ -244,14 +255,12 @@ class L1Ball(Ball):
         Kolter 2020, appendix A.
         """
         useful = self.useful(x, gradient)
-        size = useful.abs().flatten(1)
-        values = size.shape[1]
+        values = useful[0].numel()
         if isinstance(share, Tensor):
-            place = (share * values).round().long().clamp(1, values).flatten(1) - 1
-            least = size.sort(dim=1, descending=True).values.gather(1, place)
+            count = (share * values).round().long().clamp(1, values).flatten()
         else:
-            least = size.topk(min(max(1, round(share * values)), values)).values[:, -1:]
-        step = useful.sign().masked_fill_(useful.abs() < least.view(-1, 1, 1, 1), 0)
+            count = torch.full((len(x),), min(max(1, round(share * values)), values))
+        step = strongest(useful, count)
         return step.div_(_total(step).clamp_min(1))
 
     def project(self, x: Tensor) -> Tensor:
@@ -260,40 +269,77 @@ class L1Ball(Ball):
 
         The nearest point changes value i by min(max(|change| - t, 0), room) for the least t >= 0
         that stays in the ball; room is how far the box lets it go. The sum of these falls with t.
-        Where the paper sorts, halving finds t to the last bit in a tenth of the time.
+        Where the paper sorts, Newton's method finds t in a thirtieth of the time.
         """
         change = self.masked(x - self.centre)
-        sign, top = change.sign(), change.abs()
-        room = torch.where(change > 0, 1 - self.centre, self.centre)
+        sign = change.sign()
+        top = change.abs_().flatten(1)
+        room = torch.gt(sign, 0, out=torch.empty_like(sign)).sub_(self.centre).abs_().flatten(1)
         # What float32 rounds off when the point is formed is taken from the radius beforehand.
         lost = self.centre.shape[1:].numel() * 2.0**-25
-        radius = (self.eps * (1 - 4e-6) - lost).clamp_min(0)
+        radius = (self.eps * (1 - 4e-6) - lost).clamp_min(0).flatten(1)
         t = _threshold(top, room, radius)
-        cut = torch.minimum((top - t).clamp_min_(0), room)
+        cut = torch.clamp(top.sub_(t), top.new_zeros(()), room)
         # Whatever rounds in t: shrinking keeps a change inside the box, and this one in the ball.
         tiny = torch.finfo(x.dtype).tiny
-        shrink = (radius / _total(cut).clamp_min(tiny)).clamp_max_(1)
-        return cut.mul_(shrink).mul_(sign).add_(self.centre).clamp_(0, 1)
+        shrink = (radius / cut.sum(1, keepdim=True).clamp_min(tiny)).clamp_max_(1)
+        return sign.mul_(cut.mul_(shrink).view_as(sign)).add_(self.centre).clamp_(0, 1)
 
     def size(self, x: Tensor) -> Tensor:
         return _total(_change(x, self.centre)).flatten()
 
 
 def _threshold(top: Tensor, room: Tensor, radius: Tensor) -> Tensor:
-    """The least t >= 0 at which sum(min(max(top - t, 0), room)) <= radius, (N, 1, 1, 1) as radius;
-    top and room are (N, C, H, W), >= 0."""
-    low, high = torch.zeros_like(radius), largest(top)
-    at_low = _total(torch.minimum(top, room)) - radius
-    at_high = -radius
-    inside = at_low <= 0
-    for _ in range(_HALVINGS):
-        t = (low + high) / 2
-        rest = _total(torch.minimum((top - t).clamp_min_(0), room)) - radius
+    """The least t > 0 at which sum(min(max(top - t, 0), room)) <= radius, (N, 1) as radius; top and
+    room are (N, D), >= 0.
+
+    The sum is made of straight pieces, as steep as there are values that t cuts and room does not.
+    So Newton's method ends on the piece that is sought; where it would leave what encloses t,
+    that is halved. A row that has ended stays as it is, whatever its neighbours still need.
+    """
+    none = top.new_zeros(())
+    t = low = torch.full_like(radius, _NOTHING)
+    high = top.amax(1, keepdim=True)
+    slack = radius * _CLOSE
+    found, rows = t, torch.arange(len(top), device=top.device)
+    over, cut = torch.empty_like(top), torch.empty_like(top)
+    for number in range(_NEWTON + _HALVINGS):
+        torch.sub(top, t, out=over)
+        torch.clamp(over, none, room, out=cut)
+        rest = cut.sum(1, keepdim=True) - radius
+        going = (rest.abs() if number else rest) > slack
+        slope = torch.eq(cut, over, out=over).sum(1, keepdim=True)
         above = rest > 0
-        low, at_low = torch.where(above, t, low), torch.where(above, rest, at_low)
-        high, at_high = torch.where(above, high, t), torch.where(above, at_high, rest)
-    part = at_low / (at_low - at_high).clamp_min(torch.finfo(top.dtype).tiny)
-    return (low + part * (high - low)).masked_fill_(inside, 0)
+        low, high = mixed(above, t, low), mixed(above, high, t)
+        new, half = t + rest / slope, (low + high) / 2
+        new = torch.where((new > low) & (new < high), new, half) if number < _NEWTON else half
+        between = (new > low) & (new < high)
+        # With no float between them the lower one is too far out, which shrinking mends.
+        t = torch.where(going, torch.where(between, new, low), t)
+        found = t if len(t) == len(found) else found.index_copy(0, rows, t)
+        left = (going & between).flatten().nonzero().squeeze(1)
+        if not len(left):
+            break
+        if 2 * len(left) <= len(t):
+            rows, top, room, radius = rows[left], top[left], room[left], radius[left]
+            t, low, high, slack = t[left], low[left], high[left], slack[left]
+            over, cut = over[: len(left)], cut[: len(left)]
+    return found
+
+
+def strongest(gradient: Tensor, count: Tensor) -> Tensor:
+    """The signs of the `count`, int64 (N,), >= 1, largest entries of each sample, and of those that
+    equal the least of them; 0 elsewhere. A new tensor, (N, C, H, W)."""
+    size = gradient.abs().flatten(1)
+    values, most = size.shape[1], int(count.max())
+    if size.device.type == "cpu":  # where torch's ways of ranking take two to ten times as long
+        top = np.partition(size.numpy(), values - most, axis=1)[:, values - most :]
+        top.sort(axis=1)
+        ranked = torch.from_numpy(top).flip(1)
+    else:
+        ranked = size.topk(most).values
+    least = ranked.gather(1, count.to(size.device)[:, None] - 1)
+    return gradient.sign().mul_(torch.ge(size, least, out=size).view_as(gradient))
 
 
 @dataclass(frozen=True, slots=True)

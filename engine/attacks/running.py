@@ -217,6 +217,8 @@ class _Run:
     step: int = 0
     told: float = 0.0
     gallery: Gallery | None = None
+    settled: bool = False
+    """All that are shown of the present batch have been broken."""
     done: int = 0
     """Samples in the batches that are done."""
     frame: int = 0
@@ -288,6 +290,7 @@ class _Run:
         images, labels = self.test.batch(self.order[rows])
         clean = self.clean[rows]
         attacked = None
+        self.settled = False
         if self.surrogate is not None:
             attacked = predicted(clean) == labels
             clean = self.surrogate.logits[rows]
@@ -361,8 +364,13 @@ class _Run:
     def _say(self, now: Iteration, images: Tensor, last: bool) -> Iterator[Event]:
         broken = int(now.success.sum())
         if self.gallery is not None and self.gallery.update(now, self.done):
-            settled = bool(now.success[now.active].all()) and self.surrogate is None
-            yield from self.gallery.frames(self.step, last=last or settled)
+            # What is shown last is kept: the end, or when all that are shown have been broken,
+            # which may be said again and again where the smallest perturbation is looked for.
+            shown = now.success[: len(self.gallery) - self.done]
+            broken_all = bool(shown[now.active[: now.among(len(shown))]].all())
+            settles = broken_all and not self.settled and self.surrogate is None
+            self.settled = broken_all
+            yield from self.gallery.frames(self.step, last=last or settles)
         if self.fit is not None:  # the steps were those of the fit
             return
         some = now.active[:MEASURED]

@@ -15,6 +15,7 @@ from engine.attacks.geometry import ORDERS
 from engine.attacks.goal import predicted
 from engine.attacks.spec import AttackSpec, MinimalNorm
 from engine.events import Images
+from engine.frames import Listed
 
 SIDE = 64
 """Longest side of a picture, in pixels; larger images are averaged down."""
@@ -34,6 +35,7 @@ class Gallery:
         is kept."""
         self.turn(spec)
         self._remarks: dict[int, dict[str, Any]] = {}
+        self._told = False
         self._labels = labels.tolist()
         self._predictions = predicted(logits).cpu()
         self._probabilities = _probabilities(logits)
@@ -57,6 +59,7 @@ class Gallery:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self._told = True
         self._now = tensors["now"].to(self._clean.device)
         self._predictions, self._norms = tensors["predictions"], tensors["norms"]
         self._probabilities = tensors["probabilities"]
@@ -76,24 +79,29 @@ class Gallery:
 
     def update(self, iteration: Iteration, start: int) -> bool:
         """Take up what an iteration says of the shown samples, the first of its batch being
-        sample `start` of them. False if it says nothing of any."""
+        sample `start` of them. False if it says nothing new of any."""
         if start >= len(self):
             return False
-        stop = min(len(self), start + len(iteration.success))
-        return self.take(iteration, torch.arange(start, stop))
+        count = min(len(self) - start, len(iteration.success))
+        return self._take(iteration, slice(start, start + count), count)
 
     def take(self, iteration: Iteration, part: Tensor) -> bool:
         """The same of a batch whose first samples are the shown ones at `part`, int64 (M,)."""
-        count = len(part)
-        if not count:
+        return self._take(iteration, part, len(part))
+
+    def _take(self, iteration: Iteration, part: Tensor | slice, count: int) -> bool:
+        asked = iteration.among(count)
+        if not asked and self._told:  # all have been broken, or are not attacked: nothing is new
             return False
-        self._now[part] = iteration.newest(count)
-        asked = iteration.active < count
-        where = part[iteration.active[asked].cpu()]
-        logits = iteration.logits[asked]
+        self._told = True
+        now = iteration.newest(count)
+        self._now[part] = now
+        where = iteration.active[:asked].cpu()
+        where = where + part.start if isinstance(part, slice) else part[where]
+        logits = iteration.logits[:asked]
         self._predictions[where] = predicted(logits).cpu()
         self._probabilities[where] = _probabilities(logits)
-        change = (self._now[part] - self._clean[part]).flatten(1)
+        change = (now - self._clean[part]).flatten(1)
         self._norms[part] = sizes(change, self._order).cpu()
         return True
 
@@ -123,15 +131,17 @@ class Gallery:
         ones and every k-th, or as `keep` says."""
         keep = (last or step % self._every == 0) if keep is None else keep
         captions = self._captions()
-        now, clean = thumbnails(self._now), thumbnails(self._clean)
+        now, change = thumbnails(self._now), self._now - self._clean
         yield Images("adversarial", as_pixels(now * 255), captions, step, keep=keep)
-        scale = drawn_at(self._spec, self._now - self._clean)
-        signed = 128 + 127 * (now - clean) / scale
+        scale = drawn_at(self._spec, change)
+        signed = thumbnails(change) * (127 / scale) + 128
         yield Images("perturbation", as_pixels(signed), captions, step, scale=scale, keep=keep)
 
     def _captions(self) -> tuple[Mapping[str, Any], ...]:
         found = captions(self._labels, self._predictions, self._probabilities, self._norms)
-        return tuple(known | self._remarks.get(place, {}) for place, known in enumerate(found))
+        if not self._remarks:
+            return Listed(found)
+        return Listed(known | self._remarks.get(place, {}) for place, known in enumerate(found))
 
 
 def captions(
@@ -217,5 +227,5 @@ def thumbnails(images: Tensor, most: int = SIDE) -> Tensor:
 
 def as_pixels(values: Tensor) -> Any:
     """uint8 (N, H, W, C) of float (N, C, H, W) in 0 to 255."""
-    whole = values.round().clamp(0, 255).to(torch.uint8)
-    return whole.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    whole = values.permute(0, 2, 3, 1).round().clamp_(0, 255).to(torch.uint8)
+    return whole.contiguous().cpu().numpy()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.attacks.driver import AttackResult
+from engine.attacks.result import AttackResult
 from engine.events import Event, Note
 from engine.task import Summary
 

@@ -5,6 +5,23 @@ more say (Shafahi, Najibi, Xu, Dickerson, Davis and Goldstein 2020, "Universal A
 Training", section 4). They take steps of Adam or the plain gradient; ours go along the sign of a
 rolling sum (in l2 along the sum itself) and shrink to none.
 
+Its defaults (fit_batch 50, clip 1.2, steps from a tenth of epsilon on, 10 epochs of 2,000 images)
+are those of a small grid that lie nearest to the best everywhere: batches of 50, 100; clip .7, 1.2,
+2.3; first steps of .1, .2, .3 of epsilon; 4 or 5 seeds. What varies most is the seed, since each
+fit ends at one of several local optima, and the more and noisier the steps are the seldomer at a
+poor one. Broken of 1,000 test images, those right when clean: mean share (least of the seeds), and
+beside it the best mean of the grid.
+
+    MNIST, net of Wong et al. trained plainly, linf .15    0.313 (0.239)   0.333
+                                               linf .20    0.659 (0.616)   0.661
+                                               l2 3.0      0.498 (0.484)   0.498
+    digits, a small CNN, all 359 test images,  linf .10    0.049 (0.042)   0.060
+                                               linf .20    0.428 (0.329)   0.436
+                                               linf .30    0.855 (0.843)   0.857
+
+(Batches of 100 and a clip of .7 gave 0.286 (0.205), 0.600 (0.428) and 0.457 (0.408) on MNIST.) Two
+passes of the DeepFool method over the same images break 0.14 at linf .20, in five times the time.
+
 By DeepFool: Moosavi-Dezfooli, Fawzi, Fawzi and Frossard 2017, "Universal adversarial
 perturbations", algorithm 1, image by image as there. Their code limits DeepFool to 10 steps, as
 here.

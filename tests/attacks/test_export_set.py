@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import errno
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from engine.recipe import enqueue, entries
 from engine.runner import Runner
 from engine.store import Workspace
 from tests.attacks.test_embedding import examples_of
+from tests.engine.cli import ROOT, engine
 from tests.workbench.stored import make_run
 
 
@@ -208,3 +211,48 @@ def test_a_recipe_and_what_it_refuses(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "set")) == 6
     artifacts = [a["path"] for a in queued.info().artifacts]
     assert artifacts == [str(tmp_path / "set" / "index.csv")]
+
+
+HANGING = """
+import sys, time
+from pathlib import Path
+from engine.files import atomic_folder
+
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "1.png").write_bytes(b"half")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next_one(tmp_path: Path) -> None:
+    """Of two that hang while they write into the same place, one is killed: the next export there
+    removes what that one left, and nothing of the one that lives; nor what only looks alike."""
+    run = examples_of(tmp_path / "w", count=3)
+    place = tmp_path / "place"
+    place.mkdir()
+    other = place / ".crucible-0000.part"
+    other.mkdir()
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", HANGING, str(place / name)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        for name in ("killed", "living")
+    ]
+    try:
+        assert all(child.stdout is not None for child in children)
+        killed, living = (Path(c.stdout.readline().decode().strip()) for c in children if c.stdout)
+        children[0].kill()
+        children[0].wait()
+        assert set(place.iterdir()) == {other, killed, living}
+        workspace = ("--workspace", tmp_path / "w")
+        assert engine("export-set", run.id, place / "first", *workspace).code == 0
+        assert set(place.iterdir()) == {other, living, place / "first"}
+        assert (living / "1.png").read_bytes() == b"half"
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    one_file = ("--form", "safetensors", *workspace)
+    assert engine("export-set", run.id, place / "all.safetensors", *one_file).code == 0
+    assert set(place.iterdir()) == {other, place / "first", place / "all.safetensors"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.attacks.geometry import L1Ball, ball
+from engine.attacks.geometry import L1Ball, ball, strongest
 from engine.attacks.spec import Norm
 
 EPS = [0.0, 1e-7, 1e-3, 8 / 255, 0.3, 0.5, 1.0, 3.7, 1000.0, math.inf]
@@ -121,6 +121,94 @@ def test_the_l1_projection_is_the_nearest_point(eps: float, away: float) -> None
         torch.testing.assert_close(ours.double(), best, atol=1e-5 * max(1.0, away), rtol=0)
         short = exact_size(best, centre, "l1") - exact_size(ours, centre, "l1")
         assert short.abs().max() <= 2e-5 * max(eps, away, 1.0)
+
+
+def by_sorting(x: Tensor, centre: Tensor, eps: Tensor) -> Tensor:
+    """The nearest point of l1 ball and box as in the paper: the place where the sum crosses the
+    radius, between two of the sorted points where its slope changes; float64."""
+    found = []
+    for one, middle, radius in zip(x.double(), centre.double(), eps.double(), strict=True):
+        top, sign = (one - middle).abs(), (one - middle).sign()
+        room = torch.where(one > middle, 1 - middle, middle)
+        knots = torch.cat([top.flatten(), (top - room).flatten(), torch.zeros(1)])
+        knots = knots[knots >= 0].sort().values.unique()
+        sums = torch.stack([torch.minimum((top - t).clamp_min(0), room).sum() for t in knots])
+        t = knots[0]
+        if sums[0] > radius:
+            after = int((sums > radius).sum())
+            part = (sums[after - 1] - radius) / (sums[after - 1] - sums[after])
+            t = knots[after - 1] + part * (knots[after] - knots[after - 1])
+        found.append(middle + sign * torch.minimum((top - t).clamp_min(0), room))
+    return torch.stack(found)
+
+
+def l1_cases(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres, points and radii: at the box and inside, near and far, tied, sparse, and none."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = [(1, 9, 9), (3, 8, 8), (1, 1, 1)][seed % 3]
+    centre = torch.rand(8, *shape, generator=generator)
+    centre = [centre, centre.round(), (3 * centre - 1).clamp(0, 1)][seed // 3 % 3]
+    away = torch.randn(centre.shape, generator=generator) * 10.0 ** (seed % 8 - 5)
+    y = centre + away * torch.rand(centre.shape, generator=generator) ** (seed % 5 * 5)
+    y[0] = centre[0] + 0.3
+    y[2] = y[2].where(torch.rand(shape, generator=generator) < 0.1, centre[2])
+    y[3] = y[3].clamp(0, 1)
+    radii = 10 ** (5 * torch.rand(8, generator=generator) - 3)
+    radii[1] = 0
+    return centre, y, radii
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_l1_projection_is_what_sorting_finds(seed: int) -> None:
+    centre, y, radii = l1_cases(seed)
+    ours = ball("l1", centre, radii).project(y)
+    assert bool((exact_size(ours, centre, "l1") <= radii.double()).all())
+    # The radius is smaller by what float32 rounds, which is said in the code.
+    kept = (radii.double() * (1 - 4e-6) - centre[0].numel() * 2.0**-25).clamp_min(0)
+    scale = y.double().abs().amax((1, 2, 3), keepdim=True).clamp_min(1)
+    assert ((ours - by_sorting(y, centre, kept)).abs() / scale).max() < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_point_of_the_l1_ball_is_nearer(seed: int) -> None:
+    centre, y, radii = l1_cases(seed)
+    region = ball("l1", centre, radii)
+    ours = region.project(y)
+    distance = (ours.double() - y).flatten(1).norm(dim=1)
+    for draw in range(50):
+        step = region.random(draw, torch.arange(8)) - ours
+        for part in (1.0, 0.1, 0.01):  # inside too, as both are convex
+            other = (ours + part * step).double()
+            assert bool((distance <= (other - y).flatten(1).norm(dim=1) * (1 + 1e-5)).all())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_l1_projection_is_the_same_alone_and_in_any_batch(seed: int) -> None:
+    centre, y, radii = l1_cases(seed)
+    whole = ball("l1", centre, radii)
+    together = whole.project(y)
+    for keep in (torch.tensor([6]), torch.tensor([0]), torch.tensor([7, 2, 5]), torch.arange(5)):
+        assert torch.equal(whole[keep].project(y[keep]), together[keep])
+    broken = y.clone()
+    broken[4] = math.nan
+    rest = torch.arange(8) != 4
+    assert torch.equal(whole.project(broken)[rest], together[rest])
+
+
+def test_the_strongest_values_are_those_that_sorting_puts_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(40, 2, 5, 5, generator=generator) ** 3
+    gradient[::3] *= torch.rand(gradient[::3].shape, generator=generator) < 0.2
+    gradient[5] = 0.0
+    count = torch.randint(1, 51, (40,), generator=generator)
+    count[:2] = torch.tensor([1, 50])
+    gradient[7, 0] = gradient[7, 0].sign()  # with the last one, all that equal it
+    found = strongest(gradient, count)
+    for row, signs, many in zip(gradient.flatten(1), found.flatten(1), count.tolist(), strict=True):
+        least = sorted(row.abs().tolist())[-many]
+        assert signs.tolist() == [
+            math.copysign(1, v) if abs(v) >= least and v else 0 for v in row.tolist()
+        ]
 
 
 def test_the_l0_projection_is_the_nearest_point() -> None:

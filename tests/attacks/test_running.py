@@ -24,6 +24,7 @@ from engine.attacks import (
     running,
     showing,
 )
+from engine.attacks.result import Iteration, Snapshot
 from engine.attacks.running import run_attack
 from engine.attacks.showing import SIDE, Gallery
 from engine.attacks.spec import Attack
@@ -311,6 +312,46 @@ def test_large_images_are_shown_small_and_not_all_are_stored(
     assert kept[-2:] == pictures[-2:]
     assert len(kept) > 10
     assert clean.pixels.nbytes + sum(picture.pixels.nbytes for picture in kept) <= 1_000_000
+
+
+def test_pictures_are_made_while_there_is_something_to_see(
+    model_file: Path, tmp_path: Path
+) -> None:
+    strong = PGD(eps=0.5, steps=12, step_size=0.05)
+    spec = Attack(model=str(model_file), attack=strong, samples=60, show=4)
+    events, _ = drain(run_attack(spec, bench_in(tmp_path)))
+    kept = safetensors.torch.load_file(tmp_path / "adversarial.safetensors")
+    assert bool((kept["predictions"] != kept["labels"])[:4].all())  # all that are shown are wrong
+    shown = named(events, "adversarial")
+    asked = [event.step for event in events if isinstance(event, Scalars)]
+    steps = [picture.step for picture in shown]
+    assert steps == asked[: len(steps)]
+    assert 1 < len(steps) < len(asked)
+    assert shown[-1].keep
+    last = (kept["adversarial"][:4] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(shown[-1].pixels, last)
+    assert not np.array_equal(shown[-2].pixels, last)
+    assert [caption["correct"] for caption in shown[-1].captions] == [False] * 4
+
+
+def test_who_is_never_attacked_is_shown_too(model_file: Path, tmp_path: Path) -> None:
+    bench = bench_in(tmp_path)
+    data = loaded(bench)
+    order = torch.randperm(len(data.test), generator=bench.generator("samples"))
+    x, y = data.test.batch(order)
+    with torch.no_grad():
+        wrong = load_model(str(model_file), bench).module(x).argmax(1) != y
+    first = int(wrong.nonzero()[0])
+    logits = torch.zeros(1, 10)
+    gallery = Gallery(SPEC, x[first : first + 1], y[first : first + 1], logits, frames=5)
+    now = Iteration(
+        *(0, 0, torch.tensor([1]), x[:1], logits, torch.zeros(1)),
+        *(torch.zeros(2, dtype=torch.bool), x[[first, 0]], lambda: Snapshot({}, {})),
+    )
+    assert gallery.update(now, 0)
+    pixels = next(iter(gallery.frames(0, last=True))).pixels
+    assert np.array_equal(pixels, gallery.clean().pixels)
+    assert not gallery.update(now, 0)
 
 
 def test_wilson() -> None:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if not options.only or entry.name in options.only:
                     workspace = Workspace(options.keep / name / str(seed))
                     whole &= _done(workspace, entry, seed, options.data_root)
-            _write(name, recipe, options.keep)
+            _write(name, recipe, options.keep, options.set)
     return int(not whole)
 
 
@@ -79,8 +79,9 @@ def _found(workspace: Workspace, entry: Entry, seed: int) -> RunInfo | None:
     return None
 
 
-def _write(name: str, recipe: Sequence[Entry], keep: Path) -> None:
-    """One row a seed and task that is done, and over the seeds mean, least and most."""
+def _write(name: str, recipe: Sequence[Entry], keep: Path, changed: Sequence[str]) -> None:
+    """One row a seed and task that is done, and over the seeds mean, least and most; `changed` are
+    the fields in which they are not the recipe's."""
     rows: dict[str, list[dict[str, Any]]] = {entry.name: [] for entry in recipe}
     for folder in sorted((keep / name).iterdir(), key=lambda path: int(path.name)):
         workspace = Workspace(folder)
@@ -90,6 +91,7 @@ def _write(name: str, recipe: Sequence[Entry], keep: Path) -> None:
                 rows[entry.name].append(_row(info, int(folder.name)))
     document = {
         "recipe": name,
+        "set": list(changed),
         "machine": machine(),
         "tasks": {
             task: {"over_seeds": _spread(found), "seeds": found}

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from engine.attacks import AutoAttack, attack
+from engine.attacks import AutoAttack
+from engine.attacks.driver import perturb
+from engine.events import drain
 from tests.benchmarks.peers import libraries
+from tests.benchmarks.peers.bf16 import bf16
 from tests.benchmarks.peers.judging import Verdict, duel, judge
 from tests.benchmarks.peers.subjects import Setting, Subject, subjects
 from tests.benchmarks.rows import Row, ratios, spread
 
 TARGET = 0.5
 
+Precision: TypeAlias = Literal["float32", "bf16"]
+
 
 def main(setting: Setting) -> list[Row]:
-    """A row for each net that was trained against attacks; of the others nothing is left."""
-    return [_compare(on, setting) for on in subjects(setting) if on.hardened]
+    """Two rows for each net that was trained against attacks, with steps in float32 and in bf16; of
+    other nets nothing is left."""
+    return [row for on in subjects(setting) if on.hardened for row in _compare(on, setting)]
 
 
-def _compare(on: Subject, setting: Setting) -> Row:
+def _compare(on: Subject, setting: Setting) -> list[Row]:
     spec = AutoAttack(eps=on.eps)
+    ids = torch.arange(len(on.labels))
 
-    def ours(turn: int) -> Tensor:
-        generator = torch.Generator().manual_seed(turn)
-        found = attack(on.model, on.images, on.labels, spec, generator=generator).adversarial
-        print(f"    autoattack: ours, seed {turn}, done", flush=True)
+    def ours(turn: int, precision: Precision) -> Tensor:
+        steps = perturb(
+            on.model, on.images, on.labels, spec, seed=turn, ids=ids, precision=precision
+        )
+        found = drain(steps).adversarial
+        print(f"    autoattack: ours in {precision}, seed {turn}, done", flush=True)
         return found
 
     def theirs(turn: int) -> Tensor:
@@ -35,24 +47,37 @@ def _compare(on: Subject, setting: Setting) -> Row:
         print(f"    autoattack: theirs, seed {turn}, done", flush=True)
         return found
 
-    seconds, found = duel({"ours": ours, "theirs": theirs}, setting.seeds, warm=False)
+    ways: dict[str, Callable[[int], Tensor]] = {"float32": partial(ours, precision="float32")}
+    if bf16():
+        ways["bf16"] = partial(ours, precision="bf16")
+    seconds, found = duel({**ways, "theirs": theirs}, setting.seeds, warm=False)
     verdicts = {
         name: [judge(on.model, on.images, on.labels, x, "linf", on.eps) for x in each]
         for name, each in found.items()
     }
-    never = beyond_noise(verdicts["ours"], verdicts["theirs"])
-    reverse = beyond_noise(verdicts["theirs"], verdicts["ours"])
-    share = ratios(seconds["ours"], seconds["theirs"])
+    return [_row(on, setting, way, seconds, verdicts) for way in ways]
+
+
+def _row(
+    on: Subject,
+    setting: Setting,
+    way: str,
+    seconds: dict[str, list[float]],
+    verdicts: dict[str, list[Verdict]],
+) -> Row:
+    never = beyond_noise(verdicts[way], verdicts["theirs"])
+    reverse = beyond_noise(verdicts["theirs"], verdicts[way])
+    share = ratios(seconds[way], seconds["theirs"])
     each = "; ".join(
-        f"{name}: {statistics.median(seconds[name]):.1f} s, robust "
-        + ", ".join(verdict.accuracy() for verdict in verdicts[name])
-        for name in found
+        f"{name}: {statistics.median(seconds[key]):.1f} s, robust "
+        + ", ".join(verdict.accuracy() for verdict in verdicts[key])
+        for name, key in (("ours", way), ("theirs", "theirs"))
     )
-    swings = ", ".join(f"{name} {undecided(verdicts[name])}" for name in found)
+    swings = ", ".join(f"{key} {undecided(verdicts[key])}" for key in (way, "theirs"))
     ours_alone, theirs_alone = _places(reverse, on), _places(never, on)
     return Row(
         f"AutoAttack standard linf, {on.name} net, eps {on.eps:.3g}, {len(on.labels)} images, "
-        f"{setting.seeds} seeds: CPU against the original",
+        f"{setting.seeds} seeds, steps in {way}: CPU against the original",
         f"<= {TARGET}, no sample robust here and broken there beyond seed noise",
         spread(share),
         statistics.median(share) <= TARGET and not never,

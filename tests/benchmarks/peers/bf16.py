@@ -22,7 +22,7 @@ FLAGS = {"avx512_bf16", "amx_bf16"}
 
 def main(setting: Setting) -> list[Row]:
     """A row for each net; skipped where the processor has no bf16."""
-    if not FLAGS & _flags():
+    if not bf16():
         what = "PGD-40 linf with exit and bf16 steps against full float32"
         return [Row(what, f"<= {TARGET}", "skipped: neither AVX512-BF16 nor AMX here")]
     return [_compare(on, setting) for on in subjects(setting)]
@@ -71,6 +71,11 @@ def _compare(on: Subject, setting: Setting) -> Row:
         f"{Pairs.of(verdicts['bf16'], verdicts['exit'])}; {unverified} successes not confirmed in "
         f"float32; robust after the last of all steps {verdicts['full'].accuracy()}",
     )
+
+
+def bf16() -> bool:
+    """Whether the processor computes in it, instead of imitating it."""
+    return bool(FLAGS & _flags())
 
 
 def _flags() -> set[str]:
