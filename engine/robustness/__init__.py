@@ -1,8 +1,9 @@
 """Defences, and evaluations that are hard to fool.
 
 `evaluating` tells the story of an evaluation; what it is made of stands apart: `searching` (an
-attack over all samples), `curve`, `lies` (checks of the evaluation itself; what they say is in
-`flags`), `corruptions`, `sensitivity`, `verdict` and `reporting`.
+attack over all samples), `curve`, `lies` (checks of the evaluation itself, with `asking`, `slopes`
+and `witness`; what they say is in `flags`), `corruptions`, `sensitivity`, `verdict` and
+`reporting`.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def certify(on: Subject, prover: Prover, found: Certified) -> Generator[Event, N
     places = torch.arange(len(found.rows))
     for part in places.split(prover.together):
         begun = time.perf_counter()
-        proof = yield from _counted(prover.prove(found.rows[part]), found)
+        proof = yield from _counted(prover.prove(found.rows[part]), found, len(part))
         right = proof.predictions == on.labels[found.rows[part]]
         found.radius[part] = torch.where(right, proof.radius, -proof.radius)
         found.predictions[part] = proof.predictions
@@ -198,20 +198,23 @@ def certify(on: Subject, prover: Prover, found: Certified) -> Generator[Event, N
 
 
 def _counted(
-    steps: Generator[Event, None, Proof], found: Certified
+    steps: Generator[Event, None, Proof], found: Certified, count: int
 ) -> Generator[Event, None, Proof]:
-    """`steps`, which know no more than the samples under way."""
+    """`steps`, which know no more than the `count` samples under way."""
     while True:
         try:
             event = next(steps)
         except StopIteration as end:
             proof: Proof = end.value
             return proof
-        yield _progress(found) if isinstance(event, Progress) else event
+        within = event.fraction * count if isinstance(event, Progress) else 0.0
+        yield _progress(found, within) if isinstance(event, Progress) else event
 
 
-def _progress(found: Certified) -> Progress:
-    return Progress(found.samples, len(found.rows), "samples certified")
+def _progress(found: Certified, within: float = 0.0) -> Progress:
+    """`within`: samples' worth that is done of those under way."""
+    count = len(found.rows)
+    return Progress(found.samples, count, "samples certified", (found.samples + within) / count)
 
 
 def _told(found: Certified) -> Iterable[Event]:

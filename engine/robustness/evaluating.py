@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.attacks import preparing
 from engine.attacks.fitted import Fit
@@ -35,6 +35,7 @@ from engine.robustness.searching import Cost, Found, Subject, search
 from engine.robustness.sensitivity import Shift, Sibling
 from engine.robustness.spec import Evaluate
 from engine.robustness.staging import Stage
+from engine.robustness.witness import Witness
 from engine.task import Steps
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+STOPPED = "The evaluation was stopped: its checks are incomplete."
 THROUGH = "-through"
 """At the end of an attack's name: run once more, straight through what hides gradients."""
 
@@ -87,6 +89,8 @@ class Report:
     weights: list[Shift] = field(default_factory=list)
     siblings: list[Sibling] = field(default_factory=list)
     certified: Certified | None = None
+    unsaid: list[str] = field(default_factory=list)
+    """What the checks could not look at, a sentence each."""
     changed: bool = False
     partial: bool = False
 
@@ -142,7 +146,9 @@ def _evaluate(
 ) -> Generator[Event, None, None]:
     on = report.on
     where, size, same = _checked_ball(spec, radii)
-    report.flags += yield from lies.look_at(on, where, size)
+    fresh = _fresh(spec.model, on.bench)
+    report.unsaid.append(STOPPED)  # until they are through
+    report.flags += yield from lies.look_at(on, where, size, report.unsaid)
     for number, (attack, radius) in enumerate(zip(spec.attacks, radii, strict=True)):
         yield from _attack(spec, number, attack, radius, report, stage)
         yield reporting.attack_table(report)
@@ -155,7 +161,14 @@ def _evaluate(
     if spec.checked:
         known = _within(report, where) if same else None
         report.flags += yield from lies.compare(on, where, size, known, spec.checked, spec.queries)
-    report.flags += lies.look_back(on, report.worst, report.flags)
+    if (text := lies.too_few(on, report.robust, spec.checked)) is not None:
+        report.unsaid.append(text)
+    if not same:
+        report.unsaid.append(
+            f"The checks know no attack in {norm}: they looked at a ball of {where} of {size:.3g}."
+        )
+    report.flags += lies.look_back(on, report.worst, report.flags, fresh)
+    report.unsaid.remove(STOPPED)
     if spec.corruptions:
         report.corruptions = yield from sensitivity.corruptions(on)
     if spec.noise:
@@ -163,6 +176,18 @@ def _evaluate(
         report.weights = yield from sensitivity.weight_noise(on)
     for ref in spec.also:
         yield from _compare_with(ref, report)
+
+
+def _fresh(ref: str, bench: Bench) -> Callable[[], nn.Module]:
+    """Makes the model once more, that was asked nothing before: the same one, also if `ref` is a
+    name that means another run by then."""
+    path = str(bench.find_model(ref))
+
+    def make() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):  # what is drawn to build it is nobody else's
+            return load_model(path, bench).module
+
+    return make
 
 
 # --- the subject ----------------------------------------------------------------------------------
@@ -179,6 +204,7 @@ def subject_of(chosen: Chosen, bench: Bench, batch_size: int) -> Generator[Event
     labels = test.labels.cpu()[order]
     predictions = predicted(clean).cpu()
     counts = oracle.counts
+    seed = bench.derive("witness")
     return Subject(
         model=chosen.module,
         train=chosen.data.train,
@@ -193,6 +219,7 @@ def subject_of(chosen: Chosen, bench: Bench, batch_size: int) -> Generator[Event
         batch_size=batch_size,
         cost=Cost(forward=counts.forward, nan=int(counts.nan)),
         chunk=oracle.chunk,
+        witness=Witness(chosen.module, seed),
     )
 
 

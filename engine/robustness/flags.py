@@ -21,7 +21,8 @@ class Meaning:
 @dataclass(frozen=True, slots=True)
 class Flag:
     """A reason to doubt an evaluation. name: a key of `FLAGS`. evidence: what was measured.
-    p: of an exact McNemar test, for comparisons."""
+    p: of an exact test: McNemar's where attacks are compared, the binomial one where samples are
+    counted that misbehave."""
 
     name: str
     evidence: str
@@ -129,9 +130,9 @@ FLAGS: dict[str, Meaning] = {
     ),
     "changes_itself": Meaning(
         "The model changes while it answers",
-        "A pass through the model changes its weights or buffers, so that what was attacked is "
-        "not what is judged.",
-        "Freeze the model: eval mode, no updates inside forward.",
+        "The model changes its weights, counts or remembers, and answers the same image otherwise "
+        "later, in another order, or as a fresh copy. What was attacked is not what is judged.",
+        "Freeze the model: eval mode, nothing kept from one pass to the next.",
     ),
     "rewrites_input": Meaning(
         "Writes into its input",

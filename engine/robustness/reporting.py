@@ -69,6 +69,8 @@ def verdict(spec: Evaluate, report: Report, unmet: list[str]) -> Iterator[Event]
             "warning",
             f"{meaning.title}: {flag.evidence}{p}. {meaning.means} {meaning.advice}",
         )
+    for text in report.unsaid:
+        yield Note("warning", text)
     nan = report.on.cost.nan
     if nan:
         yield Note(
@@ -83,6 +85,8 @@ def verdict(spec: Evaluate, report: Report, unmet: list[str]) -> Iterator[Event]
 def tables(report: Report) -> Iterator[Event]:
     """All of them, as they are at the end."""
     yield flag_table(report)
+    if report.unsaid:
+        yield Table("unchecked", ("text",), tuple((text,) for text in report.unsaid))
     yield attack_table(report)
     if report.curve is not None:
         yield curve_table(report)
@@ -303,6 +307,8 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
         "gradient_evaluations": on.cost.gradient,
         "nan_count": on.cost.nan,
     }
+    if report.unsaid:
+        found["unchecked"] = report.unsaid
     if report.changed:
         found["data_changed"] = True
     if report.partial:
@@ -370,6 +376,7 @@ def document(spec: Evaluate, report: Report, unmet: list[str]) -> dict[str, Any]
             }
             for flag in report.flags
         ],
+        "unchecked": report.unsaid,
         "attacks": [
             {
                 "name": each.name,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.driver import AttackResult, perturb
+from engine.attacks.driver import AttackResult, Iteration, perturb
 from engine.attacks.running import stopped
 from engine.attacks.spec import AttackSpec
 from engine.bench import Bench
@@ -21,6 +22,7 @@ from engine.events import Event, Progress
 if TYPE_CHECKING:
     from engine.attacks.fitted import Fit
     from engine.robustness.staging import Stage
+    from engine.robustness.witness import Witness
 
 PAUSE = 0.03
 """Seconds between two words of progress."""
@@ -52,7 +54,7 @@ class Subject:
     train: images that one perturbation for all may be fitted to. order: int64 (N,), places in
     `test`. labels, predictions: int64 (N,) on the CPU. clean: the model's logits, (N, K). correct:
     bool (N,). cost: of everything that was asked so far. chunk: how many images still fit into
-    memory together, None while all do.
+    memory together, None while all do. witness: of what attacks ask and are answered.
     """
 
     model: nn.Module
@@ -68,6 +70,7 @@ class Subject:
     batch_size: int
     cost: Cost = field(default_factory=Cost)
     chunk: int | None = None
+    witness: Witness | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -127,6 +130,37 @@ class Found:
         return self.success & (self.norm <= radius)
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the whole of an attack costs a sample in passes through the model, for saying how far
+    one is. paid: of each round, what is paid after each of its questions, all before it included.
+    whole: all of it."""
+
+    paid: tuple[Sequence[int], ...]
+    whole: int
+
+    @classmethod
+    def of(cls, spec: AttackSpec, classes: int) -> Budget:
+        """Against a model of so many classes."""
+        paid: list[Sequence[int]] = []
+        before = 0
+        for method in spec.rounds():
+            wants = [method.want(number) for number in range(method.steps + 1)]
+            # A gradient costs about as much as two passes more.
+            costs = (1 if want == "logits" else 3 for want in wants)
+            paid.append([before + cost for cost in accumulate(costs)])
+            if method.aim is None or method.aim < classes:  # else nothing is asked
+                before = paid[-1][-1]
+        return cls(tuple(paid), before)
+
+    def spent(self, now: Iteration) -> float:
+        """The share that is spent, 0 to 1, rising from question to question. A sample that is
+        broken leaves, and what is left of its budget is never spent: the end may come early."""
+        if now.restart >= len(self.paid):  # fitted before: there is one question alone
+            return 0.0
+        return min(1.0, self.paid[now.restart][now.step] / self.whole)
+
+
 def search(
     on: Subject,
     spec: AttackSpec,
@@ -146,11 +180,11 @@ def search(
 
     Cancelled, thrown in at a yield, passes through; what was confirmed by then is in `found`.
     """
-    done, told = 0, time.perf_counter()
+    done, told, budget = 0, time.perf_counter(), Budget.of(spec, len(on.classes))
     for part in rows.split(on.batch_size) if len(rows) else ():
         images, labels = on.images(part)
         steps = perturb(
-            on.model,
+            on.model if on.witness is None else on.witness,
             images,
             labels,
             spec,
@@ -177,7 +211,8 @@ def search(
                     yield from stage.watch(part, now)
                 if time.perf_counter() - told > PAUSE:
                     told = time.perf_counter()
-                    yield Progress(done, len(rows), what)
+                    share = (done + len(part) * budget.spent(now)) / len(rows)
+                    yield Progress(done, len(rows), what, share)
             except Cancelled:
                 _add(on, part, stopped(steps), found)
                 raise

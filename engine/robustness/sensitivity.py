@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from engine.events import Event, Progress
 from engine.random import derive, normal, uniform
 from engine.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from engine.robustness.searching import Subject
+
+T = TypeVar("T")
 
 INPUT_NOISE = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Standard deviations, in units of the image."""
@@ -38,7 +41,7 @@ class Shift:
 def corruptions(on: Subject) -> Generator[Event, None, list[Shift]]:
     """Every corruption at every severity."""
     seed = on.bench.derive("corruptions")
-    found = []
+    found: list[Shift] = []
     total = len(CORRUPTIONS) * SEVERITIES
     for name in CORRUPTIONS:
         for severity in range(1, SEVERITIES + 1):
@@ -46,15 +49,16 @@ def corruptions(on: Subject) -> Generator[Event, None, list[Shift]]:
             def change(x: Tensor, ids: Tensor, name: str = name, k: int = severity) -> Tensor:
                 return corrupt(x, name, k, seed=seed, ids=ids)
 
-            answers = yield from _answers(on, on.model, change)
+            steps = _answers(on, on.model, change)
+            answers = yield from _among(steps, len(found), total, "corruptions")
             found.append(_shift(on, name, severity, answers))
-            yield Progress(len(found), total, "corruptions")
     return found
 
 
 def input_noise(on: Subject) -> Generator[Event, None, list[Shift]]:
     """Gaussian noise, and uniform noise of the same standard deviation."""
-    found = []
+    found: list[Shift] = []
+    total = 2 * len(INPUT_NOISE)
     for name in ("gaussian", "uniform"):
         for sigma in INPUT_NOISE:
             seed = on.bench.derive("noise", name, str(sigma))
@@ -65,7 +69,8 @@ def input_noise(on: Subject) -> Generator[Event, None, list[Shift]]:
                 draw = normal if name == "gaussian" else _wide
                 return (x + sigma * draw(seed, ids, x.shape[1:])).clamp(0, 1)
 
-            answers = yield from _answers(on, on.model, change)
+            steps = _answers(on, on.model, change)
+            answers = yield from _among(steps, len(found), total, "kinds of noise")
             found.append(_shift(on, name, sigma, answers))
     return found
 
@@ -78,12 +83,14 @@ def _wide(seed: int, ids: Tensor, shape: torch.Size) -> Tensor:
 def weight_noise(on: Subject) -> Generator[Event, None, list[Shift]]:
     """Normal noise on all parameters, as strong as a share of each tensor's root mean square; the
     mean over a few draws. The model itself is not touched."""
-    found = []
+    found: list[Shift] = []
     for sigma in WEIGHT_NOISE:
         drawn = []
         for k in range(DRAWS):
             seed = on.bench.derive("weights", str(sigma), k)
-            answers = yield from _answers(on, _Shaken(on.model, sigma, seed))
+            steps = _answers(on, _Shaken(on.model, sigma, seed))
+            place, total = len(found) * DRAWS + k, len(WEIGHT_NOISE) * DRAWS
+            answers = yield from _among(steps, place, total, "draws of the weights")
             drawn.append(_shift(on, "weights", sigma, answers))
         accuracy = sum(shift.accuracy for shift in drawn) / DRAWS
         agreement = sum(shift.agreement for shift in drawn) / DRAWS
@@ -148,6 +155,22 @@ def sibling(
     accuracy = (clean == on.labels).double().mean().item()
     agreement = (clean == on.predictions).double().mean().item()
     return Sibling(name, accuracy, agreement, fooled)
+
+
+def _among(
+    steps: Generator[Event, None, T], place: int, total: int, unit: str
+) -> Generator[Event, None, T]:
+    """`steps`, which are those of number `place`, from 0, of `total`: how far all of them are."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            yield Progress(place + 1, total, unit)
+            return value
+        if isinstance(event, Progress):
+            event = Progress(place, total, unit, (place + event.fraction) / total)
+        yield event
 
 
 def _answers(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,22 @@ from engine.robustness.spec import Smoothing
 
 LOOKED_AT = 32
 """Images by which a model that draws at random itself is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """Sample `done` of `total` is under way: `before` of the `draws` that it takes are done."""
+
+    done: int
+    total: int
+    unit: str
+    before: int
+    draws: int
+
+    def progress(self, drawn: int) -> Progress:
+        """After `drawn` draws more."""
+        part = (self.before + drawn) / self.draws
+        return Progress(self.done, self.total, self.unit, (self.done + part) / self.total)
 
 
 class SmoothingProver(Prover):
@@ -80,14 +97,16 @@ class SmoothingProver(Prover):
     def prove(self, rows: Tensor) -> Generator[Event, None, Proof]:
         spec = self.spec
         radii, classes = [], []
+        draws = spec.n0 + spec.n
         for k, row in enumerate(rows.tolist()):
-            said = Progress(k, len(rows), "samples")
+            said = _Within(k, len(rows), "samples", 0, draws)
             image = self.on.images(torch.tensor([row]))[0]
             sample = int(self.on.test.ids[self.on.order[row]])
             guess = yield from self._counts(image, ("guess", sample), spec.n0, said)
             top = int(guess.argmax())
             radius = 0.0
             if top < self.classes:
+                said = replace(said, before=spec.n0)
                 counts = yield from self._counts(image, ("certify", sample), spec.n, said)
                 bound = lower_bound(int(counts[top]), spec.n, spec.alpha)
                 radius = radius_of(bound, spec.sigma)
@@ -105,7 +124,7 @@ class SmoothingProver(Prover):
             sample = int(self.on.test.ids[self.on.order[row]])
             key = ("judge", sample, self.judged)
             point = points[k : k + 1].to(self.on.bench.device)
-            said = Progress(k, len(rows), "points judged")
+            said = _Within(k, len(rows), "points judged", 0, spec.votes)
             counts = yield from self._counts(point, key, spec.votes, said)
             top, chance = vote(counts)
             sure = top < self.classes and chance <= spec.alpha / len(rows)
@@ -114,10 +133,10 @@ class SmoothingProver(Prover):
         return Verdict(torch.tensor(classes), torch.tensor(chances, dtype=torch.float64))
 
     def _counts(
-        self, image: Tensor, key: tuple[str | int, ...], count: int, said: Progress
+        self, image: Tensor, key: tuple[str | int, ...], count: int, said: _Within
     ) -> Generator[Event, None, Tensor]:
         """How often the model gives each class to `image`, (1, C, H, W), with noise, int64 (K + 1,)
-        on the CPU; the last counts what is no number. `said` is how far everything is."""
+        on the CPU; the last counts what is no number. `said` is how far everything was before."""
         seed, told = derive(self.seed, *key), time.perf_counter()
         counts = torch.zeros(self.classes + 1, dtype=torch.int64, device=image.device)
         before = self.oracle.counts.forward, int(self.oracle.counts.nan)
@@ -133,7 +152,7 @@ class SmoothingProver(Prover):
             counts += torch.bincount(answers, minlength=self.classes + 1)
             if time.perf_counter() - told > PAUSE:
                 told = time.perf_counter()
-                yield said
+                yield said.progress(end)
         self.on.cost.forward += self.oracle.counts.forward - before[0]
         self.on.cost.nan += int(self.oracle.counts.nan) - before[1]
         return counts.cpu()

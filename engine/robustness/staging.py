@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engine.attacks.driver import Iteration
+from engine.attacks.result import Iteration
 from engine.attacks.showing import SIDE, Gallery, captions, pictures
 from engine.attacks.spec import AttackSpec, MinimalNorm
 from engine.events import Event, Table
@@ -65,8 +65,8 @@ class Stage:
         self._broken.zero_()
         yield Table(
             "running",
-            ("attack", "number", "attacked", "left", "samples"),
-            ((name, self._number, len(rows), left, len(self._on)),),
+            ("attack", "number", "attacked", "left", "samples", "correct"),
+            ((name, self._number, len(rows), left, len(self._on), int(self._on.correct.sum())),),
         )
         if not self._shown:
             return

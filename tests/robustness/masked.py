@@ -3,8 +3,10 @@ honest ones that nothing must be said against."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -122,7 +124,7 @@ class Watchful(nn.Module):
 
 
 class Counting(nn.Module):
-    """Counts its passes in a buffer."""
+    """Counts its passes in a buffer. Harmless."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -172,7 +174,7 @@ class Elsewhere(nn.Module):
 
 
 class CountingAside(nn.Module):
-    """Counts its passes in a number."""
+    """Counts its passes in a number. Harmless."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -207,6 +209,184 @@ class Remembering(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.net(x)
         return self.recall(x.detach().flatten(1), y.detach()) + 0.05 * y.tanh()
+
+
+class Drifting(nn.Module):
+    """Learns a little from what it is asked."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("shift", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.shift += 0.01 * x.mean()
+        return self.net(x + self.shift)
+
+
+class Some(nn.Module):
+    """Does `trick` to a share of the images, by their ink, and answers the others honestly."""
+
+    def __init__(self, net: nn.Module, trick: Callable[[Tensor], Tensor], share: float) -> None:
+        super().__init__()
+        self.net, self.trick, self.share = net, trick, share
+
+    def forward(self, x: Tensor) -> Tensor:
+        ink = 3.7 * x.detach()[:, 0, :, 3:5].sum((1, 2))
+        return torch.where((ink % 1 < self.share)[:, None], self.trick(x), self.net(x))
+
+
+class Classes(nn.Module):
+    """Does `trick` to two of the classes."""
+
+    def __init__(self, net: nn.Module, trick: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.trick = net, trick
+
+    def forward(self, x: Tensor) -> Tensor:
+        honest = self.net(x)
+        chosen = torch.isin(honest.argmax(1), torch.tensor([3, 7]))
+        return torch.where(chosen[:, None], self.trick(x), honest)
+
+
+class Company(nn.Module):
+    """Answers an image by the one before it in the batch, a little."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return y + 0.2 * y.detach().roll(1, 0) if len(x) > 1 else 1.2 * y
+
+
+class OwnDice(nn.Module):
+    """Draws from a generator that torch knows nothing of."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.dice = net, [numpy.random.default_rng(0)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + torch.from_numpy(self.dice[0].normal(0, 0.2, x.shape)).float())
+
+
+class WatchedPurified(nn.Module):
+    """Asks for gradients where the attack does, and for no others."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.net(x)
+        y = x.detach().clone().requires_grad_()
+        sure = -self.net(y).log_softmax(1).max(1).values.sum()
+        return self.net(x + 1e-12 * torch.autograd.grad(sure, y)[0])
+
+
+class FollowedUp(nn.Module):
+    """What is close to the last question, but not the same, is answered roughly: a search by small
+    steps is what it looks for. Where it keeps that question nobody sees."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        last = torch.empty(0)
+
+        def answer(x: Tensor) -> Tensor:
+            nonlocal last
+            before, last = last, x.detach().clone()
+            if before.shape != x.shape or torch.equal(before, last):
+                return self.net(x)
+            apart = (before - last).flatten(1).abs().amax(1)
+            rough = self.net((x * 3).round() / 3)
+            return torch.where(((apart > 0.005) & (apart < 0.2))[:, None], rough, self.net(x))
+
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(x)
+
+
+class Passing(nn.Module):
+    """Rounds its input from one pass on to another, which it counts in a closure."""
+
+    def __init__(self, net: nn.Module, first: int, last: int) -> None:
+        super().__init__()
+        self.net = net
+        passes = itertools.count()
+        self.rounds = lambda: first <= next(passes) < last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x * 3).round() / 3 + 0 * x if self.rounds() else x)
+
+
+class FirstCome(nn.Module):
+    """Whoever comes near to an image that was asked before gets its answer, with a slope of his
+    own. A copy would know of none."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        images, answers = torch.empty(0, 64), torch.empty(0, 10)
+
+        def recall(x: Tensor, fresh: Tensor) -> Tensor:
+            nonlocal images, answers
+            near = torch.cdist(x, images, p=float("inf")) < 0.25
+            old = near.any(1) if len(images) else torch.zeros(len(x), dtype=torch.bool)
+            found = fresh
+            if len(images):
+                found = fresh.where(~old[:, None], answers[near.double().argmax(1)])
+            images, answers = torch.cat([images, x[~old]]), torch.cat([answers, fresh[~old]])
+            return found
+
+        self.recall = recall
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return self.recall(x.detach().flatten(1), y.detach()) + (y - y.detach())
+
+
+class OddBatches(nn.Module):
+    """Rounds its input in batches of 21 to 34 images."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x * 3).round() / 3 + 0 * x if 20 < len(x) < 35 else x)
+
+
+class Unsure(nn.Module):
+    """Passes no gradient near to a decision."""
+
+    def __init__(self, net: nn.Module, least: float) -> None:
+        super().__init__()
+        self.net, self.least = net, least
+
+    def lead(self, y: Tensor) -> Tensor:
+        top = y.detach().topk(2, 1).values
+        return (top[:, 0] - top[:, 1])[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return torch.where(self.lead(y) < self.least, y.detach(), y)
+
+
+class FaultyWhereUnsure(Unsure):
+    """Answers nothing that is a number near to a decision."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net, 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return y.masked_fill(self.lead(y) < self.least, float("nan"))
 
 
 class Rewriting(nn.Module):
@@ -285,7 +465,7 @@ MASKED: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
     "gradient inside": (lambda n: Purified(n, optimiser=False), "optimises_inside"),
     "batch statistics": (BatchStatistics, "batch_dependent"),
     "watchful": (Watchful, "watches_gradients"),
-    "counting": (Counting, "changes_itself"),
+    "drifting": (Drifting, "changes_itself"),
     "faulty": (Faulty, "not_numbers"),
     "hooked": (lambda n: Wrapped(n, hooked(lambda g: g * 1e-20)), "wrong_gradients"),
     "partly cut": (lambda n: Wrapped(n, partly), "wrong_gradients"),
@@ -305,7 +485,6 @@ MASKED: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
         "randomised_output",
     ),
     "large batches": (LargeBatches, "batch_dependent"),
-    "counting aside": (CountingAside, "changes_itself"),
     "rewriting": (Rewriting, "rewrites_input"),
     "watchful elsewhere": (lambda n: Elsewhere(n, Watchful(n)), "watches_gradients"),
     "gradient inside elsewhere": (lambda n: Elsewhere(n, Purified(n, False)), "optimises_inside"),
@@ -325,5 +504,49 @@ MASKED: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
         lambda n: Elsewhere(n, Wrapped(n, lambda x: _Reversed.apply(x))),
         "wrong_gradients",
     ),
+    "reversed for a seventh": (
+        lambda n: Some(n, lambda x: n(_Reversed.apply(x)), 0.15),
+        "wrong_gradients",
+    ),
+    "scrambled for a third": (
+        lambda n: Some(n, lambda x: n(_Scrambled.apply(x)), 0.3),
+        "wrong_gradients",
+    ),
+    "quantised for a seventh": (
+        lambda n: Some(n, lambda x: n((x * 3).round() / 3), 0.15),
+        "zero_gradients",
+    ),
+    "quantised for two classes": (
+        lambda n: Classes(n, lambda x: n((x * 3).round() / 3)),
+        "zero_gradients",
+    ),
+    "reversed for two classes": (
+        lambda n: Classes(n, lambda x: n(_Reversed.apply(x))),
+        "wrong_gradients",
+    ),
+    "elected for a third": (lambda n: Some(n, lambda x: elected(n(x)), 0.3), "flat_around"),
+    "softmax for two classes": (
+        lambda n: Classes(n, lambda x: n(x).softmax(1)),
+        "probabilities",
+    ),
+    "one follows another": (FollowedUp, "randomised_output"),
+    "mixed company": (Company, "batch_dependent"),
+    "own dice": (OwnDice, "randomised_output"),
+    "gradient inside when watched": (WatchedPurified, "optimises_inside"),
+    "gradient at the edges cut": (
+        lambda n: Wrapped(n, lambda x: torch.where((x <= 0) | (x >= 1), x.detach(), x)),
+        "wrong_gradients",
+    ),
 }
-"""Each with the flag that names its trick."""
+"""Each with the flag that names its trick, which a look at the model finds."""
+
+
+DECEITFUL: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
+    "after many passes": (lambda n: Passing(n, 70, 10**9), "changes_itself"),
+    "for a while": (lambda n: Passing(n, 70, 200), "changes_itself"),
+    "first come": (FirstCome, "changes_itself"),
+    "odd batches": (OddBatches, "changes_itself"),
+    "blind where unsure": (lambda n: Unsure(n, 1.5), "one_step_wins"),
+    "no numbers where unsure": (FaultyWhereUnsure, "not_numbers"),
+}
+"""These show it in a whole evaluation alone."""

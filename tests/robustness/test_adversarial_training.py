@@ -555,6 +555,8 @@ def test_the_watch_stops_a_collapse_and_keeps_the_best(tmp_path: Path, drain: Dr
     [
         ({"kind": "pgd_at", "shares": [1.0, 2.0]}, "there are 1 attacks, and 2 shares"),
         ({"kind": "mixed", "mixture": [{"kind": "fgsm"}], "shares": [0.0, 0.0]}, "above 0"),
+        ({"kind": "pgd_at", "attack": {"kind": "universal"}}, "adversarial: universal has one"),
+        ({"kind": "mixed", "mixture": [{"kind": "fgsm"}, {"kind": "patch"}]}, "patch has one"),
         ({"kind": "vat", "labelled": 0.0}, "labelled: .* 0"),
         ({"kind": "free_at", "replays": 0}, "replays: .* 1"),
         ({"kind": "trade"}, "did you mean 'trades'"),

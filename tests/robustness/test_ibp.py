@@ -326,6 +326,54 @@ def test_bounds_that_are_not_what_the_model_answers_prove_nothing(
         IntervalProver(IntervalBounds(), on)
 
 
+class Beside(nn.Module):
+    """Layers, and beside them what a trace does not see: where `where` holds of the images, the
+    layers add up to something else."""
+
+    def __init__(self, where: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.where = nn.Linear(64, 10), nn.Linear(64, 10), where
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        h = self.one(flat)
+        extra = self.two(flat)
+        if not isinstance(x, torch.fx.Proxy):
+            h = h + torch.where(self.where(x)[:, None], 9 * extra.abs(), 0 * extra)
+        return h + extra
+
+
+@pytest.mark.parametrize("words", ["another image", "inside", "vertex"])
+def test_what_shows_at_other_points_alone_proves_nothing(
+    words: str, data: Dataset, tmp_path: Path
+) -> None:
+    """Honest at the first 32 images; or to all images, but not inside of boxes or at vertices."""
+    nothing = Beside(lambda x: torch.zeros(len(x), dtype=torch.bool))
+    on = subject(nothing, data, bench_in(tmp_path), 300)
+    images = on.images(torch.arange(300))[0]
+    first = images[:32].flatten(1)
+    where = {
+        "another image": lambda x: torch.cdist(x.flatten(1), first).amin(1) > 1e-3,
+        "inside": lambda x: (x * 255 - (x * 255).round()).abs().flatten(1).amax(1) > 1e-3,
+    }
+
+    def vertex(x: Tensor) -> Tensor:
+        """Where all pixels that are neither black nor white are as far from one of the images."""
+        there, others = x.flatten(1)[:, None], images.flatten(1)
+        apart, inside = (there - others).abs(), (there > 0) & (there < 1)
+        far = apart.where(inside, torch.zeros(())).amax(2)
+        near = apart.where(inside, torch.full((), 9.0)).amin(2)
+        return (((far - near).abs() < 1e-5) & (far > 1e-3)).any(1)
+
+    where["vertex"] = vertex
+    IntervalProver(IntervalBounds(), on)
+    other = Beside(where[words])
+    bad = subject(other, data, bench_in(tmp_path), 300)
+    with pytest.raises(BadInput, match="are not what it answers"):
+        IntervalProver(IntervalBounds(), bad)
+
+
 def test_an_answer_that_is_no_number_is_never_proved(data: Dataset, tmp_path: Path) -> None:
     on = subject(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, bench_in(tmp_path), 10)
     on.predictions[3] = -1

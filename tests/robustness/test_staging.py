@@ -75,9 +75,10 @@ def test_they_change_while_it_runs_and_cost_no_pass(
         event.rows[0] for event in events if isinstance(event, Table) if event.name == "running"
     ]
     assert [row[:2] for row in running] == [("pgd", 1), ("pgd-2", 2)]
-    assert running[0][2:] == (summary["correct"], summary["correct"], 60)
+    correct = summary["correct"]
+    assert running[0][2:] == (correct, correct, 60, correct)
     left = round(summary["robust_accuracy_by_attack"]["pgd"] * 60)
-    assert running[1][2:] == (left, left, 60)
+    assert running[1][2:] == (left, left, 60, correct)
 
 
 def test_the_kept_ones_are_what_was_found(seen: Any, model_file: Path, tmp_path: Path) -> None:
