@@ -145,7 +145,7 @@ def _parser() -> ArgumentParser:
         parents=[place, keys, as_json],
         help="which pixels a decision rests on, and the loss around a sample, as CSV",
     )
-    explaining.add_argument("run", help=f"an attack: {which}")
+    explaining.add_argument("run", help=f"an attack or evaluation: {which}")
     explaining.add_argument(
         "--sample", type=int, required=True, metavar="N", help="which, as the window counts: from 1"
     )

@@ -235,7 +235,8 @@ def export_set(options: Namespace) -> int:
 
 
 def explain(options: Namespace) -> int:
-    """Write what a model's decision on one sample of an attack rests on, and the loss around it."""
+    """Write what a model's decision on one sample of an attack or evaluation rests on, and the loss
+    around it."""
     from engine.bench import Bench
     from engine.explain.pair import read_pair
     from engine.explain.writing import write_explanation

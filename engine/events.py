@@ -64,11 +64,20 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` `unit`s; `total` is 0 while it is not known."""
+    """`done` of `total` `unit`s; `total` is 0 while it is not known. `share`, 0 to 1: how far all
+    of them are together, where many are under way at a time and none may be done for long."""
 
     done: int
     total: int
     unit: str
+    share: float | None = None
+
+    @property
+    def fraction(self) -> float:
+        """How far it is, 0 to 1; 0 while nobody can tell."""
+        if self.share is not None:
+            return self.share
+        return min(1.0, self.done / self.total) if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,15 +70,17 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new folder, to be filled, that becomes `path` when the block ends well.
 
     It lies beside `path` until then. Whatever ends the block early removes it with all that is in
-    it. What exists at `path` is never replaced. Raises BadInput where `path` cannot be written to,
-    StorageError when the disk is full.
+    it; what a kill leaves behind, `remove_leftovers` removes. What exists at `path` is never
+    replaced. Raises BadInput where `path` cannot be written to, StorageError when the disk is full.
     """
     target = Path(os.path.realpath(path))
     check_new_folder(target)
-    temporary = target.parent / _PART.format(secrets.token_hex(8))
+    try:
+        temporary, held = _temporary_folder(target.parent)
+    except OSError as error:
+        raise _explain(error, target) from error
     try:
         try:
-            temporary.mkdir()
             yield temporary
             _sync_folder(temporary)
             if os.path.lexists(target):  # since we looked
@@ -91,6 +93,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise _explain(error, target) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if held is not None:
+            os.close(held)
     _sync_folder(target.parent)
 
 
@@ -115,15 +119,19 @@ def check_target(path: str | os.PathLike[str]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that `atomic` left in `folder` when its process was killed; those
-    that a process still writes stay, and where that cannot be told, all of them."""
+    """Remove what `atomic` and `atomic_folder` left in `folder` when their process was killed; what
+    a process still writes stays, and where that cannot be told, all of it."""
     with suppress(OSError):
         for path in folder.glob(_PART.format("[0-9a-f]" * 16)):
             with suppress(OSError):
-                if stat.S_ISREG(path.lstat().st_mode):
+                kind = path.lstat().st_mode
+                if stat.S_ISREG(kind):
                     with path.open("rb") as file:
                         if _hold(file):
                             path.unlink()
+                elif stat.S_ISDIR(kind) and (held := _hold_folder(path)) is not None:
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(held)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -147,7 +155,41 @@ def _temporary(folder: Path, mode: int) -> BinaryIO:
         file.close()  # taken for a leftover in the instant before it was locked
 
 
-def _hold(file: BinaryIO) -> bool:
+def _temporary_folder(parent: Path) -> tuple[Path, int | None]:
+    """A new folder that is ours alone, and the descriptor that holds it; None where folders cannot
+    be locked, and no leftovers are removed either. Raises OSError."""
+    while True:
+        path = parent / _PART.format(secrets.token_hex(8))
+        path.mkdir()
+        try:
+            held = _hold_folder(path)
+        except FileNotFoundError:
+            continue  # taken for a leftover in the instant before it was locked
+        except OSError:
+            return path, None
+        if held is not None and path.exists():
+            return path, held
+        if held is not None:
+            os.close(held)
+
+
+def _hold_folder(path: Path) -> int | None:
+    """A descriptor by which the folder `path` is locked by us until it is closed; None if another
+    process has it. Raises OSError where folders cannot be locked."""
+    if os.name == "nt":
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), str(path))
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        held = _hold(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    if not held:
+        os.close(descriptor)
+    return descriptor if held else None
+
+
+def _hold(file: BinaryIO | int) -> bool:
     """Whether `file` is locked by us now; a process that is killed lets go of what it locked.
 
     Raises OSError where files cannot be locked."""

@@ -302,10 +302,10 @@ def _loaded(ref: str, bench: Bench) -> LoadedModel:
 
 
 def explain_sample(question: Mapping[str, Any], bench: Bench) -> Loading:
-    """`run` (an attack), `sample` (its place among the pictures) and `method`: what part of its two
-    decisions rests on which pixel, and where that moved. The bytes are float32 (3, H, W), little
-    endian: the shares of the clean image, of the adversarial one, and their difference; no side is
-    longer than LONGEST."""
+    """`run` (an attack or an evaluation), `sample` (its place among the pictures; with `broken`,
+    among those that were broken) and `method`: what part of its two decisions rests on which pixel,
+    and where that moved. The bytes are float32 (3, H, W), little endian: the shares of the clean
+    image, of the adversarial one, and their difference; no side is longer than LONGEST."""
     # Importing captum takes a second, which a run need not wait for.
     import captum.attr  # noqa: F401
 
@@ -337,9 +337,9 @@ def explain_sample(question: Mapping[str, Any], bench: Bench) -> Loading:
 
 
 def survey_surface(question: Mapping[str, Any], bench: Bench) -> Loading:
-    """`run` (an attack), `sample`, `seed` (of the random direction), `start` (a number of points,
-    from 0 on): the next points of the loss around it, as many as can be asked for at once; see
-    `engine.explain.surface`. The bytes are float32 (N, 6), little endian: row, column, stride,
+    """`run`, `sample` and `broken` as above, `seed` (of the random direction), `start` (a number of
+    points, from 0 on): the next points of the loss around it, as many as can be asked for at once;
+    see `engine.explain.surface`. The bytes are float32 (N, 6), little endian: row, column, stride,
     loss, margin, predicted class."""
     pair = _pair(question, bench)
     start, seed = int(question["start"]), int(question["seed"])
@@ -373,7 +373,8 @@ def survey_surface(question: Mapping[str, Any], bench: Bench) -> Loading:
 
 def _pair(question: Mapping[str, Any], bench: Bench) -> Pair:
     run = Workspace(bench.workspace, create=False).find(str(question["run"]))
-    return read_pair(run, int(question["sample"]))
+    broken = bool(question.get("broken"))
+    return read_pair(run, int(question["sample"]), broken=broken)
 
 
 def _asked(pair: Pair, bench: Bench) -> LoadedModel:

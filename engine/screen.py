@@ -38,18 +38,24 @@ class Pace:
 
     def __init__(self) -> None:
         self._first: Progress | None = None
-        self._last = 0
+        self._last = 0.0
         self._begun = 0.0
 
     def rate(self, now: Progress, seconds: float) -> float | None:
         """Per second, at `seconds` of any steady clock; None until it can be told."""
         first = self._first
         same = first is not None and (first.unit, first.total) == (now.unit, now.total)
-        if first is None or not same or now.done < self._last:
+        reached = _reached(now)
+        if first is None or not same or reached < self._last:
             first, self._begun = now, seconds
-        self._first, self._last = first, now.done
-        done, passed = now.done - first.done, seconds - self._begun
+        self._first, self._last = first, reached
+        done, passed = reached - _reached(first), seconds - self._begun
         return done / passed if done > 0 and passed > 0 else None
+
+
+def _reached(now: Progress) -> float:
+    """What is done, with its share of what is under way."""
+    return now.fraction * now.total if now.total else now.done
 
 
 def compose(
@@ -67,13 +73,13 @@ def compose(
     if progress is not None:
         total = progress.total
         if total:
-            parts.append(_bar(progress.done / total, 20 if width >= 100 else 10))
+            parts.append(_bar(progress.fraction, 20 if width >= 100 else 10))
         count = f"{_short(progress.done)}/{_short(total)}" if total else _short(progress.done)
         parts.append(f"{count} {progress.unit}")
         if rate is not None:
             if total:
-                parts.append(f"{_clock((total - progress.done) / rate)} left")
-            parts.append(f"{_short(round(rate))}/s")
+                parts.append(f"{_clock((total - _reached(progress)) / rate)} left")
+            parts.append(f"{_short(round(rate)) if rate >= 9.5 else f'{rate:.2g}'}/s")
     room = max(8, width - sum(len(_GAP) + len(part) for part in parts))
     if cell_len(title) > room:
         title = set_cell_size(title, room - 1).rstrip() + "…"

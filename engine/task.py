@@ -3,7 +3,7 @@
 A spec is a frozen, strict description; from its fields come the form in the window, the JSON
 schema, the command line's help and the error messages. A *family* is a base class whose members
 are told apart by `kind`; a field that takes any member is written `OneOf[AttackSpec]`. Members are
-found by importing every `engine/*/spec.py`, so a new capability registers by being there.
+found by importing every `engine.*.spec`, so a new capability registers by being there.
 
 Nothing here imports torch, numpy or Qt.
 """
@@ -138,9 +138,10 @@ class _Union:
 
 @functools.cache
 def discover() -> None:
-    """Import every `engine/*/spec.py`, which makes its specs known."""
-    for path in sorted(Path(__file__).parent.glob("*/spec.py")):
-        importlib.import_module(f"engine.{path.parent.name}.spec")
+    """Import every `engine.*.spec`, a module or a package, which makes its specs known."""
+    found = (path for path in Path(__file__).parent.glob("*/spec*") if path.stem == "spec")
+    for room in sorted({path.parent.name for path in found}):
+        importlib.import_module(f"engine.{room}.spec")
 
 
 def kind_of(spec: type[Spec]) -> str | None:

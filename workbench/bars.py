@@ -24,6 +24,7 @@ from PySide6.QtWidgets import (
 from workbench import i18n, theme
 from workbench.i18n import mark, tr
 from workbench.runs.book import Rate
+from workbench.views.text import percent
 from workbench.views.widgets import Elided
 
 UNITS = {
@@ -42,6 +43,9 @@ UNITS = {
     "steps of fitting": mark("step of fitting"),
     "points judged": mark("point judged"),
     "samples certified": mark("sample certified"),
+    "samples against the certificate": mark("sample against the certificate"),
+    "kinds of noise": mark("kind of noise"),
+    "draws of the weights": mark("draw of the weights"),
 }
 """What is counted, in the singular, by the plural that the engine uses."""
 
@@ -441,8 +445,11 @@ class StatusBar(Bar):
             self.bar.setValue(round(1000 * rate.fraction))
             unit = unit_text(rate.unit)
             of = f" / {grouped(rate.total)}" if rate.total else ""
-            self.steps.setText(f"{unit} {grouped(rate.done)}{of}")
-            self.speed.setText(tr("{rate} it/s", rate=short(rate.per_second)))
+            share = f"  ·  {percent(rate.fraction, 0)}" if rate.within else ""
+            self.steps.setText(f"{unit} {grouped(rate.done)}{of}{share}")
+            each = short(rate.per_second)
+            steps = rate.unit in ("steps", "iterations")
+            self.speed.setText(tr("{rate} it/s", rate=each) if steps else f"{each}/s")
             left = rate.seconds_left
             self.left.setText(tr("ETA {time}", time=clock(left) if left is not None else "–"))
             self.speed.setVisible(rate.per_second > 0)
@@ -516,7 +523,8 @@ def grouped(number: int) -> str:
 
 
 def short(number: float) -> str:
-    return f"{number:.0f}" if number >= 10 else f"{number:.1f}"
+    """A speed in few digits: 1234, 56, 7.8, 0.034."""
+    return f"{number:.0f}" if number >= 10 else f"{number:{'.1f' if number >= 1 else '.2g'}}"
 
 
 def clock(seconds: float) -> str:

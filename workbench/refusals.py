@@ -151,10 +151,15 @@ REFUSALS = (
     ),
     # Explaining.
     mark(
-        "run {name} has kept no examples: an attack writes them when it is over, also if it was "
+        "run {name} has kept no examples: they are written when it is over, also if it was "
         "cancelled, but not if it failed"
     ),
-    mark("there is no sample {index}; the attack kept {count}"),
+    mark("there is no sample {index}; the run kept {count}"),
+    mark(
+        "no attack of the evaluation broke this sample, and what they tried is not kept: there is "
+        "nothing to set beside the clean image"
+    ),
+    mark("run {name} is of kind {kind}: only samples of an attack or an evaluation are explained"),
     mark("the model's outputs for this sample are not finite numbers: they cannot be explained"),
     mark(
         "the attack left this sample as it was, so there is no adversarial direction to look along"

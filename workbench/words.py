@@ -52,6 +52,7 @@ _WORDS = {
     "samples": mark("Samples"),
     "unmet": mark("Not as required"),
     "flags": mark("Flags"),
+    "unchecked": mark("Not checked"),
     "certified": mark("Certified"),
     "certified_accuracy": mark("Certified accuracy"),
     "certified_accuracy_interval": mark("Certified accuracy, interval"),
@@ -123,7 +124,24 @@ _NOTES = (
         "anywhere:\n{command}"
     ),
     mark("{title} is not under {folder}: downloading it"),
-    mark("{bad} of {all} images cannot be read and are skipped: {names}"),
+    mark(
+        "{count} images of {width} x {height} exceed the memory budget of {budget} MB: they are "
+        "decoded as they are used"
+    ),
+    mark(
+        "the accuracy of {share} is about that of guessing among {count} classes. Check mean and "
+        "std, the order of the classes, and the data."
+    ),
+    mark("begun with {before}, resumed with {now}: the result may differ in its last bits"),
+    mark("The picture budget of the run is spent: later iterations are not stored."),
+    mark("Took the weights from {name} inside the file."),
+    mark("Left out what is not a tensor: {names}."),
+    mark("Removed the prefix {prefix} from every name."),
+    mark(
+        "{zero} of {all} gradients were exactly zero. An attack by gradients cannot break such a "
+        "sample, so the robust accuracy may be too high; the margin loss or an attack without "
+        "gradients may tell."
+    ),
     mark("the test split has {count} images; all of them are attacked"),
     mark("images of the target class, {name}, are left out"),
     mark("out of memory: going on with {count} images at a time"),
@@ -145,6 +163,38 @@ _NOTES = (
     ),
 )
 """What tasks say while they work, for translation."""
+
+_ADVICE = (
+    mark(
+        "{steps} steps of {size} get at most {reach} away from their start, less than epsilon, "
+        "{eps}: the attack cannot use the whole ball, and the model may look more robust than it "
+        "is. Take a step size of about {better} (2.5 x epsilon / steps), or more steps."
+    ),
+    mark(
+        "The DLR loss needs {least} classes or more, and the model has {count}: the logits' "
+        "margin, not divided, is climbed in its place."
+    ),
+    mark(
+        "The DLR loss needs {least} classes or more, and the model has {count}: the third largest "
+        "logit alone, is climbed in its place."
+    ),
+)
+"""What makes an attack weaker than it looks."""
+
+_TRAINING = mark("adversarial training: {advice}")
+
+_SKIPPED = mark("{bad} of {all} images cannot be read and are skipped: {names}")
+_MORE = mark("and {count} more")
+_FAULTS = (
+    mark("not an image"),
+    mark("too many pixels"),
+    mark("{width} x {height} pixels are too many"),
+    mark("grey values below zero or not finite"),
+    mark("grey values beyond 16 bits"),
+    mark("not a regular file"),
+    mark("larger than {count} MB"),
+)
+"""Why an image cannot be read."""
 
 _HIDING = (
     mark("bit depth of {bits}"),
@@ -185,18 +235,47 @@ def note_text(text: str) -> str:
     name, changed, value = text.partition(" set to ")
     if changed and name in _WORDS:
         return tr("{quantity} set to {value}", quantity=word(name), value=value)
-    return hidden_text(text) or _judged(text) or tr_like(text, _NOTES)
+    for known in (hidden_text, _judged, _advised, _skipped):
+        if (said := known(text)) is not None:
+            return said
+    return tr_like(text, _NOTES)
+
+
+def _advised(text: str) -> str | None:
+    """What an attack was said to be weaker by, of itself or in a training, where there may be
+    several; None if it is something else."""
+    training = matched(text, _TRAINING)
+    each = re.split(r"(?<=or more steps\.) ", training["advice"] if training else text)
+    if not all(any(matched(part, pattern) for pattern in _ADVICE) for part in each):
+        return None
+    advice = " ".join(tr_like(part, _ADVICE) for part in each)
+    return tr(_TRAINING, advice=advice) if training else advice
+
+
+def _skipped(text: str) -> str | None:
+    """Which images could not be read, and why; None if it is something else."""
+    found = matched(text, _SKIPPED)
+    if found is None:
+        return None
+
+    def part(words: str) -> str:
+        name, bracket, why = words.removesuffix(")").rpartition(" (")
+        return f"{name} ({tr_like(why, _FAULTS)})" if bracket else tr_like(words, (_MORE,))
+
+    return tr(_SKIPPED, **found | {"names": "; ".join(map(part, found["names"].split("; ")))})
 
 
 def _judged(text: str) -> str | None:
     """What an evaluation said of its figures, in the person's language; None if it is something
     else: a flag with its evidence, meaning and advice, or what was required and is not so."""
     begin, colon, rest = text.partition(": ")
+    from engine.robustness.flags import FLAGS
+    from workbench.panels.evaluate_view import UNCHECKED, evidence_text, unmet_text
+
+    if any(matched(text, pattern) is not None for pattern in UNCHECKED):
+        return tr_like(text, UNCHECKED)
     if not colon:
         return None
-    from engine.robustness.flags import FLAGS
-    from workbench.panels.evaluate_view import evidence_text, unmet_text
-
     if begin == "rejected":
         each = re.split(r"; (?=[a-z ]+ >= )", rest)
         why = "; ".join(map(unmet_text, each))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.attacks import AttackResult, perturb
-from engine.attacks.driver import Search
+from engine.attacks.result import Search
 from engine.attacks.spec import PGD, AttackSpec, Norm
 from engine.bench import Bench
 from engine.data import Dataset, load

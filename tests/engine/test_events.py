@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import struct
 
@@ -82,3 +83,22 @@ def test_a_torn_frame_is_the_end() -> None:
 def test_noise_is_told_from_frames(noise: bytes) -> None:
     with pytest.raises(frames.BadFrame):
         frames.read(io.BytesIO(noise))
+
+
+def test_what_is_said_of_pictures_is_written_down_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ({"label": 3, "norm": 0.25, "text": "Würfel"}, {"label": 1, "norm": math.inf})
+    listed = frames.Listed(said)
+    for message in ({"event": "images", "captions": listed, "step": 2}, {"captions": listed}):
+        plain = frames.read(io.BytesIO(frames.pack({**message, "captions": said}, b"abc")))
+        assert frames.read(io.BytesIO(frames.pack(message, b"abc"))) == plain
+        assert plain == ({**message, "captions": list(said)}, b"abc")
+
+    written: list[object] = []
+    dumps = json.dumps
+    monkeypatch.setattr(
+        json, "dumps", lambda value, **how: (written.append(value), dumps(value))[1]
+    )
+    again = frames.Listed(said)
+    for step in range(3):
+        frames.pack({"captions": again, "step": step})
+    assert written.count(again) == 1

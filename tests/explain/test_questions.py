@@ -132,7 +132,7 @@ def test_without_a_radius_or_with_one_in_pixels_there_is_no_ball(
 
 def test_what_makes_no_sense_is_refused_in_words(tmp_path: Path) -> None:
     run, _ = attacked(tmp_path)
-    with pytest.raises(BadInput, match="no sample 4; the attack kept 3"):
+    with pytest.raises(BadInput, match="no sample 4; the run kept 3"):
         ask(run, kind="explain", sample=3, method="saliency")
     with pytest.raises(BadInput, match="no method 'shap'"):
         ask(run, kind="explain", sample=0, method="shap")
@@ -161,3 +161,60 @@ def test_a_sample_that_was_left_as_it_was_has_not_moved(tmp_path: Path) -> None:
     run, _ = attacked(tmp_path)
     answer, _ = ask(run, kind="explain", sample=2, method="saliency")
     assert answer["moved"] == 0
+
+
+# --- of an evaluation -----------------------------------------------------------------------------
+
+
+def judged(folder: Path) -> Run:
+    """The run of an evaluation by two attacks: of 4 images the second and the last were broken, one
+    by each."""
+    torch.manual_seed(0)
+    module = build(MODEL, (1, 8, 8), 4).eval()
+    save_model(
+        folder / "m.safetensors",
+        module,
+        ModelCard(model=MODEL, shape=(1, 8, 8), classes=("a", "b", "c", "d")),
+    )
+    attacks = [
+        {"kind": "pgd", "norm": "linf", "eps": 0.1},
+        {"kind": "pgd", "norm": "linf", "eps": 0.2},
+        {"kind": "pgd", "norm": "l2", "eps": 2.0},
+    ]
+    spec = {"kind": "evaluate", "model": str(folder / "m.safetensors"), "attacks": attacks}
+    run = Workspace(folder / "w").create(spec, name="judged")
+    clean = 0.3 + 0.4 * torch.rand(4, 1, 8, 8)
+    change = torch.zeros(4, 1, 8, 8)
+    change[1], change[3] = 0.2 * torch.randn(1, 8, 8).sign(), 0.2
+    sizes = torch.tensor([0.0, 0.2, 0.0, 0.2 * 8], dtype=torch.float64)
+    kept = {
+        "clean": clean,
+        "adversarial": clean + change,
+        "labels": torch.arange(4),
+        "success": torch.tensor([False, True, False, True]),
+        "norm": sizes,
+    }
+    safetensors.torch.save_file(kept, run.folder / FILE)
+    return run
+
+
+def test_a_sample_of_an_evaluation_is_explained_in_the_norm_that_broke_it(tmp_path: Path) -> None:
+    run = judged(tmp_path)
+    one, other = read_pair(run, 1), read_pair(run, 3)
+    assert (one.label, one.norm, one.eps) == (1, "linf", 0.2)
+    assert (other.label, other.norm, other.eps) == (3, "l2", 2.0)
+    among = read_pair(run, 1, broken=True)  # the second of those that were broken
+    assert torch.equal(among.adversarial, other.adversarial)
+    answer, _ = ask(run, kind="surface", sample=1, broken=True, seed=0, start=0)
+    assert (answer["norm"], answer["eps"]) == ("l2", 2.0)
+    assert answer["distance"] == pytest.approx(1.6, rel=1e-5)
+    found, _ = ask(run, kind="explain", sample=0, broken=True, method="saliency")
+    assert found["label"] == 1
+
+
+def test_of_an_evaluation_only_what_was_broken_is_kept(tmp_path: Path) -> None:
+    run = judged(tmp_path)
+    with pytest.raises(BadInput, match="broke this sample, and what they tried is not kept"):
+        ask(run, kind="explain", sample=0, method="saliency")
+    with pytest.raises(BadInput, match="no sample 3; the run kept 2"):
+        ask(run, kind="explain", sample=2, broken=True, method="saliency")

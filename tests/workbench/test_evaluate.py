@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PySide6.QtCore import Qt
 
 from engine.events import Images, Progress, Table
 from engine.robustness.flags import FLAGS
@@ -18,9 +20,16 @@ from workbench.forms.several import Several
 from workbench.i18n import set_language
 from workbench.mailbox import News
 from workbench.panels.evaluate_panel import detail
-from workbench.panels.evaluate_view import EVIDENCE, EvaluateView, attack_name, unmet_text
+from workbench.panels.evaluate_view import (
+    EVIDENCE,
+    EvaluateView,
+    attack_name,
+    evidence_text,
+    unmet_text,
+)
 from workbench.recipes import recipe_text
 from workbench.runs.record import load
+from workbench.words import note_text
 
 SPEC = {
     "kind": "evaluate",
@@ -66,7 +75,7 @@ def test_what_an_evaluation_found_is_drawn(qtbot: Any, tmp_path: Path) -> None:
         ("Worst case", 0.5),
     ]
     assert not view.verdict.isHidden()
-    assert view.verdict.text() == "Rejected: R" + UNMET[1:]
+    assert view.verdict.text() == f"Rejected: {unmet_text(UNMET)}"
     words = [label.text() for label in view.flags._list.findChildren(type(view.verdict))]
     meaning = FLAGS["zero_gradients"]
     assert words == [
@@ -85,11 +94,67 @@ def test_what_an_evaluation_found_is_drawn(qtbot: Any, tmp_path: Path) -> None:
     assert view.verdict.isHidden()
 
 
+def test_what_could_not_be_checked_is_not_called_good(qtbot: Any, tmp_path: Path) -> None:
+    text = (
+        "Attacks were not compared with each other, since no samples were to be checked; 16 are "
+        "needed."
+    )
+    events = (
+        Table("flags", ("flag", "evidence", "p"), ()),
+        Table("unchecked", ("text",), ((text,),)),
+    )
+    run = make_run(tmp_path, "unchecked", SPEC, summary={}, events=events)
+    view = EvaluateView()
+    qtbot.addWidget(view)
+
+    def words() -> list[str]:
+        labels = view.flags._list.findChildren(type(view.verdict))
+        return [label.text() for label in labels if not label.isHidden()]
+
+    view.show_run(run.info(), load(run), "series:0")
+    assert words() == [text]
+    assert "unchecked" not in view.tables
+    set_language("zh")
+    view.flags.retranslate()
+    (said,) = words()
+    assert said == note_text(text)
+    set_language("en")
+    assert "needed" not in said
+    assert "16" in said
+    view.show_nothing()
+    view.show_run(judged(tmp_path).info(), load(judged(tmp_path, "again")), "series:0")
+    assert text not in words()
+
+
+def test_what_the_checks_measure_is_said_in_chinese() -> None:
+    set_language("zh")
+    said = [
+        evidence_text(text)
+        for text in (
+            "5 passes of the same images differ by up to 0.1; up to 3% of the predictions changed",
+            "of cross-entropy, at 31 of 128 images of the ball",
+            "of 128 steps along the gradient at clean images, twice as long as it says the "
+            "decision is away, 31 did not lead a tenth of the way there",
+            "by their gradients, 31 of 128 clean images are more than 3 times as far from another "
+            "class as it is on the way to another image (median 4.2)",
+            "in batches of 1 and of 128 images, answers differ by up to 0.2",
+            "7 of 256 images of the attacks are answered otherwise by a copy that was asked "
+            "nothing before, by up to 3.1",
+        )
+    ]
+    set_language("en")
+    assert not [text for text in said if re.search("[a-z]{3}", text)]
+    assert all(number in said[1] for number in ("31", "128"))
+
+
 def test_words() -> None:
     assert detail(SPEC) == "PGD, FGSM · on plain"
     assert attack_name("pgd") == "PGD"
     assert attack_name("pgd-2") == "PGD 2"
-    assert unmet_text(UNMET) == UNMET.replace("robust", "Robust", 1)
+    assert unmet_text(UNMET) == (
+        "Robust accuracy >= 80\u202f% is required; it is 50\u202f% on 60 samples, so at least "
+        "37.74\u202f%"
+    )
     doubt = "robust accuracy >= 0.8 is required; it is 0.9, but the checks doubt that: "
     set_language("zh")
     said = unmet_text(doubt + "Zero gradients, Saturated loss")
@@ -162,7 +227,7 @@ def test_the_attacks_are_watched_and_the_worst_is_looked_through(
     view.news(news)
     assert not stage.isHidden()
     assert stage.words.text() == (
-        "PGD 2 is attacking: 12 of 40 samples done; 38 of 60 were left before it."
+        "PGD 2 is attacking 40 samples, 30\u202f% done; 38 of 60 were left before it."
     )
     assert (stage.during.adversarial.view.pixels == 20).all()
     assert "adversarial" not in view.mosaics, "they are not shown twice"
@@ -172,7 +237,11 @@ def test_the_attacks_are_watched_and_the_worst_is_looked_through(
     more.add(Progress(3, 40, "by queries"))
     view.news(more)
     assert (stage.during.adversarial.view.pixels == 30).all()
-    assert "12 of 40" in stage.words.text(), "the checks are no attack of it"
+    assert "30\u202f% done" in stage.words.text(), "the checks are no attack of it"
+    within = News()
+    within.add(Progress(12, 40, "by pgd-2", 0.475))
+    view.news(within)
+    assert "48\u202f% done" in stage.words.text(), "none of the second batch is done, and most is"
     rows = (("pgd", "linf", 0.7), ("pgd-2", "linf", 0.5))
     over = News()
     over.add(Table("attacks", ("attack", "norm", "robust_accuracy"), rows))
@@ -203,3 +272,41 @@ def test_what_was_empty_promises_again(qtbot: Any, tmp_path: Path) -> None:
     assert "recorded no" in view.curve._empty.text()
     view.show_nothing()
     assert view.curve._empty.text() == "Drawn when the attacks are over."
+
+
+def test_what_was_said_in_one_language_is_said_again_in_the_other(
+    qtbot: Any, tmp_path: Path
+) -> None:
+    """Cells, headings and the names of curves are words too."""
+    run = judged(tmp_path, status="rejected")
+    view = EvaluateView()
+    qtbot.addWidget(view)
+    view.show_run(run.info(), load(run), "series:0")
+    kinds = (("gaussian_noise", 0.9, 0.8, 0.85),)
+    columns = ("corruption", "severity 1", "severity 2", "mean")
+    view.show_table(Table("corruptions", columns, kinds))
+    view.show_table(Table("certificate", ("a", "b", "c"), (("ibp", "linf", "curve"),)))
+    view.show_table(Table("certified_curve", ("r", "a"), ((0.0, 1.0), (0.1, 0.5))))
+    set_language("zh")
+    model = view.tables["corruptions"].model
+    assert model.rows[0][0] == "高斯噪声"
+    horizontal = Qt.Orientation.Horizontal
+    assert model.headerData(1, horizontal, Qt.ItemDataRole.DisplayRole).startswith("强度 1")
+    assert view.curve.plot.curves["/certified"].label == "judged（认证）"
+    assert "80\u202f%" in view.verdict.text()
+    set_language("en")
+    assert model.rows[0][0] == "Gaussian noise"
+    assert view.curve.plot.curves["/certified"].label == "judged, certified"
+
+
+def test_the_clean_accuracy_is_there_as_soon_as_an_attack_has_begun(
+    qtbot: Any, tmp_path: Path
+) -> None:
+    """Also where the first one is over before anybody looks."""
+    run = make_run(tmp_path, "going", SPEC, status="running")
+    view = EvaluateView()
+    qtbot.addWidget(view)
+    view.show_run(run.info(), load(run), "series:0")
+    columns = ("attack", "number", "attacked", "left", "samples", "correct")
+    view.show_table(Table("running", columns, (("pgd-2", 2, 40, 38, 60, 57),)))
+    assert [(words, share) for words, share, _ in view.accuracies.view.bars] == [("Clean", 0.95)]

@@ -58,7 +58,7 @@ def specs() -> list[type[Spec]]:
         spec = pending.pop()
         pending += spec.__subclasses__()
         home = spec.__module__
-        seen = home == "engine.task" or (home.startswith("engine.") and home.endswith(".spec"))
+        seen = home == "engine.task" or (home.startswith("engine.") and "spec" in home.split("."))
         if seen and spec not in found:
             found.append(spec)
     return found

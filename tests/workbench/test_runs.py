@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PySide6.QtCore import QPoint, Qt
 
 from engine.events import Images, Progress, Scalars
@@ -113,6 +114,17 @@ def test_rate_and_time_left() -> None:
     rate.update(Progress(5, 0, "images"), 12.0)
     assert rate.seconds_left is None
     assert rate.fraction == 0
+
+
+def test_a_rate_counts_what_is_under_way() -> None:
+    rate = Rate()
+    rate.update(Progress(0, 500, "by autoattack", 0.1), 10.0)
+    rate.update(Progress(0, 500, "by autoattack", 0.3), 30.0)
+    assert rate.fraction == 0.3
+    assert rate.per_second == pytest.approx(5)  # 100 samples' worth in 20 s
+    assert rate.seconds_left == pytest.approx(70)
+    rate.update(Progress(0, 500, "by square", 0.05), 31.0)
+    assert rate.seconds_left is None  # another one has begun
 
 
 def test_progress_of_an_ended_run_is_not_kept() -> None:

@@ -160,6 +160,10 @@ def value_text(key: str, value: Any) -> str:
         return percent(float(value))
     if isinstance(value, list | tuple):
         return ", ".join(value_text(key, part) for part in value)
+    if key == "unmet":
+        from workbench.panels.evaluate_view import unmet_text
+
+        return unmet_text(str(value))
     if key == "size":
         return size_text(float(value))
     if isinstance(value, int):

@@ -14,6 +14,7 @@ from workbench import theme
 from workbench.i18n import mark, matched, name_of, tr, tr_like
 from workbench.mailbox import News
 from workbench.panels.atlas import Atlas
+from workbench.panels.lens import Lens
 from workbench.panels.live import NOTHING, LiveView
 from workbench.panels.stage import DURING, StageView
 from workbench.runs.record import Record
@@ -21,9 +22,10 @@ from workbench.views.bars import BarsCard
 from workbench.views.card import Card, seat
 from workbench.views.curves import CurveCard
 from workbench.views.table import Percent, TableCard, cell
+from workbench.views.text import NARROW
 from workbench.words import hidden_text, warning_of, word
 
-OWN = ("curve", "flags", "classes", "certificate", "certified_curve", "certified")
+OWN = ("curve", "flags", "unchecked", "classes", "certificate", "certified_curve", "certified")
 """Tables that are drawn in a way of their own, or not at all."""
 CURVE = mark("Drawn when the attacks are over.")
 ACCURACIES = mark("Drawn when an attack is over.")
@@ -38,22 +40,66 @@ UNMET = (
 )
 EVIDENCE = (
     mark(
-        "two passes of the same images differ by up to {number}; {share} of the predictions changed"
+        "{count} passes of the same images differ by up to {number}; up to {share} of the "
+        "predictions changed"
     ),
     mark("all outputs lie between 0 and 1 and add up to 1"),
     mark("all outputs lie between 0 and 1, as out of a sigmoid"),
+    mark("those of {some} of {all} images lie between 0 and 1 and add up to 1"),
     mark("of the margin, at {zero} of {all} clean images"),
+    mark("of the margin, at {zero} of {all} images of the ball"),
     mark("of cross-entropy, at {zero} of {all} clean images"),
+    mark("of cross-entropy, at {zero} of {all} images of the ball"),
     mark(
-        "of {all} small steps along the gradient, {off} changed the margin by less than half or "
-        "more than twice of what it foretold (median {ratio} of it)"
+        "of {all} small steps along the gradient at clean images, {off} changed the margin by less "
+        "than half or more than twice of what it foretold (median {ratio} of it)"
+    ),
+    mark(
+        "of {all} small steps along the gradient at images of the ball, {off} changed the margin "
+        "by less than half or more than twice of what it foretold (median {ratio} of it)"
+    ),
+    mark(
+        "of {all} clean images, small steps in random directions change the margin of {off} by "
+        "something else than the gradient foretold (median difference {share})"
+    ),
+    mark(
+        "of {all} images of the ball, small steps in random directions change the margin of {off} "
+        "by something else than the gradient foretold (median difference {share})"
+    ),
+    mark(
+        "of {all} steps along the gradient at clean images, twice as long as it says the decision "
+        "is away, {off} did not lead a tenth of the way there"
+    ),
+    mark(
+        "of {all} steps along the gradient at images of the ball, twice as long as it says the "
+        "decision is away, {off} did not lead a tenth of the way there"
+    ),
+    mark(
+        "by their gradients, {far} of {all} clean images are more than {times} times as far from "
+        "another class as it is on the way to another image (median {median})"
     ),
     mark("seen: {what}"),
-    mark("alone and among {count} images, answers differ by up to {number}"),
+    mark("in batches of {one} and of {other} images, answers differ by up to {number}"),
     mark("changed by a pass: {names}"),
-    mark("with and without gradients, answers differ by up to {number}"),
+    mark("answers to clean images differ from those before the attacks by up to {number}"),
+    mark(
+        "{off} of {all} images of the attacks are answered otherwise when they are asked again, by "
+        "up to {number}"
+    ),
+    mark(
+        "{off} of {all} images of the attacks are answered otherwise by a copy that was asked "
+        "nothing before, by up to {number}"
+    ),
+    mark("a pass has changed the images that it was given"),
+    mark("with and without gradients, answers to clean images differ by up to {number}"),
+    mark("with and without gradients, answers to images of the ball differ by up to {number}"),
     mark("{withstand} of {all} samples withstand epsilon {eps}"),
     mark("{bad} of {all} clean images"),
+    mark("{bad} of {all} images of the ball"),
+    mark("of {bad} of {all} images, inside the attacks alone"),
+    mark(
+        "{missed} samples that count as robust were attacked by nothing, or by nothing to its end"
+    ),
     mark(
         "with {share} of the probabilities rounded to 1, broken by the margin alone: {more} of "
         "{all} samples against {fewer} the other way round"
@@ -74,6 +120,31 @@ EVIDENCE = (
     mark("broken by the checks alone: {more} of {all} samples against {fewer} the other way round"),
 )
 """What the checks measure, for translation."""
+UNCHECKED = (
+    mark(
+        "Too few samples to find a trick that acts on a part of them: {count} were looked at, and "
+        "{needed} are needed."
+    ),
+    mark(
+        "Attacks were not compared with each other, since no samples were to be checked; {needed} "
+        "are needed."
+    ),
+    mark(
+        "Too few samples to compare attacks: {standing} of {count} that were checked withstand, "
+        "and two attacks have to differ on {least} for p < .01; {needed} are needed."
+    ),
+    mark(
+        "Whether the gradients at clean images are those of the model is not known: what they "
+        "foretell drowns in rounding."
+    ),
+    mark(
+        "Whether the gradients at images of the ball are those of the model is not known: what "
+        "they foretell drowns in rounding."
+    ),
+    mark("The checks know no attack in {norm}: they looked at a ball of {other} of {eps}."),
+    mark("The evaluation was stopped: its checks are incomplete."),
+)
+"""What the checks could not look at, for translation."""
 
 CORRUPTIONS = {
     "gaussian_noise": mark("Gaussian noise"),
@@ -92,7 +163,7 @@ CORRUPTIONS = {
     "jpeg_compression": mark("JPEG compression"),
     "gaussian": mark("Gaussian"),
     "uniform": mark("Uniform"),
-    "weights": mark("Weights"),
+    "weights": mark("Weights of the model"),
 }
 """What corruptions and kinds of noise are called."""
 
@@ -104,6 +175,7 @@ class FlagsCard(Card):
         super().__init__(mark("Can it be believed?"), parent)
         self._explain = CHECKS
         self._rows: tuple[tuple[Any, ...], ...] | None = None
+        self._unchecked: tuple[str, ...] = ()
         self._list = QWidget(self)
         self._column = QVBoxLayout(self._list)
         self._column.setContentsMargins(0, 0, 0, 0)
@@ -114,6 +186,12 @@ class FlagsCard(Card):
     def set_flags(self, rows: Sequence[Sequence[Any]] | None) -> None:
         """Rows of flag, evidence and p; None while nothing is known."""
         self._rows = None if rows is None else tuple(map(tuple, rows))
+        self._unchecked = ()  # what could not be checked follows, if anything
+        self.retranslate()
+
+    def set_unchecked(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Rows of one sentence each, after the flags."""
+        self._unchecked = tuple(str(row[0]) for row in rows)
         self.retranslate()
 
     def retranslate(self) -> None:
@@ -126,7 +204,9 @@ class FlagsCard(Card):
                 widget.deleteLater()
         for row in self._rows or ():
             self._column.addWidget(_flag(*row, parent=self._list))
-        if self._rows == ():
+        for each in self._unchecked:
+            self._column.addWidget(_words(tr_like(each, UNCHECKED), "warn", self._list))
+        if self._rows == () and not self._unchecked:
             text = tr("The checks found nothing that speaks against these figures.")
             self._column.addWidget(_words(text, "good", self._list))
         self.set_value(str(len(self._rows)) if self._rows else "")
@@ -269,9 +349,20 @@ class EvaluateView(LiveView):
             lambda question, answer: self.ask(question, answer),
             lambda kind: self.drop(kind),
         )
+        self.lenses = (
+            Lens(self.stage.during, lambda question, answer: self.ask(question, answer)),
+            Lens(
+                self.stage.after, lambda question, answer: self.ask(question, answer), broken=True
+            ),
+        )
+        """About the first samples, and about those that were broken."""
+        for lens in self.lenses:
+            self.stage.tabs.changed.connect(lens.refresh)
         self.stage.during.add_export(self._export_set)
         self._curve: Table | None = None
         self._proved: dict[str, Table] = {}
+        self._raw: dict[str, Table] = {}
+        """Every table as it came, to be said again in another language."""
         self._contradicted = 0
         self._clean: float | None = None
         self._by_attack: dict[str, float] = {}
@@ -301,25 +392,28 @@ class EvaluateView(LiveView):
     def show_run(self, info: RunInfo, record: Record, color: str) -> None:
         super().show_run(info, record, color)
         self.stage.show_frames(record.frames)
-        self.atlas.set_run(info)
+        self._show_samples(info)
         self._show_summary(info)
 
     def show_nothing(self) -> None:
         super().show_nothing()
         self._curve = None
         self._proved = {}
+        self._raw.clear()
         self._contradicted = 0
         self._clean, self._by_attack = None, {}
         self.curve.clear()
         self.certified.clear()
         self.stage.clear()
-        self.atlas.set_run(None)
+        self._show_samples(None)
         self.accuracies.set_bars([])
         self.accuracies.warn("")
         self.flags.set_flags(None)
         self.verdict.hide()
 
     def show_table(self, table: Table) -> None:
+        if table.name != "running":
+            self._raw[table.name] = table
         if table.name == "curve":
             self._draw_curve(table)
         elif table.name in ("certificate", "certified_curve", "certified"):
@@ -327,10 +421,15 @@ class EvaluateView(LiveView):
             self._draw_certified(table)
         elif table.name == "flags":
             self.flags.set_flags(table.rows)
+        elif table.name == "unchecked":
+            self.flags.set_unchecked(table.rows)
         elif table.name == "running":
-            name, number, _, left, samples = table.rows[0]
-            if number == 1 and samples:
-                self._clean = left / samples  # nobody has attacked yet
+            _, number, _, left, samples, *more = table.rows[0]
+            correct = more[0] if more else left if number == 1 else None
+            if correct is not None and samples:
+                self._clean = correct / samples
+                if self.info is not None:
+                    self._show_summary(self.info)
             self.stage.show_running(table.rows[0])
         elif table.name not in OWN:
             if table.name == "contradictions":
@@ -366,13 +465,23 @@ class EvaluateView(LiveView):
 
     def update_info(self, info: RunInfo) -> None:
         super().update_info(info)
-        self.atlas.set_run(info)
+        self._show_samples(info)
         self._show_summary(info)
+
+    def _show_samples(self, info: RunInfo | None) -> None:
+        """What can be seen of single samples, and why there is nothing to be seen."""
+        self.atlas.set_run(info)
+        for lens in self.lenses:
+            lens.set_run(info)
+        none = info is not None and self._has_ended and info.spec.get("show") == 0
+        self.stage.set_absent(none)
 
     def retranslate(self) -> None:
         super().retranslate()
         self.stage.retranslate()
         if self.info is not None:
+            for table in list(self._raw.values()):  # what the cells and curves are called
+                self.show_table(table)
             self._show_summary(self.info)
 
     def _explain_emptiness(self) -> None:
@@ -476,9 +585,17 @@ def unmet_text(text: str) -> str:
     """What was required and is not so, in the person's language."""
     for pattern in UNMET:
         if (found := matched(text, pattern)) is not None:
-            inside = {"what": _accuracy, "flags": _titles}
+            inside = {"what": _accuracy, "flags": _titles} | dict.fromkeys(SHARES, _percent)
             return tr(pattern, **{k: inside.get(k, str)(v) for k, v in found.items()})
     return text
+
+
+SHARES = ("least", "share", "low")
+"""Of what is said there, the accuracies."""
+
+
+def _percent(fraction: str) -> str:
+    return f"{100 * float(fraction):.2f}".rstrip("0").rstrip(".") + f"{NARROW}%"
 
 
 def _accuracy(words: str) -> str:

@@ -1,6 +1,6 @@
-"""Asks the engine about the selected sample of an attack: what its decision rests on, and the loss
-around it. Only the page that can be seen asks; an answer that comes when another sample is
-selected is thrown away."""
+"""Asks the engine about the selected sample of an attack or evaluation: what its decision rests on,
+and the loss around it. Only the page that can be seen asks; an answer that comes when another
+sample is selected is thrown away."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from workbench.panels.live import Ask
 from workbench.refusals import error_text
 from workbench.runs.book import ENDED
 from workbench.views.comparison import Comparison
-from workbench.views.explanation import METHODS, Explained, ExplanationCard, read_answer
+from workbench.views.explanation import METHODS, ExplanationCard, read_answer
 from workbench.views.surface import SurfaceCard
 
 NO_RUN = mark("Run an attack and select a sample to see what its decision rests on.")
 NO_PLANE = mark("Run an attack and select a sample to see the loss around it.")
 NO_PICTURES = mark("This run recorded no pictures.")
-LATER = mark("Drawn when the attack is over: the engine then has its examples.")
+LATER = mark("Drawn when the run is over: the engine then has its examples.")
 COMPUTING = mark("Being computed…")
+FIRST = mark("Being computed… The engine loads what explains first, which takes some seconds.")
 
 
 class Lens(QObject):
-    """Fills the two pages. `ask` puts a question to the engine that is there at that time."""
+    """Fills the two pages. `ask` puts a question to the engine that is there at that time.
+    `broken`: the comparison shows those samples of the run alone that were broken."""
 
-    def __init__(self, comparison: Comparison, ask: Ask) -> None:
+    explained = False
+    """The engine has answered once since the window was opened: what it needs is loaded."""
+
+    def __init__(self, comparison: Comparison, ask: Ask, *, broken: bool = False) -> None:
         super().__init__(comparison)
         self.explanation = ExplanationCard()
         self.surface = SurfaceCard()
@@ -38,6 +43,9 @@ class Lens(QObject):
         """Counts what was begun: an answer to something older is not wanted any more."""
         self._asked: dict[object, tuple[str, int]] = {}
         """Of each page, the run and sample that it shows or waits for."""
+        self._troubles: dict[object, tuple[tuple[str, int], str]] = {}
+        """Of each page, why there is nothing of which sample."""
+        self._of: dict[str, Any] = {"broken": True} if broken else {}
         self._seed = 0
         comparison.add_page(mark("Explain"), self.explanation)
         comparison.add_page(mark("Surface"), self.surface)
@@ -58,6 +66,7 @@ class Lens(QObject):
     def _forget(self) -> None:
         self._turn += 1
         self._asked.clear()
+        self._troubles.clear()
         self.explanation.clear()
         self.surface.clear()
 
@@ -65,14 +74,18 @@ class Lens(QObject):
         """Ask for what the page shows, if it can be known and is not there yet."""
         page, info = self._comparison.page, self._info
         ended = info is not None and info.status in ENDED
+        key = (info.id if info is not None else "", self._comparison.selected)
         for card, promise in ((self.explanation, NO_RUN), (self.surface, NO_PLANE)):
-            card.explain(promise if info is None else NO_PICTURES if ended else LATER)
-        if page is None or info is None or not ended or not self._comparison.count:
+            about, trouble = self._troubles.get(card, (None, ""))
+            nothing = promise if info is None else NO_PICTURES if ended else LATER
+            card.explain(trouble if about == key else nothing)
+        seen = not self._comparison.isHidden()
+        if not seen or page is None or info is None or not ended or not self._comparison.count:
             return
-        key = (info.id, self._comparison.selected)
         if self._asked.get(page) == key:
             return
         self._asked[page] = key
+        self._troubles.pop(page, None)
         self._turn += 1
         # What the other page still waited for will not come any more: it asks again when shown.
         for other in [o for o, k in self._asked.items() if o is not page]:
@@ -82,6 +95,7 @@ class Lens(QObject):
             self.explanation.show_sample(
                 key[1], *self._comparison.pictures, self._comparison.classes
             )
+            self.explanation.maps.waiting = COMPUTING if Lens.explained else FIRST
             self._explain(key, list(METHODS))
         else:
             self.surface.begin(key[1], self._comparison.classes)
@@ -89,6 +103,8 @@ class Lens(QObject):
             self._survey(key, 0)
 
     def _is_full(self, page: object) -> bool:
+        if page in self._troubles:
+            return True
         if page is self.explanation:
             return len(self.explanation.maps.found) == len(METHODS)
         grid = self.surface.surface.grid
@@ -114,6 +130,15 @@ class Lens(QObject):
 
         return answered
 
+    def _refuse(
+        self, card: ExplanationCard | SurfaceCard, key: tuple[str, int], answer: dict[str, Any]
+    ) -> None:
+        """Say why there is nothing of the sample `key`."""
+        trouble = trouble_of(answer)
+        self._troubles[card] = key, trouble
+        card.clear()
+        card.explain(trouble)
+
     def _explain(self, key: tuple[str, int], methods: list[str]) -> None:
         """One method after another: each is a question of its own, so that the first is seen at
         once and a run under way never waits long."""
@@ -122,13 +147,15 @@ class Lens(QObject):
         method, *rest = methods
 
         def add(answer: dict[str, Any], payload: bytes) -> None:
-            if "error" in answer:
-                self.explanation.add(method, Explained(trouble=trouble_of(answer)))
-            else:
-                self.explanation.add(method, read_answer(answer, payload))
+            if "error" in answer:  # the others would say the same
+                self._refuse(self.explanation, key, answer)
+                return
+            Lens.explained = True
+            self.explanation.maps.waiting = COMPUTING
+            self.explanation.add(method, read_answer(answer, payload))
             self._explain(key, rest)
 
-        question = {"kind": "explain", "run": key[0], "sample": key[1], "method": method}
+        question = {"kind": "explain", "run": key[0], "sample": key[1], "method": method} | self._of
         self._ask(question, self._while_wanted(add))
 
     def _survey(self, key: tuple[str, int], start: int) -> None:
@@ -136,8 +163,7 @@ class Lens(QObject):
 
         def take_in(answer: dict[str, Any], payload: bytes) -> None:
             if "error" in answer:
-                self.surface.clear()
-                self.surface.explain(trouble_of(answer))
+                self._refuse(self.surface, key, answer)
                 return
             self.surface.take_in(answer, payload)
             if answer["done"] < answer["side"] ** 2:
@@ -149,7 +175,7 @@ class Lens(QObject):
             "sample": key[1],
             "seed": self._seed,
             "start": start,
-        }
+        } | self._of
         self._ask(question, self._while_wanted(take_in))
 
 

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 from engine.events import Images, Progress
 from workbench.i18n import mark, tr
 from workbench.views.comparison import Comparison
-from workbench.views.text import number
+from workbench.views.text import number, percent
 from workbench.views.widgets import Elided, Segmented
 from workbench.words import measure
 
@@ -22,6 +22,7 @@ WORST = "worst_"
 DURING, AFTER = range(2)
 TALLEST = 425
 """Height at scale 1 that the pictures may take: what they came to is below them."""
+ABSENT = mark("No pictures: {field} was 0. With 1 or more, samples are seen and explained here.")
 NONE = mark("No attack broke a sample, or nobody wanted pictures.")
 
 
@@ -32,6 +33,7 @@ class StageView(QWidget):
     def __init__(self, name: Callable[[str], str], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._name = name
+        self._absent = False
         self.during, self.after = Comparison(), Comparison()
         self.words = Elided()
         self.words.setProperty("tone", "muted")
@@ -63,6 +65,7 @@ class StageView(QWidget):
         self._over: tuple[int, int] | None = None
         self._progress: Progress | None = None
         self._captions: tuple[Mapping[str, Any], ...] = ()
+        self.set_absent(False)
         self.during.clear()
         self.after.clear()
         self.tabs.set_current(DURING)
@@ -93,10 +96,18 @@ class StageView(QWidget):
         self._say()
         return True
 
+    def set_absent(self, absent: bool) -> None:
+        """There are no pictures, since nobody wanted any: say so where they would be."""
+        if absent != self._absent:
+            self._absent = absent
+            self.tabs.setHidden(absent)
+            self._turn(self.tabs.current)
+            self.setVisible(absent)
+
     def show_running(self, row: Sequence[Any]) -> None:
         """An attack has begun: its name, number, how many samples it attacks, how many are still
-        correct, of how many."""
-        self._running, self._progress = tuple(row), None
+        correct, of how many; and how many were before all attacks."""
+        self._running, self._progress = tuple(row[:5]), None
         self._over = None
         self._say()
 
@@ -114,8 +125,8 @@ class StageView(QWidget):
 
     def _turn(self, tab: int) -> None:
         # Not a stack: that would be as high as the higher of the two.
-        self.during.setVisible(tab == DURING)
-        self.after.setVisible(tab == AFTER)
+        self.during.setVisible(tab == DURING and not self._absent)
+        self.after.setVisible(tab == AFTER and not self._absent)
         self._say()
 
     def retranslate(self) -> None:
@@ -124,7 +135,11 @@ class StageView(QWidget):
         self._say()
 
     def _say(self, *_: object) -> None:
-        self.words.setText(self._about_sample() or self._about_attack())
+        if self._absent:
+            field = tr("Shown samples")
+            self.words.setText(tr(ABSENT, field=field))
+        else:
+            self.words.setText(self._about_sample() or self._about_attack())
 
     def _about_sample(self) -> str:
         """Who broke the selected sample of the worst case."""
@@ -150,12 +165,12 @@ class StageView(QWidget):
         if not self._running:
             return ""
         name, _, attacked, left, samples = self._running
-        done = self._progress.done if self._progress is not None else 0
+        done = self._progress.fraction if self._progress is not None else 0.0
         return tr(
-            "{attack} is attacking: {done} of {attacked} samples done; {left} of {samples} were "
-            "left before it.",
+            "{attack} is attacking {attacked} samples, {share} done; {left} of {samples} were left "
+            "before it.",
             attack=self._name(str(name)),
-            done=done,
+            share=percent(done, 0),
             attacked=attacked,
             left=left,
             samples=samples,

@@ -66,30 +66,34 @@ class Rate:
     done: int = 0
     total: int = 0
     unit: str = ""
+    fraction: float = 0.0
+    within: bool = False
+    """More is known than how many are done: many are under way at a time."""
     per_second: float = 0.0
     _since: float = 0.0
-    _from: int = 0
+    _from: float = 0.0
+    _reached: float = 0.0
+    """What is done, with its share of what is under way."""
 
     def update(self, progress: Progress, now: float) -> None:
-        if progress.unit != self.unit or progress.done < self.done or not self._since:
-            self.per_second, self._since, self._from = 0.0, now, progress.done
+        reached = progress.fraction * progress.total if progress.total else progress.done
+        if progress.unit != self.unit or reached < self._reached or not self._since:
+            self.per_second, self._since, self._from = 0.0, now, reached
         self.done, self.total, self.unit = progress.done, progress.total, progress.unit
+        self.fraction, self._reached = progress.fraction, reached
+        self.within = progress.share is not None
         elapsed = now - self._since
         if elapsed >= 0.5:
-            measured = (progress.done - self._from) / elapsed
+            measured = (reached - self._from) / elapsed
             weight = 0.4 if self.per_second else 1.0
             self.per_second += weight * (measured - self.per_second)
-            self._since, self._from = now, progress.done
-
-    @property
-    def fraction(self) -> float:
-        return min(1.0, self.done / self.total) if self.total else 0.0
+            self._since, self._from = now, reached
 
     @property
     def seconds_left(self) -> float | None:
         if not self.total or not self.per_second:
             return None
-        return max(0, self.total - self.done) / self.per_second
+        return max(0.0, self.total - self._reached) / self.per_second
 
 
 class Book(QObject):

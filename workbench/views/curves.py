@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyqtgraph as pg
 from PySide6.QtCore import QMarginsF, QPointF, QRectF, QSize, Qt
@@ -13,8 +13,6 @@ from PySide6.QtGui import (
     QAction,
     QActionGroup,
     QFontMetricsF,
-    QGuiApplication,
-    QImage,
     QKeyEvent,
     QMouseEvent,
     QPainter,
@@ -29,8 +27,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.views import axis, plot
-from workbench.views.card import Card
-from workbench.views.picture import picture_of, write_png, write_svg
+from workbench.views.picture import PictureCard
 from workbench.views.plot import Chart, Curve, Frame, Range
 from workbench.views.text import number, signed
 
@@ -44,7 +41,7 @@ IDLE_TICKS = 15
 """Ticks without news after which a live plot is drawn smoothly and fitted."""
 
 
-class CurveCard(Card):
+class CurveCard(PictureCard):
     """Named series over steps. `percent` shows fractions as percent; `empty` (English) says what
     will appear here and how to start it. Without `smooth`, values are drawn as they are: for what
     has no noise, as a schedule. `over` (English) names what the values are over where that is no
@@ -74,7 +71,7 @@ class CurveCard(Card):
         self._turn = 0
         self._idle = 0
         self._primary: str | None = None
-        self._fill_menu()
+        self.fill_menu()
         self._show_emptiness()
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
@@ -205,7 +202,7 @@ class CurveCard(Card):
 
     # --- menu ---
 
-    def _fill_menu(self) -> None:
+    def fill_menu(self) -> None:
         self._log = QAction(self)
         self._log.setCheckable(True)
         self._log.toggled.connect(self.plot.set_log)
@@ -224,14 +221,8 @@ class CurveCard(Card):
         self._fit = self.menu.addAction("")
         self._fit.triggered.connect(self.plot.reset)
         self.menu.addSeparator()
-        self._copy = self.menu.addAction("")
-        self._copy.triggered.connect(self.copy)
-        self._picture = self.menu.addAction("")
-        self._picture.triggered.connect(self._ask_picture)
-        self._data = self.menu.addAction("")
-        self._data.triggered.connect(self._ask_data)
+        super().fill_menu()
         self.show_menu_button()
-        self.retranslate()
 
     def retranslate(self) -> None:
         super().retranslate()
@@ -240,9 +231,6 @@ class CurveCard(Card):
         for action, (english, _) in zip(self._smoothing.actions(), SMOOTHING):
             action.setText(tr(english))
         self._fit.setText(tr("Fit"))
-        self._copy.setText(tr("Copy as picture"))
-        self._picture.setText(tr("Export picture…"))
-        self._data.setText(tr("Export values…"))
         self.plot.setAccessibleName(tr("Curves of {card}", card=self.title.text()))
         self._show_emptiness()
         self._show_value()
@@ -250,57 +238,30 @@ class CurveCard(Card):
     def _choose_smoothing(self, action: QAction) -> None:
         self.set_smoothing(float(action.data()))
 
-    def _ask_picture(self) -> None:
-        self.ask_and_write(tr("Export picture"), ("png", "svg"), self.export)
-
-    def _ask_data(self) -> None:
-        self.ask_and_write(tr("Export values"), ("csv",), self.export)
-
     # --- exports ---
 
-    def copy(self) -> None:
-        """The card as a picture, on the clipboard."""
-        QGuiApplication.clipboard().setImage(self.picture())
-
     def export(self, target: Path) -> None:
-        """Write a .png (twice the size), a .svg or a .csv. Raises OSError if it cannot be written,
-        ValueError for another suffix."""
         self.rest()
-        match target.suffix.lower():
-            case ".png":
-                write_png(target, self.picture())
-            case ".svg":
-                # The resolution is that of the pictures pyqtgraph's axes keep.
-                size, dpi = self._export_size(), self.logicalDpiX()
-                write_svg(target, self.title.text(), size, self._paint_export, dpi)
-            case ".csv":
-                self._write_csv(target)
-            case other:
-                raise ValueError(f"cannot export {other!r}; expected .png, .svg or .csv")
+        super().export(target)
 
-    def picture(self) -> QImage:
-        return picture_of(self._export_size(), self._paint_export)
-
-    def _write_csv(self, target: Path) -> None:
+    def rows(self) -> Iterable[Sequence[Any]]:
         curves = self.plot.curves
         rows: dict[float, dict[str, float]] = {}
         for key, curve in curves.items():
             for step, value in zip(curve.raw.x.tolist(), curve.raw.y.tolist()):
                 rows.setdefault(step, {})[key] = value
-        with target.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            over = self.plot.frame.over.lower() or "step"
-            writer.writerow([over, *(c.label for c in curves.values())])
-            for step in sorted(rows):
-                shown = f"{step:.15g}"
-                writer.writerow(
-                    [shown, *(repr(rows[step][k]) if k in rows[step] else "" for k in curves)]
-                )
+        yield self.plot.frame.over.lower() or "step", *(c.label for c in curves.values())
+        for step in sorted(rows):
+            yield f"{step:.15g}", *(repr(rows[step][k]) if k in rows[step] else "" for k in curves)
 
-    def _export_size(self) -> QSize:
-        return QSize(max(self.width(), 480), max(self.height(), 260))
+    def picture_size(self) -> QSize:
+        return self.size().expandedTo(QSize(480, 260))
 
-    def _paint_export(self, painter: QPainter, size: QSize) -> None:
+    def resolution(self) -> int:
+        """That of the pictures pyqtgraph's axes keep."""
+        return self.logicalDpiX()
+
+    def paint_picture(self, painter: QPainter, size: QSize) -> None:
         px = theme.px
         painter.setFont(theme.font(13, 600))
         painter.setPen(theme.color("muted"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,9 @@ from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from workbench.i18n import mark, tr
-from workbench.views.card import Card
 from workbench.views.filters import Rules, sample_of
 from workbench.views.mosaic import NONE_KEPT
-from workbench.views.picture import picture_of, write_png, write_svg
+from workbench.views.picture import PictureCard
 from workbench.views.plane import Embedding, Plane
 from workbench.views.widgets import Segmented
 
@@ -86,7 +83,7 @@ def read_answer(answer: Mapping[str, Any], payload: bytes, rules: Rules) -> Embe
     )
 
 
-class EmbeddingCard(Card):
+class EmbeddingCard(PictureCard):
     """The plane, what it shows, and a button that has it computed or stops that."""
 
     wanted = Signal(str, str)
@@ -112,11 +109,7 @@ class EmbeddingCard(Card):
         self._fit = self.menu.addAction("")
         self._fit.triggered.connect(self.plane.fit)
         self.menu.addSeparator()
-        self._picture = self.menu.addAction("")
-        self._picture.triggered.connect(self._ask_picture)
-        self._data = self.menu.addAction("")
-        self._data.triggered.connect(self._ask_data)
-        self.retranslate()
+        self.fill_menu()
 
     # --- what is shown
 
@@ -195,8 +188,6 @@ class EmbeddingCard(Card):
             tr("PCA takes any number of samples, t-SNE up to 2,000 points: two a sample.")
         )
         self._fit.setText(tr("Fit"))
-        self._picture.setText(tr("Export picture…"))
-        self._data.setText(tr("Export values…"))
         self.plane.setAccessibleName(tr("Plane of {card}", card=self.title.text()))
         self.plane.forget()
         self._remark()
@@ -213,36 +204,17 @@ class EmbeddingCard(Card):
 
     # --- exports
 
-    def _ask_picture(self) -> None:
-        self.ask_and_write(tr("Export picture"), ("png", "svg"), self.export)
+    def picture_size(self) -> QSize:
+        return self.plane.size().expandedTo(QSize(480, 320))
 
-    def _ask_data(self) -> None:
-        self.ask_and_write(tr("Export values"), ("csv",), self.export)
-
-    def export(self, target: Path) -> None:
-        """Write what is shown as .png (twice the size), .svg or .csv. Raises OSError if it cannot
-        be written, ValueError for another suffix."""
-        size = QSize(max(self.plane.width(), 480), max(self.plane.height(), 320))
-        match target.suffix.lower():
-            case ".png":
-                write_png(target, picture_of(size, self._paint_export))
-            case ".svg":
-                write_svg(target, self.title.text(), size, self._paint_export)
-            case ".csv":
-                self._write_csv(target)
-            case other:
-                raise ValueError(f"cannot export {other!r}; expected .png, .svg or .csv")
-
-    def _paint_export(self, painter: QPainter, size: QSize) -> None:
+    def paint_picture(self, painter: QPainter, size: QSize) -> None:
         self.plane.paint_into(painter, QRectF(0, 0, size.width(), size.height()))
 
-    def _write_csv(self, target: Path) -> None:
+    def rows(self) -> Iterable[Sequence[Any]]:
+        yield COLUMNS
         found = self.plane.found
-        with target.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for k in self.plane.order if found is not None else ():
-                sample = found.samples[k]
-                ends = (repr(float(value)) for value in found.places[:, k].ravel())
-                known = (sample.label, sample.before, sample.after, sample.outcome)
-                writer.writerow((k + 1, *known, " ".join(sorted(sample.marks)), sample.norm, *ends))
+        for k in self.plane.order if found is not None else ():
+            sample = found.samples[k]
+            ends = (repr(float(value)) for value in found.places[:, k].ravel())
+            known = (sample.label, sample.before, sample.after, sample.outcome)
+            yield k + 1, *known, " ".join(sorted(sample.marks)), sample.norm, *ends

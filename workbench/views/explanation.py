@@ -65,12 +65,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Explained:
-    """maps: (3, H, W), shares of clean and adversarial, and their difference; `said`: the rest of
-    the engine's answer. `trouble`, translated, stands in the place of both."""
+    """maps: (3, H, W), shares of clean and adversarial, and their difference; said: the rest of the
+    engine's answer."""
 
-    maps: Floats | None = None
-    said: Mapping[str, Any] | None = None
-    trouble: str = ""
+    maps: Floats
+    said: Mapping[str, Any]
 
 
 def read_answer(answer: Mapping[str, Any], payload: bytes) -> Explained:
@@ -81,8 +80,6 @@ def read_answer(answer: Mapping[str, Any], payload: bytes) -> Explained:
 
 def in_words(found: Explained) -> str:
     """What a person is told of one method's maps."""
-    if found.trouble or found.said is None:
-        return found.trouble
     said = found.said
     if said["missing"]:
         return tr_like(said["missing"], MISSING)
@@ -120,6 +117,8 @@ class Maps(Drawing):
         self.ghosts: tuple[Pixels | None, Pixels | None] = (None, None)
         self.found: dict[str, Explained] = {}
         self.classes: tuple[str, ...] = ()
+        self.waiting = mark("Being computed…")
+        """What stands beside maps that are not there yet, in English."""
         self.pointer: tuple[str, int, int] | None = None
         """Method, row and column of the pixel under the pointer."""
         self._images: dict[tuple[str, int], QImage] = {}
@@ -172,7 +171,7 @@ class Maps(Drawing):
         metrics = QFontMetricsF(font)
         text = metrics.elidedText(tr(COLUMNS[at]), Qt.TextElideMode.ElideRight, box.width())
         painter.drawText(box, Qt.AlignmentFlag.AlignTop, text)
-        said = next((f.said for f in self.found.values() if f.said is not None), None)
+        said = next((f.said for f in self.found.values()), None)
         if said is None or at == 2:
             return
         prediction = said["predictions"][at]
@@ -209,7 +208,7 @@ class Maps(Drawing):
 
     def _image(self, method: str, at: int) -> QImage | None:
         found = self.found.get(method)
-        if found is None or found.maps is None or found.said is None or found.said["missing"]:
+        if found is None or found.said["missing"]:
             return None
         if at == 2 and any(found.said["empty"]):
             return None  # against nothing there is nothing to compare
@@ -228,17 +227,16 @@ class Maps(Drawing):
         painter.drawText(QRectF(box.left(), box.top(), box.width(), px(16)), 0, tr(METHODS[method]))
         painter.setFont(theme.font(11))
         painter.setPen(theme.color("muted"))
-        words = in_words(found) if found is not None else tr("Being computed…")
+        words = in_words(found) if found is not None else tr(self.waiting)
         wrap = Qt.TextFlag.TextWordWrap
         place = box.adjusted(0, px(18), 0, 0)
         painter.drawText(place, wrap, words)
-        gaps = found.said["gaps"] if found is not None and found.said is not None else None
-        if gaps and found is not None and found.said is not None and not found.said["missing"]:
+        if found is not None and found.said["gaps"] and not found.said["missing"]:
             used = painter.boundingRect(place, wrap, words).height()
             painter.setPen(theme.color("faint"))
             text = tr(
                 "The sums meet the outputs within {share} ({steps} steps).",
-                share=percent(max(gaps), 1),
+                share=percent(max(found.said["gaps"]), 1),
                 steps=found.said["steps"],
             )
             painter.drawText(place.adjusted(0, used + px(3), 0, 0), wrap, text)
@@ -278,7 +276,7 @@ class Maps(Drawing):
             return ""
         method, row, column = self.pointer
         found = self.found.get(method)
-        if found is None or found.maps is None:
+        if found is None:
             return ""
         clean, adversarial, moved = (float(part[row, column]) for part in found.maps)
         return tr(
@@ -297,7 +295,7 @@ class Maps(Drawing):
             return
         method, row, column = self.pointer
         found = self.found.get(method)
-        if found is None or found.maps is None:
+        if found is None:
             return
         height, width = found.maps.shape[1:]
         painter.setBrush(Qt.BrushStyle.NoBrush)
@@ -319,7 +317,7 @@ class Maps(Drawing):
         """Method, row and column of what is drawn at `position`."""
         for (method, _), box in self._boxes.items():
             found = self.found.get(method)
-            if found is None or found.maps is None or found.said is None or found.said["missing"]:
+            if found is None or found.said["missing"]:
                 continue
             if box.contains(position):
                 height, width = found.maps.shape[1:]
@@ -387,8 +385,7 @@ class ExplanationCard(DrawnCard):
     def add(self, method: str, found: Explained) -> None:
         self.maps.found[method] = found
         self.maps.forget()
-        if any(each.maps is not None for each in self.maps.found.values()):
-            self.show_menu_button()
+        self.show_menu_button()
         texts = (f"{tr(METHODS[m])}: {in_words(f)}" for m, f in self.maps.found.items())
         self.maps.setAccessibleDescription(" ".join(texts))
 
@@ -403,7 +400,7 @@ class ExplanationCard(DrawnCard):
     def rows(self) -> Iterable[Sequence[Any]]:
         yield "method", "row", "column", "clean", "adversarial", "moved"
         for method, found in self.maps.found.items():
-            if found.maps is not None and found.said is not None and not found.said["missing"]:
+            if not found.said["missing"]:
                 for (row, column), _ in np.ndenumerate(found.maps[0]):
                     yield method, row, column, *(float(v) for v in found.maps[:, row, column])
 

@@ -1,20 +1,13 @@
-"""A card whose content is one drawing: it is exported as a picture or as the values behind it."""
+"""A card whose content is one drawing, which paints itself by hand."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
-
 from PySide6.QtCore import QRectF, QSize, Qt
-from PySide6.QtGui import QGuiApplication, QImage, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from workbench import theme
-from workbench.i18n import tr
-from workbench.views.card import Card
-from workbench.views.picture import picture_of, write_png, write_svg
+from workbench.views.picture import PictureCard
 
 LEAST = QSize(640, 420)
 """Size of an exported picture, at scale 1, where the card is smaller."""
@@ -55,9 +48,8 @@ class Drawing(QWidget):
         self.update()
 
 
-class DrawnCard(Card):
-    """Shows a `Drawing`; its menu copies and exports it. What extends this calls `fill_menu` once
-    its own entries stand there, and says in `rows` what the values are."""
+class DrawnCard(PictureCard):
+    """Shows a `Drawing`, and exports it below title and note."""
 
     def __init__(self, title: str, drawing: Drawing, parent: QWidget | None = None) -> None:
         super().__init__(title, parent)
@@ -65,59 +57,14 @@ class DrawnCard(Card):
         self.body.addWidget(drawing, 1)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
-    def rows(self) -> Iterable[Sequence[Any]]:
-        """The values as a table, its columns' names first."""
-        raise NotImplementedError
-
-    def fill_menu(self) -> None:
-        self._copy = self.menu.addAction("")
-        self._copy.triggered.connect(self.copy)
-        self._picture = self.menu.addAction("")
-        self._picture.triggered.connect(self._ask_picture)
-        self._values = self.menu.addAction("")
-        self._values.triggered.connect(self._ask_values)
-        self.retranslate()
-
     def retranslate(self) -> None:
         super().retranslate()
-        if hasattr(self, "_values"):
-            self._copy.setText(tr("Copy as picture"))
-            self._picture.setText(tr("Export picture…"))
-            self._values.setText(tr("Export values…"))
-            self.drawing.update()
+        self.drawing.update()
 
-    def _ask_picture(self) -> None:
-        self.ask_and_write(tr("Export picture"), ("png", "svg"), self.export)
-
-    def _ask_values(self) -> None:
-        self.ask_and_write(tr("Export values"), ("csv",), self.export)
-
-    def copy(self) -> None:
-        """The card as a picture, on the clipboard."""
-        QGuiApplication.clipboard().setImage(self.picture())
-
-    def export(self, target: Path) -> None:
-        """Write a .png (twice the size), a .svg or a .csv. Raises OSError if it cannot be written,
-        ValueError for another suffix."""
-        match target.suffix.lower():
-            case ".png":
-                write_png(target, self.picture())
-            case ".svg":
-                write_svg(target, self.title.text(), self._size(), self._draw_all)
-            case ".csv":
-                with target.open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows(self.rows())
-            case other:
-                raise ValueError(f"cannot export {other!r}; expected .png, .svg or .csv")
-
-    def picture(self) -> QImage:
-        """The card as it is exported."""
-        return picture_of(self._size(), self._draw_all)
-
-    def _size(self) -> QSize:
+    def picture_size(self) -> QSize:
         return self.size().expandedTo(LEAST * theme.manager.scale)
 
-    def _draw_all(self, painter: QPainter, size: QSize) -> None:
+    def paint_picture(self, painter: QPainter, size: QSize) -> None:
         px = theme.px
         painter.setFont(theme.font(13, 600))
         painter.setPen(theme.color("muted"))

@@ -78,6 +78,9 @@ HEADINGS = {
 
 def heading(column: str) -> str:
     """What a column is called."""
+    severity = re.fullmatch(r"severity (\d)", column)
+    if severity:
+        return tr("Severity {number}", number=severity[1])
     return tr(HEADINGS[column]) if column in HEADINGS else name_of(column)
 
 

@@ -69,7 +69,6 @@ def test_what_moved_is_said_in_words() -> None:
     assert in_words(found(moved=0.0)) == "Nothing has moved: both pictures are the same."
     assert "of the adversarial picture" in in_words(found(empty=[False, True], moved=None))
     assert "of either picture" in in_words(found(empty=[True, True], moved=None))
-    assert in_words(Explained(trouble="No engine.")) == "No engine."
     i18n.set_language("zh")
     cause = "The gradient of this model cannot be taken: some step of it is not differentiable (x)."
     assert in_words(found(missing=cause)).startswith("无法求该模型的梯度")

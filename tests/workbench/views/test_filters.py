@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QImage
+from PySide6.QtGui import QGuiApplication, QImage
 from PySide6.QtTest import QTest
 
 from engine.events import Images, Table
@@ -439,6 +439,10 @@ def test_an_answer_is_read(qtbot: Any, engine: Engine) -> None:
     card.show_embedding(embedding)
     assert card.note.text().startswith("8 of the first 8 samples")
     card.grab()
+    card._copy.trigger()
+    copied = QGuiApplication.clipboard().image()
+    assert copied.size() == card.picture_size() * 2
+    assert copied == card.picture() != QImage(copied.size(), copied.format())
 
 
 def test_classes_have_colours_of_their_own() -> None:
