@@ -203,8 +203,10 @@ class _Table(QTableView):
         heads = [metrics.horizontalAdvance(heading(name)) for name in model.columns]
         wanted = [max(w, ceil(head) + theme.px(22)) for w, head in zip(contents, heads)]
         room = self.viewport().width()
-        # A number is never shortened, its heading may be.
+        # A number is never shortened, its heading may be; what a row is called only where that
+        # would take more than two thirds of the room, or what others need.
         least = [w if model.numeric(c) else theme.px(LEAST) for c, w in enumerate(contents)]
+        least[0] = max(least[0], min(contents[0], 2 * room // 3, room - sum(least[1:])))
 
         def shortened(longest: int) -> list[int]:
             return [min(w, max(longest, low)) for w, low in zip(wanted, least)]

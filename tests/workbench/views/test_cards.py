@@ -146,6 +146,15 @@ def test_a_narrow_table_shortens_texts_and_keeps_its_numbers(qtbot: QtBot) -> No
     assert card.table.model().index(0, 0).data(Qt.ItemDataRole.ToolTipRole) == row[0]
 
 
+def test_what_a_row_is_called_is_not_shortened_for_a_long_value(qtbot: QtBot) -> None:
+    card = TableCard("Results")
+    qtbot.addWidget(card)
+    card.resize(390, 200)
+    card.show()
+    card.set_table(("Quantity", "Value"), [("Robust accuracy after AutoAttack", "much " * 40)])
+    assert card.table.horizontalHeader().sectionSize(0) >= card.table.sizeHintForColumn(0)
+
+
 def test_a_narrow_card_shows_its_value_rather_than_its_change(qtbot: QtBot) -> None:
     card = Card("Learning rate")
     qtbot.addWidget(card)
