@@ -144,3 +144,13 @@ def test_a_blur_keeps_what_is_even_and_mixes_no_channels() -> None:
     torch.testing.assert_close(smooth[0, 0, 2:-2, 2:-2], torch.ones(7, 7))
     assert not smooth[0, 1].any()
     torch.testing.assert_close(blurred(images(2), 5), naive_blur(images(2), 5))
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 15, 40])
+def test_a_blur_is_a_convolution(length: int) -> None:
+    """Of any length, also of more pixels than there are; not square."""
+    along = torch.exp(-(torch.linspace(-3, 3, length) ** 2) / 2)
+    weights = (along[:, None] * along / along.sum() ** 2)[None, None]
+    slope = torch.randn(3, 1, 9, 14, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.conv2d(slope, weights, padding="same")
+    torch.testing.assert_close(blurred(slope, length), expected)
