@@ -1,6 +1,6 @@
 """The command line `engine`: everything that the window does, without one.
 
-Exit codes: 0 done, 1 failed, 2 what was asked cannot be done, 130 cancelled.
+Exit codes: 0 done, 1 failed, 2 what was asked cannot be done, 3 rejected, 130 cancelled.
 """
 
 from __future__ import annotations
@@ -88,8 +88,20 @@ def _parser() -> ArgumentParser:
 
     which = "its id, a unique beginning of that, or the name (the newest run of it)"
     commands.add_parser("tasks", parents=[as_json], help="list what can be asked for")
-    describe = commands.add_parser("describe", help="print the JSON schema of a task kind")
-    describe.add_argument("kind", help="one of those that `engine tasks` lists")
+    describe = commands.add_parser(
+        "describe", parents=[as_json], help="what a task, or a kind such as pgd, takes"
+    )
+    describe.add_argument(
+        "kind",
+        help="a task that `engine tasks` lists, a kind of attack, training, model, ..., or "
+        "`flags`: what the checks of an evaluation can find",
+    )
+    describe.add_argument(
+        "--text",
+        action="store_true",
+        help="the text also of a task and elsewhere than in a terminal, where else its JSON schema "
+        "is printed",
+    )
 
     run = commands.add_parser(
         "run", parents=[place, data, keys, as_json], help="run the tasks of a recipe"

@@ -8,15 +8,20 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from engine import describing
 from engine.errors import BadInput, CrucibleError, Problem, SpecError
 from engine.events import Event, to_message
+from engine.models.spec import Module
+from engine.models.trust import is_trusted
 from engine.places import default_workspace
 from engine.recipe import (
     Entry,
@@ -28,12 +33,13 @@ from engine.recipe import (
     read_recipe,
     rest_of,
 )
+from engine.robustness.flags import FLAGS
 from engine.runner import Runner, unfinished_input
 from engine.screen import Screen, duration, headline, shown, unmet, when
 from engine.stopping import CODE as CANCELLED
 from engine.stopping import Stop, unwinding
 from engine.store import OVER, Run, RunInfo, Status, Workspace
-from engine.task import BenchSpec, parse_task, task_kinds
+from engine.task import BenchSpec, references, task_kinds
 
 REJECTED = 3
 """Exit code of a run whose result is not what was required of it."""
@@ -63,11 +69,21 @@ def tasks(options: Namespace) -> int:
 
 
 def describe(options: Namespace) -> int:
-    """Print the JSON schema of a task kind."""
-    known = task_kinds()
-    if options.kind not in known:
-        parse_task({"kind": options.kind})  # raises, with the nearest name
-    _print_json(known[options.kind].model_json_schema(), indent=1)
+    """Print what a task or a kind of one of its fields is: a text, or the JSON schema. Of a task it
+    is the schema as well where it does not go to a terminal, so that programs need no option."""
+    terminal = sys.stdout.isatty()
+    width = max(60, shutil.get_terminal_size().columns) if terminal else describing.WIDTH
+    if options.kind == describing.FLAGS_NAME:
+        if options.json:
+            _print_json({name: asdict(meaning) for name, meaning in FLAGS.items()}, indent=1)
+        else:
+            print(describing.flags_text(width))
+        return 0
+    specs = describing.found(options.kind)
+    if options.json or (options.kind in task_kinds() and not terminal and not options.text):
+        _print_json(describing.schema(specs), indent=1)
+    else:
+        print(describing.text(specs, width))
     return 0
 
 
@@ -282,12 +298,37 @@ def import_(options: Namespace) -> int:
     for text in options.set:
         path, value = parse_change(text, form="field=value")
         change(values, path.split("."), value)
-    return _run_one(options, options.name, values)
+    recipe = _one(options.name, values)
+    model = getattr(recipe[0].task, "model", None)
+    if (
+        isinstance(model, Module)
+        and not (options.trust_code or is_trusted(model))
+        and Path(model.factory.rpartition(":")[0]).is_file()
+    ):
+        raise BadInput(
+            f"{model.factory} is Python code and would run with your rights. If you trust it, say "
+            "so with --trust-code."
+        )
+    with _unnamed():
+        return _run_all(options, recipe)
 
 
 def _run_one(options: Namespace, name: str, values: Mapping[str, Any]) -> int:
+    recipe = _one(name, values)
+    with _unnamed():
+        return _run_all(options, recipe)
+
+
+def _one(name: str, values: Mapping[str, Any]) -> list[Entry]:
+    with _unnamed():
+        return entries({"task": [{**values, "name": name}]}, base=Path.cwd())
+
+
+@contextlib.contextmanager
+def _unnamed() -> Iterator[None]:
+    """Faults of the only task are told without its name."""
     try:
-        return _run_all(options, entries({"task": [{**values, "name": name}]}, base=Path.cwd()))
+        yield
     except SpecError as error:
         raise SpecError([Problem(p.path[1:], p.text) for p in error.problems]) from None
 
@@ -295,10 +336,25 @@ def _run_one(options: Namespace, name: str, values: Mapping[str, Any]) -> int:
 def _run_all(options: Namespace, recipe: Sequence[Entry]) -> int:
     secrets = _secrets(options)
     workspace = _workspace(options)
+    _check_keys(workspace, recipe, secrets)
     label = f"{time.time():.3f}"
     with Stop() as stop:
         queue = enqueue(workspace, recipe, label=label, data_root=options.data_root)
         return _execute(options, workspace, queue, secrets, stop)
+
+
+def _check_keys(workspace: Workspace, recipe: Sequence[Entry], secrets: Mapping[str, str]) -> None:
+    """Raises BadInput for an encrypted model if there is nothing at all that could open it."""
+    if secrets or (workspace.root / "keys" / "identity.txt").is_file():
+        return
+    for entry in recipe:
+        named = (*references(entry.task).values(), getattr(entry.task, "weights", ""))
+        for file in map(Path, named):
+            if file.suffix == ".age" and file.is_file():
+                raise BadInput(
+                    f"{file} is encrypted, and nothing is given that opens it: name it with "
+                    "--identity F or --passphrase-file F"
+                )
 
 
 def _execute(

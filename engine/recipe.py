@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,15 @@ from typing import Any, TypeVar
 from engine.errors import BadInput, CrucibleError, Problem, SpecError
 from engine.models.spec import Module
 from engine.store import Run, Workspace
-from engine.task import Spec, Task, extra_of, parse_task, references, with_references
+from engine.task import (
+    Spec,
+    Task,
+    decimal_of,
+    extra_of,
+    parse_task,
+    references,
+    with_references,
+)
 
 S = TypeVar("S", bound=Spec)
 
@@ -53,17 +62,29 @@ def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> list[En
     with every fault, if it is no recipe.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        document = tomllib.loads(text)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not a text file; expected TOML in UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadInput(f"{path} is not TOML: {error}") from None
+        raise BadInput(f"{path} is not TOML: {error}{_fraction(text, str(error))}") from None
     try:
         return entries(document, changes or {}, path.absolute().parent)
     except SpecError as error:
         raise BadInput(f"{path} has {_count(len(error.problems), 'fault')}:\n{error}") from None
+
+
+def _fraction(text: str, error: str) -> str:
+    """What to write instead of a fraction that stands in the line of which `error` tells."""
+    line = re.search(r"at line (\d+)", error)
+    lines = text.splitlines()
+    if line is None or not 0 < int(line[1]) <= len(lines):
+        return ""
+    found = re.search(r"[=,\[]\s*(\d[\d.]*\s*/\s*\d[\d.]*)", lines[int(line[1]) - 1])
+    decimal = decimal_of(found[1]) if found else None
+    return f". TOML has no fractions: write {decimal} for {found[1]}" if found and decimal else ""
 
 
 def entries(

@@ -192,7 +192,12 @@ class Screen:
 
 def headline(info: RunInfo) -> str:
     """The results that matter most, in a few words."""
-    names = ("clean_accuracy", "robust_accuracy", "success_rate", "file")
+    names = ["clean_accuracy", "robust_accuracy", "success_rate", "file"]
+    if "median_norm" in info.summary:  # of a search for the smallest perturbation
+        attack = info.spec.get("attack", {})
+        names.insert(3, "median_norm")
+        if attack.get("eps") is None:  # which breaks every sample at some size
+            names.remove("robust_accuracy")
     return "  ".join(
         f"{name} {shown(name, info.summary[name])}" for name in names if name in info.summary
     )
@@ -205,6 +210,8 @@ def unmet(info: RunInfo) -> str:
 
 def shown(name: str, value: Any) -> str:
     """A value of a summary for a person: accuracies and rates in percent."""
+    if value is None and name == "median_norm":
+        return "none (fewer than half were broken)"
     if isinstance(value, float):
         share = name.endswith(("accuracy", "rate")) and "per_second" not in name
         return f"{100 * value:.2f} %" if share else f"{value:.6g}"

@@ -15,8 +15,9 @@ import functools
 import importlib
 import inspect
 import json
+import re
 from abc import abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union
 
@@ -40,10 +41,19 @@ Steps: TypeAlias = "Generator[Event, None, Summary]"
 S = TypeVar("S", bound="Spec")
 
 
+def _with_paper(schema: dict[str, Any], spec: type[Spec]) -> None:
+    if spec.cite:
+        schema["cite"] = spec.cite
+
+
 class Spec(BaseModel):
     """Base of everything that can be asked for: frozen, strict, without unknown fields."""
 
+    cite: ClassVar[str] = ""
+    """The paper that a kind is from, and the place in it."""
+
     model_config = ConfigDict(
+        json_schema_extra=_with_paper,
         frozen=True,
         extra="forbid",
         strict=True,
@@ -78,6 +88,7 @@ def param(
     live: bool = False,
     reference: bool | Literal["examples"] = False,
     path: Literal["", "file", "folder", "save"] = "",
+    form: str = "",
     **limits: Any,
 ) -> Any:
     """A field of a spec, with what its form, its help and its error messages need.
@@ -86,7 +97,8 @@ def param(
     a paper and section; `advanced` folds the field away; `live` marks a number that may be changed
     while the task runs, which asks `bench.control` for it by the field's name; `reference` marks a
     field that names a run or an exported file (of "examples", a run that attacked); `path` says
-    what kind of path it is. `limits` are pydantic's (ge, gt, le, lt, min_length, ...).
+    what kind of path it is; `form` says in words, with an example, what its pattern asks for.
+    `limits` are pydantic's (ge, gt, le, lt, min_length, ...).
     """
     extra: dict[str, JsonValue] = {
         "unit": unit,
@@ -95,6 +107,7 @@ def param(
         "live": live,
         "reference": reference,
         "path": path,
+        "form": form,
     }
     shown: dict[str, JsonValue] = {name: value for name, value in extra.items() if value}
     return Field(default, title=title, description=help, json_schema_extra=shown, **limits)
@@ -176,6 +189,19 @@ def family_of(field: FieldInfo) -> type[Spec] | None:
     return None
 
 
+def nested(field: FieldInfo) -> type[Spec] | None:
+    """The one spec that a field holds (optional or not, or a list of them), else None."""
+    for part in _parts(field.annotation):
+        if inspect.isclass(part) and issubclass(part, Spec):
+            return part
+    return None
+
+
+def about_spec(spec: type[Spec]) -> str:
+    """The first paragraph of a spec's description."""
+    return " ".join((spec.__doc__ or "").split("\n\n")[0].split())
+
+
 def _parts(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in getattr(annotation, "__args__", ()):
@@ -216,10 +242,12 @@ class BenchSpec(Spec):
 
 
 class Task(Spec):
-    """A spec that can be run. Members say in `summary_help` what their summary holds."""
+    """A spec that can be run."""
 
     title: ClassVar[str]
     """What the window calls it."""
+    summary_help: ClassVar[Mapping[str, str]] = {}
+    """What its summary holds: each key that can be there, and what it says."""
 
     kind: str
     seed: int = param(0, "Seed", "Source of every random draw of the task.", ge=0, le=2**63 - 1)
@@ -261,7 +289,7 @@ def check_live(task: Task, name: str, value: float) -> None:
     if not known:
         raise BadInput(f"{name} cannot be set: nothing of a run of kind {task.kind} can be changed")
     if name not in known:
-        raise BadInput(_unknown("live value", name, known))
+        raise BadInput(unknown("live value", name, known))
     try:
         parse(type(known[name]), {**known[name].to_dict(), name: value})
     except SpecError as error:  # its paths are not those of the form that the task came from
@@ -311,7 +339,7 @@ def parse_task(values: Mapping[str, Any]) -> Task:
     known = task_kinds()
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in known:
-        raise SpecError([Problem(("kind",), _unknown("task kind", kind, known))])
+        raise SpecError([Problem(("kind",), unknown("task kind", kind, known))])
     return parse(known[kind], values)
 
 
@@ -348,12 +376,13 @@ def _problem(spec: type[Spec], error: dict[str, Any]) -> Problem:
     context = error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            return Problem(path, _unknown("field", path[-1], list(owner.model_fields)))
+            inside = _inside(owner, path[-1])
+            return Problem(path, unknown("field", path[-1], owner.model_fields, inside))
         case "missing":
             return Problem(path, "this field must be given")
         case "union_tag_invalid":
             expected = [name.strip("' ") for name in context["expected_tags"].split(",")]
-            return Problem((*path, "kind"), _unknown("kind", context["tag"], expected))
+            return Problem((*path, "kind"), unknown("kind", context["tag"], expected))
         case "union_tag_not_found":
             family = family_of(owner.model_fields[_field(path)]) if path else None
             names = ", ".join(kinds(family)) if family else ""
@@ -366,9 +395,13 @@ def _problem(spec: type[Spec], error: dict[str, Any]) -> Problem:
             expected = [
                 name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")
             ]
-            return Problem(path, _unknown("value", error["input"], expected))
+            return Problem(path, unknown("value", error["input"], expected))
     given = error["input"]
-    if error["type"] in _EXPECTED:
+    own = owner.model_fields.get(_field(path))
+    wanted = extra_of(own).get("form") if own is not None else None
+    if wanted and error["type"] in ("string_pattern_mismatch", "string_type"):
+        text = f"expected {wanted}"
+    elif error["type"] in _EXPECTED:
         values = {name: _plain(value) for name, value in context.items()}
         text = _EXPECTED[error["type"]].format(**values)
     else:
@@ -376,7 +409,17 @@ def _problem(spec: type[Spec], error: dict[str, Any]) -> Problem:
         text = f"{text[:1].lower()}{text[1:]}" if path else text
     if path and not isinstance(given, dict | list):
         text = f"{text}, but it is {given!r}"
-    return Problem(path, text)
+    decimal = decimal_of(given) if error["type"] in ("float_type", "int_type") else None
+    return Problem(path, f"{text}: write {decimal}" if decimal else text)
+
+
+def decimal_of(text: Any) -> str | None:
+    """A fraction such as 8/255 as TOML and JSON take it, 0.0313725; None if it is none."""
+    found = _FRACTION.fullmatch(text.strip()) if isinstance(text, str) else None
+    return f"{float(found[1]) / float(found[2]):.6g}" if found and float(found[2]) else None
+
+
+_FRACTION = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)")
 
 
 _EXPECTED = {
@@ -438,7 +481,7 @@ def _locate(spec: type[Spec], loc: tuple[Any, ...]) -> tuple[tuple[str, ...], ty
             known = kinds(family)
             inside = next(iter(known.values())) if len(known) == 1 else family
         else:
-            inside = _nested(field)
+            inside = nested(field)
     return tuple(path), owner
 
 
@@ -446,17 +489,78 @@ def _members(spec: type[Spec]) -> dict[str, type[Spec]]:
     return kinds(spec) if kind_of(spec) is None else {}
 
 
-def _nested(field: FieldInfo) -> type[Spec] | None:
-    for part in _parts(field.annotation):
-        if inspect.isclass(part) and issubclass(part, Spec):
-            return part
-    return None
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "alpha": ("step_size",),
+    "eps_step": ("step_size",),
+    "stepsize": ("step_size",),
+    "beta": ("weight",),
+    "lambda": ("weight",),
+    "epsilon": ("eps",),
+    "iterations": ("steps",),
+    "iters": ("steps",),
+    "nb_iter": ("steps",),
+    "max_iter": ("steps",),
+    "num_steps": ("steps",),
+    "n_iter": ("steps",),
+    "num_random_init": ("restarts",),
+    "n_restarts": ("restarts",),
+    "kappa": ("confidence",),
+    "n_queries": ("max_queries",),
+    "query_limit": ("max_queries",),
+    "learning_rate": ("lr",),
+    "lr": ("step_size",),
+    "aa": ("autoattack",),
+    "cw": ("carliniwagner",),
+    "c&w": ("carliniwagner",),
+    "hsj": ("hopskipjump",),
+    "ifgsm": ("bim",),
+    "mim": ("mifgsm",),
+    "uap": ("universal",),
+    "madry": ("pgd_at",),
+    "fast_at": ("fast",),
+    "fgsm_rs": ("fast",),
+    "free": ("free_at",),
+    "iat": ("interpolated",),
+    "crown": ("ibp",),
+    "randomized_smoothing": ("smoothing",),
+}
+"""What papers and other libraries call a field or kind, and what it is called here."""
 
 
-def _unknown(what: str, given: Any, expected: Iterable[str]) -> str:
+def unknown(what: str, given: Any, expected: Iterable[str], inside: Sequence[str] = ()) -> str:
+    """That there is no `given`, what may be meant, and what there is. inside: paths of fields one
+    level below that have the name, or mean the same."""
     names = list(expected)
     if given is None:
         return f"no {what} is given; expected one of: {', '.join(names)}"
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? Expected" if near else "expected"
+    same = [name for name in ALIASES.get(str(given).lower(), ()) if name in names]
+    near = same or inside or difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? Expected" if near else "expected"
     return f"there is no {what} {given!r}; {hint} one of: {', '.join(names)}"
+
+
+def _inside(owner: type[Spec], given: str) -> list[str]:
+    """The fields one level below `owner` that are called `given`, or else what that means; those of
+    kinds first."""
+    fields = sorted(owner.model_fields.items(), key=lambda item: family_of(item[1]) is None)
+    for names in ((given,), ALIASES.get(given.lower(), ())):
+        found = [
+            f"{field}.{name}"
+            for field, described in fields
+            for name in names
+            if any(name in spec.model_fields for spec in _held(described))
+        ]
+        if found:
+            return found
+    return []
+
+
+def _held(field: FieldInfo) -> list[type[Spec]]:
+    """The specs that a field can hold, of a family the one that it has unless told otherwise; none
+    of a list, whose members have no path of their own."""
+    if any(getattr(part, "__origin__", None) is tuple for part in _parts(field.annotation)):
+        return []
+    if isinstance(field.default, Spec):
+        return [type(field.default)]
+    family, one = family_of(field), nested(field)
+    return [*kinds(family).values()] if family else [one] if one else []

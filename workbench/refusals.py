@@ -157,7 +157,11 @@ REFUSALS = (
     mark("there is no sample {index}; the run kept {count}"),
     mark(
         "no attack of the evaluation broke this sample, and what they tried is not kept: there is "
-        "nothing to set beside the clean image"
+        "nothing to set beside the clean image. {count} were broken, the first: {samples}"
+    ),
+    mark(
+        "no attack of the evaluation broke any sample, and what they tried is not kept: there is "
+        "nothing to set beside the clean images"
     ),
     mark("run {name} is of kind {kind}: only samples of an attack or an evaluation are explained"),
     mark("the model's outputs for this sample are not finite numbers: they cannot be explained"),

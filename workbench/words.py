@@ -63,6 +63,8 @@ _WORDS = {
     "contradictions": mark("Contradictions"),
     "clean_accuracy_interval": mark("Clean accuracy, interval"),
     "robust_accuracy_by_attack": mark("Robust accuracy after"),
+    "by_attack": mark("Robust accuracy of an attack is that"),
+    "broken_by_curve": mark("Broken by the curve alone"),
     "mean_queries": mark("Queries for each sample"),
     "corruption_accuracy": mark("Accuracy under corruptions"),
     "curve_points": mark("Points of the curve"),
@@ -96,6 +98,9 @@ _WORDS = {
     "precision": mark("Precision"),
     "platform": mark("System"),
 }
+
+IN_TURN, ALONE = mark("after that attack and all before it"), mark("after that attack alone")
+"""What the robust accuracy of an attack of an evaluation is (`by_attack` of its summary)."""
 
 
 _NOTES = (
@@ -145,6 +150,20 @@ _NOTES = (
     mark("the test split has {count} images; all of them are attacked"),
     mark("images of the target class, {name}, are left out"),
     mark("out of memory: going on with {count} images at a time"),
+    mark(
+        "{attack} is targeted: only samples that are taken for the class aimed at count as broken. "
+        "Robust accuracy counts all others that were right when clean, also those that another "
+        "class has won."
+    ),
+    mark(
+        "{count} samples that withstood the attacks were broken while the curve was drawn, within "
+        "the same radius: robust accuracy counts them as broken."
+    ),
+    mark(
+        "the model returns probabilities: all its outputs are 0 or more and add up to 1. Losses "
+        "apply the softmax a second time, which flattens their gradients, so that an attack finds "
+        "less than it could. Take the softmax off the model's end."
+    ),
     mark("accepted: the model is as required"),
     mark("{count} answers of the model held a NaN or Inf; none was counted as a success."),
     mark(
@@ -177,6 +196,11 @@ _ADVICE = (
     mark(
         "The DLR loss needs {least} classes or more, and the model has {count}: the third largest "
         "logit alone, is climbed in its place."
+    ),
+    mark("epsilon is 0: {attack} can change nothing, and every sample that is right stays right."),
+    mark(
+        "epsilon {eps} is more than any image can change: two images of {count} values in [0, 1] "
+        "are at most {reach} apart in {norm}."
     ),
 )
 """What makes an attack weaker than it looks."""

@@ -36,6 +36,8 @@ def checked(
             f"got {_what(images)}. Bytes are divided by 255; one image gets a first dimension "
             "by images[None]."
         )
+    if images.layout != torch.strided or images.is_meta:
+        raise BadInput(f"images must be a dense tensor that holds its values; got {_what(images)}.")
     if not images.numel():
         raise BadInput(f"There is nothing to attack: images has shape {tuple(images.shape)}.")
     least, most = (value.item() for value in images.detach().aminmax())
@@ -59,13 +61,29 @@ def checked(
         return images, labels, ids.to(images.device, torch.int64)
 
 
+def checked_spec(spec: object) -> None:
+    """Raises BadInput if it says no attack."""
+    if not isinstance(spec, AttackSpec):
+        shown = repr(spec) if isinstance(spec, str | dict) else type(spec).__name__
+        raise BadInput(
+            f"The spec must say which attack is to run, as in PGD(eps=0.3) from engine.attacks; "
+            f"got {shown}."
+        )
+
+
 def checked_eps(eps: Tensor | None, spec: AttackSpec, labels: Tensor) -> Tensor:
     """A radius for each sample, (N,). Raises BadInput if it is none, or none for this spec."""
     if eps is None:
         radius = float("inf") if spec.eps is None else spec.eps
         eps = torch.full(labels.shape, radius, dtype=torch.float64)
-    if eps.shape != labels.shape or not bool((eps >= 0).all()):
+    real = isinstance(eps, Tensor) and not eps.is_complex()
+    if not real or eps.shape != labels.shape or not bool((eps >= 0).all()):
         raise BadInput(f"eps must be {len(labels)} radii >= 0, one a sample; got {_what(eps)}.")
+    if spec.norm == "linf" and bool((eps.isfinite() & (eps > 1)).any()):
+        raise BadInput(
+            f"eps must be at most 1 in linf, since images lie in [0, 1] (8/255 is 0.0314); one is "
+            f"{float(eps[eps.isfinite()].max()):g}."
+        )
     if isinstance(spec, FixedBudget) and not bool(eps.isfinite().all()):
         raise BadInput(
             f"{spec.kind} uses the whole of its ball, which must end somewhere; got an infinite "
@@ -128,7 +146,7 @@ def checked_starts(starts: Tensor | None, images: Tensor) -> Tensor | None:
 
 
 def _check_classes(name: str, classes: Tensor, images: Tensor) -> None:
-    whole = not classes.is_floating_point() and classes.dtype != torch.bool
+    whole = classes.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if classes.shape != images.shape[:1] or not whole:
         raise BadInput(
             f"{name} must be {len(images)} integers, one an image; got {_what(classes)}."

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,7 @@ from engine.attacks.arguments import (
     checked_fit,
     checked_goal,
     checked_mask,
+    checked_spec,
     checked_starts,
 )
 from engine.attacks.fixed import fixed_steps
@@ -35,6 +37,7 @@ from engine.attacks.result import AttackResult, Iteration, Search, Snapshot, res
 from engine.attacks.spec import AttackSpec, Fitted
 from engine.errors import BadInput, Cancelled
 from engine.events import drain
+from engine.models.answers import PROBABILITIES, adds_up_to_one
 from engine.random import derive
 
 if TYPE_CHECKING:
@@ -73,28 +76,51 @@ def attack(
         target class; it tries noise as well.
     fitted: of an attack that has one perturbation for all images, what `fit` made of others.
 
-    Raises BadInput if the arguments do not fit each other or the model.
+    Raises BadInput if the arguments do not fit each other or the model. Warns (UserWarning) of what
+    makes the attack weaker than it looks: steps too short for the radius, a model that returns
+    probabilities, too few classes for a loss.
     """
     seed = 0
     if generator is not None:
         top = 2**63 - 1
         seed = int(torch.randint(top, (), generator=generator, device=generator.device))
     ids = torch.arange(len(images) if isinstance(images, Tensor) else 0)
-    return drain(
-        perturb(
-            model,
-            images,
-            labels,
-            spec,
-            seed=seed,
-            ids=ids,
-            targets=targets,
-            eps=eps,
-            mask=mask,
-            starts=starts,
-            fitted=fitted,
-        )
+    search = perturb(
+        model,
+        images,
+        labels,
+        spec,
+        seed=seed,
+        ids=ids,
+        targets=targets,
+        eps=eps,
+        mask=mask,
+        starts=starts,
+        fitted=fitted,
     )
+    try:
+        first = next(search)
+    except StopIteration as end:  # there was nobody to attack
+        result: AttackResult = end.value
+        return result
+    _warn(spec if eps is None else None, first.logits, images.shape[1:])
+    return drain(search)
+
+
+def _warn(spec: AttackSpec | None, logits: Tensor, shape: Sequence[int]) -> None:
+    """Warn the caller of `attack` of what is odd about `spec` (None: its radius is not what is
+    used) or the model's first answers, (M, K)."""
+    texts = [] if spec is None else cautions(spec, logits.shape[1], shape)
+    if bool(adds_up_to_one(logits).all()):
+        texts.append(PROBABILITIES)
+    for text in texts:
+        warnings.warn(text, stacklevel=3)
+
+
+def cautions(spec: AttackSpec, classes: int, shape: Sequence[int]) -> list[str]:
+    """What a reader must know of `spec` before trusting what it finds, against a model of so many
+    classes on images of `shape`."""
+    return [text for text in (spec.advice(classes), spec.oddity(shape)) if text]
 
 
 def perturb(
@@ -144,6 +170,7 @@ def perturb(
     do not fit the model.
     """
     images, labels, ids = checked(model, images, labels, ids)
+    checked_spec(spec)
     eps = checked_eps(eps, spec, labels)
     where, rounds = checked_mask(mask, images), spec.rounds()
     if isinstance(spec, Fitted):

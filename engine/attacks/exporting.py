@@ -4,7 +4,10 @@ index, or one safetensors file."""
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections.abc import Generator, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +26,7 @@ from engine.errors import BadInput, CrucibleError
 from engine.events import Event, Note, Progress, Saved
 from engine.files import atomic, atomic_folder, check_new_folder, check_target, sha256_of
 from engine.models import load_model
+from engine.models.card import read_card
 from engine.store import RunInfo, Workspace
 from engine.task import Steps
 
@@ -54,7 +58,13 @@ COLUMNS = (
     "adversarial",
 )
 
-README = """Adversarial examples of run {name} ({id}), written by Crucible.
+README = """Adversarial examples of run {name} ({id}), written by Crucible {version}.
+
+attack   {attack}
+eps      {eps}
+norm     {norm}
+model    {model}
+weights  {weights_sha256}
 
 clean/        the images that the attack started from
 adversarial/  what it made of them, under the same file names
@@ -72,7 +82,7 @@ Columns of index.csv
                     was no number
   outcome           broken, withstood, or wrong before (then it was not attacked)
   success           whether the attack counts: 1 or 0
-  norm              size of the change, as the attack left it ({norm})
+  norm              size of the change, as the attack left it (norm: see above)
   prediction_of_clean_png, prediction_of_adversarial_png, norm_of_pngs
                     the same of the two PNG files
   still_fools       whether success holds for the two PNG files: 1 or 0
@@ -100,28 +110,67 @@ def run_export_set(spec: ExportSet, bench: Bench) -> Steps:
     target = Path(spec.to).expanduser() if spec.to else bench.folder / NAMES[spec.form]
     broken = int(examples.success.sum())
     summary = {"samples": len(examples), "broken": broken}
+    facts = _facts(examples, run.info(), bench)
     if spec.form == "safetensors":
-        yield from _copy(examples, target)
+        yield from _copy(examples, target, facts)
     else:
-        summary["still_fooling"] = yield from _write_folder(examples, target, bench, run.info())
+        summary["still_fooling"] = yield from _write_folder(examples, target, bench, facts)
     index = target / "index.csv" if spec.form == "png" else target
     place = str(index) if spec.to else str(index.relative_to(bench.folder))
     yield Saved("examples", place, index.stat().st_size, sha256_of(index))
     return {"file": str(target), **summary}
 
 
-def _copy(examples: Examples, target: Path) -> Generator[Event, None, None]:
-    with atomic(target, replace=False) as file, examples.path.open("rb") as source:
-        size = examples.path.stat().st_size
-        while part := source.read(2**22):
-            file.write(part)
-            yield Progress(file.tell(), size, "bytes")
-    if sha256_of(target) != sha256_of(examples.path):
+def _facts(examples: Examples, info: RunInfo, bench: Bench) -> dict[str, str]:
+    """Where the examples come from, for whoever is handed them."""
+    attacks = info.spec.get("attacks") or [info.spec.get("attack") or {}]
+    sizes = dict.fromkeys(f"{a['eps']:g}" for a in attacks if a.get("eps") is not None)
+    return {
+        "name": info.name,
+        "id": info.id,
+        "version": version("crucible-workbench"),
+        "attack": json.dumps(attacks[0] if len(attacks) == 1 else attacks),
+        "eps": ", ".join(sizes) or "none: the smallest perturbation was looked for",
+        "norm": examples.measure or "that of the attack that broke a sample",
+        "model": examples.model,
+        "weights_sha256": _weights(examples.model, bench) or "not known any more",
+        "samples": str(len(examples)),
+        "broken": str(int(examples.success.sum())),
+    }
+
+
+def _weights(model: str, bench: Bench) -> str:
+    """The hash of the weights that were attacked, if the model is still there, and not locked."""
+    try:
+        path = bench.find_model(model)
+        return "" if path.suffix == ".age" else read_card(path).weights_sha256
+    except CrucibleError:
+        return ""
+
+
+def _copy(examples: Examples, target: Path, facts: dict[str, str]) -> Generator[Event, None, None]:
+    """The file of the run, tensor for tensor, with `facts` as its metadata."""
+    with examples.path.open("rb") as source:
+        header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
+        begin, size = source.tell(), examples.path.stat().st_size
+        header["__metadata__"] = {**header.get("__metadata__", {}), **facts}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # the tensors stay aligned
+        written = hashlib.sha256()
+        with atomic(target, replace=False) as file:
+            for part in (len(text).to_bytes(8, "little"), text):
+                file.write(part)
+                written.update(part)
+            while part := source.read(2**22):
+                file.write(part)
+                written.update(part)
+                yield Progress(source.tell() - begin, size - begin, "bytes")
+    if sha256_of(target) != written.hexdigest():
         raise CrucibleError(f"{target} was read back and is not what was written: the disk fails")
 
 
 def _write_folder(
-    examples: Examples, target: Path, bench: Bench, info: RunInfo
+    examples: Examples, target: Path, bench: Bench, facts: dict[str, str]
 ) -> Generator[Event, None, int]:
     """How many of the files still fool the model."""
     channels = examples.shape[0]
@@ -145,15 +194,7 @@ def _write_folder(
                     still += row["still_fools"]
                     writer.writerow(row | {"label_name": _name(loaded.card.classes, row["label"])})
                 yield Progress(rows.stop, total, "images")
-        words = README.format(
-            name=info.name,
-            id=info.id,
-            samples=total,
-            broken=broken,
-            still=still,
-            lost=broken - still,
-            norm=examples.measure or "in the norm of the attack that broke it",
-        )
+        words = README.format(**facts, still=still, lost=broken - still)
         (folder / "README.txt").write_text(words, encoding="utf-8")
     if still < broken:
         yield Note(

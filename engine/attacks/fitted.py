@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from engine.attacks.arguments import checked
+from engine.attacks.arguments import checked, checked_spec
 from engine.attacks.geometry import ball
 from engine.attacks.goal import Goal
 from engine.attacks.losses import cross_entropy, margin
@@ -180,6 +180,12 @@ def fit(
         raise BadInput(NO_IMAGES)
     ids = torch.arange(len(images) if isinstance(images, Tensor) else 0)
     images, labels, ids = checked(model, images, labels, ids)
+    checked_spec(spec)
+    if not isinstance(spec, Fitted):
+        raise BadInput(
+            f"{spec.kind} is not fitted beforehand: it makes a perturbation of its own for each "
+            "image. Give it to attack(...)."
+        )
 
     def draw(places: Tensor) -> tuple[Tensor, Tensor]:
         places = places.to(images.device)

@@ -31,6 +31,9 @@ _EDGE = 1e-4
 _ROUNDS = 4
 """Secants of the l2 projection, which stays inside the ball after any of them."""
 
+_MANY = 4096
+"""Values of an image up to which float32 adds up its squares to a part in a million."""
+
 _NOTHING = 1e-30
 """The least threshold of the l1 projection: less than any change, and not zero, so that values
 which do not change are below it."""
@@ -448,8 +451,10 @@ def largest(x: Tensor) -> Tensor:
 
 
 def _length(x: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(x, 2, dim=(1, 2, 3), keepdim=True)
-    return length
+    """Of large images added up in float64: float32 gets it wrong by more than balls leave room."""
+    exact = _exact(x) if x.shape[1:].numel() > _MANY else None
+    length: Tensor = torch.linalg.vector_norm(x, 2, dim=(1, 2, 3), keepdim=True, dtype=exact)
+    return length.to(x.dtype)
 
 
 def _total(x: Tensor) -> Tensor:

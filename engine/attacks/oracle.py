@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as fwAD
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -61,7 +62,8 @@ class Oracle:
         self._model = model
         self._device = device
         self._bf16 = bf16
-        self._modules = list(model.modules())
+        # A frozen ScriptModule has no modes.
+        self._modules = [module for module in model.modules() if hasattr(module, "training")]
         self._hiding = masking(model) if through else []
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
         direct = device.type == "cpu" and torch.backends.mkldnn.is_available()
@@ -71,6 +73,7 @@ class Oracle:
         none = torch.zeros((), dtype=torch.int64, device=device)
         self.counts = Counts(0, 0, none, none)
         self.chunk: int | None = None
+        self._rewrites: bool | None = None  # what it is given; None before the first pass
         self.draws: bool | None = None
         """Whether a pass has drawn at random so far; None before the first."""
 
@@ -170,15 +173,15 @@ class Oracle:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, loss and slope at `x`, the points of the state `at` one after the other."""
         x = x.requires_grad_()
-        with self._direct:
-            logits = self._logits(x if method.view is None else method.view(of, x, number))
         goal = _goals(of, at.x.shape[:-3])
-        loss = method.loss(at, logits, goal)
-        if want == "jacobian":
-            outputs = logits if method.outputs is None else method.outputs(at, logits, goal)
-            slope = _jacobian(outputs, x)
-        else:
-            slope = _slopes(loss, x)
+        with self._direct:  # backwards too, where a checkpoint of the model computes again
+            logits = self._logits(x if method.view is None else method.view(of, x, number))
+            loss = method.loss(at, logits, goal)
+            if want == "jacobian":
+                outputs = logits if method.outputs is None else method.outputs(at, logits, goal)
+                slope = _jacobian(outputs, x)
+            else:
+                slope = _slopes(loss, x)
         return logits.detach(), loss.detach(), slope
 
     def _parts(self, x: Tensor, each: int) -> list[slice]:
@@ -196,7 +199,7 @@ class Oracle:
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16)
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = self._model(x)
+        logits = self._answer(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise BadInput(
@@ -205,10 +208,27 @@ class Oracle:
             )
         return logits.float()
 
+    def _answer(self, x: Tensor) -> Any:
+        """What the model returns. One that writes into its input gets a copy of it."""
+        if self._rewrites is not False:
+            copy = x.clone()
+            before = copy._version
+            answer = self._model(copy)
+            self._rewrites = bool(self._rewrites) or copy._version != before
+            return answer
+        before = x._version
+        answer = self._model(x)
+        if x._version != before:
+            raise BadInput(
+                "The model wrote into the images that it was given, which it had not done before: "
+                "what was asked is not what was answered. Have its forward work on a copy."
+            )
+        return answer
+
     @contextmanager
     def aside(self, *, grad: bool, bf16: bool) -> Iterator[None]:
         """Own modes and random state, for who asks the model itself; the caller's afterwards."""
-        training = [module for module in self._modules if module.training]
+        before = [module.training for module in self._modules]
         cuda = self._device.type == "cuda"
         # cuDNN differentiates recurrent layers in training mode only.
         plain = torch.backends.cudnn.flags(enabled=False) if cuda and self._recurrent else None
@@ -216,8 +236,9 @@ class Oracle:
         callers = _states(None, self._device)
         _restore(self.random, self._device)
         try:
-            for module in training:
-                module.training = False
+            for module, training in zip(self._modules, before, strict=True):
+                if training:
+                    module.training = False
             for part in opened:
                 part.straight_through = True
             with (
@@ -228,12 +249,13 @@ class Oracle:
             ):
                 yield
         finally:
-            for module in training:
-                module.training = True
+            for module, training in zip(self._modules, before, strict=True):
+                if module.training is not training:  # the model may switch modes itself
+                    module.training = training
             for part in opened:
                 del part.straight_through  # the class has it unset
-            before, self.random = self.random, _states(None, self._device)
-            self.draws = bool(self.draws) or not all(map(torch.equal, before, self.random))
+            drawn, self.random = self.random, _states(None, self._device)
+            self.draws = bool(self.draws) or not all(map(torch.equal, drawn, self.random))
             _restore(callers, self._device)
 
 
@@ -264,10 +286,10 @@ def _convolved(
     plain = plain and input.dtype == weight.dtype == torch.float32 and _pair(dilation) == (1, 1)
     if not (plain and input.requires_grad and input.shape[1] <= 4 and torch.is_grad_enabled()):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    # Gradients of the weights, should the model itself ask for them, stay torch's own.
-    out = torch.conv2d(input.detach(), weight, bias, stride, padding, dilation, groups)
-    passed: Tensor = _WithoutOneDNN.apply(input, weight, out, _pair(stride), _pair(padding))
-    return passed
+    if torch.compiler.is_compiling() or fwAD._current_level >= 0:  # neither knows our function
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    out: Tensor = _WithoutOneDNN.apply(input, weight, bias, _pair(stride), _pair(padding))
+    return out
 
 
 def _pair(both: Any) -> tuple[int, int]:
@@ -276,13 +298,16 @@ def _pair(both: Any) -> tuple[int, int]:
 
 
 class _WithoutOneDNN(torch.autograd.Function):
-    """`out`, the convolution of `input`, as a function of `input`."""
+    """torch.conv2d; the gradients of weight and bias, should the model itself ask for them, are
+    torch's own."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor, weight: Tensor, out: Tensor, stride: Any, padding: Any) -> Tensor:
-        return out.view_as(out)
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any
+    ) -> Tensor:
+        return torch.conv2d(input, weight, bias, stride, padding)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -292,10 +317,20 @@ class _WithoutOneDNN(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
         image, weight = ctx.saved_tensors
-        along = torch.ops.aten._slow_conv2d_backward.output_mask(
-            slope.float(), image, weight, weight.shape[2:], *ctx.places, [True, False, False]
-        )[0]
-        return along, None, slope, None, None
+        stride, padding = ctx.places
+        slope = slope.float()
+        of_image, of_weight, of_bias = ctx.needs_input_grad[:3]
+        along = across = None
+        if of_image:
+            along = torch.ops.aten._slow_conv2d_backward.output_mask(
+                slope, image, weight, weight.shape[2:], stride, padding, [True, False, False]
+            )[0]
+        if of_weight:
+            across = torch.ops.aten.convolution_backward(
+                *(slope, image, weight, None, stride, padding, (1, 1), False, (0, 0), 1),
+                [False, True, False],
+            )[1]
+        return along, across, slope.sum((0, 2, 3)) if of_bias else None, None, None
 
 
 def rows(state: Any, keep: Rows) -> Any:

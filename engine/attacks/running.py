@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.attacks import preparing
-from engine.attacks.driver import AttackResult, Iteration, Snapshot, perturb
+from engine.attacks.driver import AttackResult, Iteration, Snapshot, cautions, perturb
 from engine.attacks.fitted import Fit, FitSnapshot, FitStep
 from engine.attacks.geometry import ORDERS
 from engine.attacks.goal import Goal, predicted
@@ -28,6 +28,7 @@ from engine.errors import BadInput, Cancelled
 from engine.events import Event, Note, Progress, Saved, Scalars, Table, sieved
 from engine.files import atomic, sha256_of
 from engine.models import load_model
+from engine.models.answers import PROBABILITIES, adds_up_to_one
 from engine.models.card import SEEN
 from engine.models.transforms import hidden_by
 from engine.store.checkpoints import Checkpoint
@@ -52,6 +53,11 @@ _BLIND = (
     "without gradients (Square)."
 )
 
+TARGETED = (
+    "{} is targeted: only samples that are taken for the class aimed at count as broken. Robust "
+    "accuracy counts all others that were right when clean, also those that another class has won."
+)
+
 MEASURED = 100
 """Samples that the mean norm is taken of while an attack runs: what is shown must cost little."""
 
@@ -71,12 +77,14 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
     )
     data, order = chosen.data, chosen.order
     surrogate = _surrogate(spec.surrogate, chosen.data, bench) if spec.surrogate else None
-    advice = spec.attack.advice(len(data.classes))
-    if advice and bench.resume is None:
-        yield Note("warning", advice)
+    fresh = bench.resume is None
+    for text in cautions(spec.attack, len(data.classes), data.shape) if fresh else ():
+        yield Note("warning", text)
+    if spec.attack.targeted and fresh:
+        yield Note("info", TARGETED.format(spec.attack.kind))
     hiding = hidden_by(chosen.module if surrogate is None else surrogate)
     blind = bool(hiding) and spec.attack.climbs() and not spec.attack.through_transforms
-    if blind and bench.resume is None:
+    if blind and fresh:
         yield Note("warning", _BLIND.format(hiding))
     yield Table("classes", ("index", "name"), tuple(enumerate(data.classes)))
 
@@ -89,6 +97,9 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
     if surrogate is not None:
         looked = clean_logits(surrogate, data.test, order, size, bench, tally)
         run.surrogate = Surrogate(surrogate, (yield from _once(bench, looked)))
+    climbed = clean if run.surrogate is None else run.surrogate.logits
+    if fresh and bool(adds_up_to_one(climbed).all()):
+        yield Note("warning", PROBABILITIES)
     yield from run.attack(size)
     if tally.results:
         yield from run.save()

@@ -17,10 +17,8 @@ from engine.attacks.spec import Norm
 from engine.errors import BadInput
 from engine.store import Run
 
-UNBROKEN = (
-    "no attack of the evaluation broke this sample, and what they tried is not kept: there is "
-    "nothing to set beside the clean image"
-)
+NAMED = 10
+"""Broken samples that are named where one was asked for that was not broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def read_pair(run: Run, index: int, *, broken: bool = False) -> Pair:
                 raise BadInput(f"there is no sample {index + 1}; the run kept {len(places)}")
             rows = slice(places[index], places[index] + 1)
             if info.kind == "evaluate" and not bool(file.get_slice("success")[rows][0]):
-                raise BadInput(UNBROKEN)
+                raise BadInput(_unbroken(file.get_tensor("success")))
             clean, adversarial = (file.get_slice(n)[rows] for n in ("clean", "adversarial"))
             label = int(file.get_slice("labels")[rows][0])
             several = info.kind == "evaluate"
@@ -78,6 +76,20 @@ def read_pair(run: Run, index: int, *, broken: bool = False) -> Pair:
     radii = [float(a["eps"]) for a in attacks if _norm_of(a) == norm and a.get("eps") is not None]
     model, eps = str(info.spec["model"]), max(radii, default=None)
     return Pair(clean, adversarial, label, model, norm, eps)
+
+
+def _unbroken(success: Tensor) -> str:
+    rows = success.nonzero().flatten().tolist()
+    if not rows:
+        return (
+            "no attack of the evaluation broke any sample, and what they tried is not kept: there "
+            "is nothing to set beside the clean images"
+        )
+    named = ", ".join(str(row + 1) for row in rows[:NAMED])
+    return (
+        "no attack of the evaluation broke this sample, and what they tried is not kept: there is "
+        f"nothing to set beside the clean image. {len(rows)} were broken, the first: {named}"
+    )
 
 
 def _norm_of(attack: Mapping[str, Any]) -> Norm:

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from engine.data import Dataset, load
 from engine.errors import BadInput
 from engine.events import Event, Note, Saved, Scalars
 from engine.files import sha256_of
+from engine.models.answers import PROBABILITIES, adds_up_to_one
 from engine.models.building import build
 from engine.models.card import SEEN, ModelCard, has_card, read_metadata
 from engine.models.evaluating import evaluate
@@ -74,6 +76,10 @@ def run_import(spec: Import, bench: Bench) -> Steps:
             f"the accuracy of {accuracy:.3f} is about that of guessing among {len(classes)} "
             "classes. Check mean and std, the order of the classes, and the data.",
         )
+    images, _ = data.test.batch(torch.arange(min(_BATCH, len(data.test))))
+    with torch.no_grad():
+        if bool(adds_up_to_one(module(images)).all()):
+            yield Note("warning", PROBABILITIES)
     path = bench.folder / "model.safetensors"
     card = save_model(
         path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -253,6 +254,13 @@ class Import(Task):
     """Bring in a model you already have; from then on it is a model like any other."""
 
     title: ClassVar[str] = "Import"
+    summary_help: ClassVar[Mapping[str, str]] = {
+        "clean_accuracy": "share of the test images that the model gets right",
+        "weights_sha256": "of the weights: equal where every bit is",
+        "parameters": "numbers in the model",
+        "classes": "their names, in the order of the outputs",
+        "data_changed": "the model may have been trained on images that it is tested on now",
+    }
 
     kind: Literal["import"] = "import"
     weights: str = param(
@@ -321,6 +329,12 @@ class Transform(Task):
     weights. It is not a defence by itself, which an evaluation of it shows."""
 
     title: ClassVar[str] = "Transform"
+    summary_help: ClassVar[Mapping[str, str]] = {
+        "clean_accuracy": "share of the test images that the model gets right behind the transform",
+        "untransformed_accuracy": "the same without it",
+        "weights_sha256": "of the weights: equal where every bit is",
+        "data_changed": "the model may have been trained on images that it is tested on now",
+    }
 
     kind: Literal["transform"] = "transform"
     model: str = param(

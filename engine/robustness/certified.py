@@ -271,6 +271,8 @@ def confront(
         return
     target = yield from _subject_of(prover, on)
     try:
+        yield from _judge(on, prover, found, _unmoved(on, rows[~target.correct[rows]]), CLEAN)
+        target.correct[rows] = True  # proved to be, whatever a few draws say: they are attacked
         reached = Found.nothing(target, keep=True)
         eps = found.radius[found.radius > 0]
         yield from _attack(target, found, rows, reached, eps)
@@ -293,13 +295,16 @@ def confront(
 
 INSIDE = "apgd"
 """The attack on what was certified."""
+CLEAN = "clean"
+"""No attack: the image itself."""
 
 
 def _subject_of(prover: Prover, on: Subject) -> Generator[Event, None, Subject]:
-    """The subject whose model is the classifier that was certified."""
+    """The subject whose model is the classifier that was certified. What attacks ask of that is not
+    kept for later: of another model it would tell nothing."""
     size = max(1, on.batch_size // prover.draws)
     if prover.target is on.model:
-        return on
+        return dataclasses.replace(on, correct=on.correct.clone())
     seed = on.bench.derive("certified")
     oracle = Oracle(prover.target, seed=seed, device=on.bench.device, bf16=False)
     logits: list[Tensor] = []
@@ -315,6 +320,7 @@ def _subject_of(prover: Prover, on: Subject) -> Generator[Event, None, Subject]:
         predictions=predictions,
         correct=predictions == on.labels,
         batch_size=size,
+        witness=None,
         cost=Cost(forward=oracle.counts.forward),
         chunk=oracle.chunk,
     )
@@ -332,6 +338,16 @@ def _attack(
     seed = target.bench.derive("confront", len(found.attacked))
     what = "samples against the certificate"
     yield from search(target, spec, rows, reached, seed=seed, eps=eps, persist=True, what=what)
+
+
+def _unmoved(on: Subject, rows: Tensor) -> Found:
+    """The images of `rows` themselves, as if they had been found."""
+    reached = Found.nothing(on, keep=True)
+    assert reached.adversarial is not None
+    for part in rows.split(on.batch_size) if len(rows) else ():
+        reached.adversarial[part] = on.images(part)[0].cpu()
+        reached.success[part], reached.norm[part] = True, 0.0
+    return reached
 
 
 def _measured(on: Subject, found: Certified, other: Found) -> Found:
@@ -405,7 +421,7 @@ def contradiction_table(on: Subject, found: Certified) -> Table:
 def failure(on: Subject, found: Certified) -> str:
     """Why the evaluation failed: the first contradiction, the one with the least chance."""
     worst = min(found.contradictions, key=lambda c: (c.chance, c.distance))
-    count = len(found.contradictions)
+    count = len({each.sample for each in found.contradictions})
     chance = (
         f"By chance that happens with a probability of at most {worst.chance:.2g}"
         if worst.chance

@@ -9,6 +9,7 @@ steps as a search has have passed without success. No sample takes more than `MO
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -95,19 +96,27 @@ def grid(largest: float, points: int, norm: Norm) -> tuple[float, ...]:
     top = largest * BEYOND
     if norm == "linf" and top > 1:
         top = 1.0
-    return tuple(top * k / points for k in range(1, points + 1))
+    radii = (top * k / points for k in range(1, points + 1))
+    # Not beside it by a rounding: whoever breaks at `largest` breaks there in the curve too.
+    return tuple(largest if math.isclose(each, largest) else each for each in radii)
 
 
 def trace(
-    on: Subject, radii: tuple[float, ...], norm: Norm, known: Tensor, *, through: bool = True
+    on: Subject,
+    radii: tuple[float, ...],
+    norm: Norm,
+    known: Tensor,
+    *,
+    found: Found | None = None,
+    through: bool = True,
 ) -> Generator[Event, None, Curve]:
     """The curve of `on` over `radii`. known: float64 (N,), sizes of perturbations that are known to
-    break a sample, infinite where none is: it is only looked for smaller ones. through: straight
-    through what hides gradients."""
+    break a sample, infinite where none is: it is only looked for smaller ones. found: gathers what
+    breaks a sample, also if it is cancelled. through: straight through what hides gradients."""
     ladder = torch.tensor(radii, dtype=torch.float64)
     first = torch.searchsorted(ladder, known)
     rows = (on.correct & (first > 0)).nonzero().squeeze(1)
-    found = Found.nothing(on)
+    found = found or Found.nothing(on)
     spec = Sweep(
         kind="sweep",
         norm=norm,

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.attacks import preparing
+from engine.attacks.driver import cautions
 from engine.attacks.fitted import Fit
 from engine.attacks.goal import predicted
 from engine.attacks.oracle import Oracle
-from engine.attacks.running import Chosen, choose
+from engine.attacks.running import TARGETED, Chosen, choose
 from engine.attacks.spec import AttackSpec, Fitted, FixedBudget, MinimalNorm, Norm
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Table, sieved
@@ -74,7 +75,7 @@ class Attacked:
 @dataclass(slots=True)
 class Report:
     """What is known so far. `worst` is the pointwise worst case over the attacks, each within its
-    own radius."""
+    own radius, and over what the curve found within the largest of them in its norm."""
 
     on: Subject
     worst: Found
@@ -83,6 +84,10 @@ class Report:
     """Of each norm: sizes of the smallest perturbations found, (N,), infinite where none was."""
     curve: Curve | None = None
     curve_norm: Norm = "linf"
+    curve_found: Found | None = None
+    """What broke samples while the curve was drawn."""
+    curve_alone: Tensor | None = None
+    """Whom that broke within the radius of the attacks, which all missed them, bool (N,)."""
     flags: list[Flag] = field(default_factory=list)
     corruptions: list[Shift] = field(default_factory=list)
     noise: list[Shift] = field(default_factory=list)
@@ -96,7 +101,7 @@ class Report:
 
     @property
     def robust(self) -> Tensor:
-        """Correct, and not broken by any attack, bool (N,)."""
+        """Correct, and not broken by anything, bool (N,)."""
         return self.on.correct & ~self.worst.success
 
 
@@ -110,11 +115,14 @@ def run_evaluate(spec: Evaluate, bench: Bench) -> Steps:
     notes: list[Note] = []
     radii = spec.radii()
     chosen = yield from _holding(choose(spec.model, spec.data, spec.samples, bench), notes)
+    classes, shape = len(chosen.data.classes), chosen.data.shape
     notes += [
         Note("warning", text)
         for attack in spec.attacks
-        if (text := attack.advice(len(chosen.data.classes)))
+        for text in cautions(attack, classes, shape)
     ]
+    aimed = dict.fromkeys(attack.kind for attack in spec.attacks if attack.targeted)
+    notes += [Note("info", TARGETED.format(kind)) for kind in aimed]
     yield Table("classes", ("index", "name"), tuple(enumerate(chosen.data.classes)))
     on = yield from subject_of(chosen, bench, spec.batch_size)
     prover = None if spec.certify is None else spec.certify.prover(on)
@@ -157,15 +165,17 @@ def _evaluate(
     norm, eps = _main_ball(spec, radii)
     report.curve_norm = norm
     if spec.curve and eps > 0 and norm != "free":
-        yield from _draw_curve(spec, norm, eps, report)
+        yield from _draw_curve(spec, norm, eps, report, stage)
     if spec.checked:
         known = _within(report, where) if same else None
         report.flags += yield from lies.compare(on, where, size, known, spec.checked, spec.queries)
     if (text := lies.too_few(on, report.robust, spec.checked)) is not None:
         report.unsaid.append(text)
     if not same:
+        others = ", ".join(sorted({a.norm for a in spec.attacks if a.eps != 0}))
         report.unsaid.append(
-            f"The checks know no attack in {norm}: they looked at a ball of {where} of {size:.3g}."
+            f"The checks know no attack in {others}: they looked at a ball of {where} of "
+            f"{size:.3g}."
         )
     report.flags += lies.look_back(on, report.worst, report.flags, fresh)
     report.unsaid.remove(STOPPED)
@@ -327,18 +337,23 @@ def _fitted(
 
 
 def _add(report: Report, found: Found, norm: Norm, radius: float) -> None:
-    worst = report.worst
+    _fold(report.worst, found, radius)
+    report.worst.attacked |= found.attacked
+    report.worst.queries += found.queries
+    nothing = torch.full_like(found.norm, float("inf"))
+    report.smallest[norm] = torch.minimum(report.smallest.get(norm, nothing), found.norm)
+
+
+def _fold(worst: Found, found: Found, radius: float) -> Tensor:
+    """Add to `worst` whom `found` has within `radius`, and nothing before; whom, bool (N,)."""
     assert worst.adversarial is not None
     assert found.adversarial is not None
     new = found.within(radius) & ~worst.success
-    worst.attacked |= found.attacked
     worst.success |= new
     worst.norm[new] = found.norm[new]
     worst.predictions[new] = found.predictions[new]
     worst.adversarial[new] = found.adversarial[new]
-    worst.queries += found.queries
-    nothing = torch.full_like(found.norm, float("inf"))
-    report.smallest[norm] = torch.minimum(report.smallest.get(norm, nothing), found.norm)
+    return new
 
 
 def _within(report: Report, norm: Norm) -> Found:
@@ -353,11 +368,17 @@ def _within(report: Report, norm: Norm) -> Found:
 
 
 def _draw_curve(
-    spec: Evaluate, norm: Norm, eps: float, report: Report
+    spec: Evaluate, norm: Norm, eps: float, report: Report, stage: Stage
 ) -> Generator[Event, None, None]:
-    radii = grid(eps, spec.curve, norm)
+    on, radii = report.on, grid(eps, spec.curve, norm)
     known, through = report.smallest[norm], spec.through_transforms
-    report.curve = yield from trace(report.on, radii, norm, known, through=through)
+    found = report.curve_found = Found.nothing(on, keep=True)
+    try:
+        report.curve = yield from trace(on, radii, norm, known, found=found, through=through)
+    finally:  # it is in the same ball, and verified like all others
+        report.curve_alone = _fold(report.worst, found, eps)
+        pictures = tuple(stage.further("curve", norm, report.worst))
+    yield from pictures
     yield reporting.curve_table(report)
 
 
@@ -386,4 +407,6 @@ def _certify(spec: Evaluate, prover: Prover, report: Report) -> Generator[Event,
     yield reporting.certificate_table(report)
     yield from certified.certify(on, prover, report.certified)
     others = [(each.name, each.found) for each in report.attacks]
+    if report.curve_found is not None:
+        others.append(("curve", report.curve_found))
     yield from certified.confront(on, prover, report.certified, others)

@@ -73,7 +73,7 @@ FLAGS: dict[str, Meaning] = {
         "gradient follows is not what decides. So it is with lookup tables, with answers that are "
         "remembered, with votes, and with saturated outputs.",
         "Attack by decisions alone (HopSkipJump, Boundary) and with many queries (Square), or take "
-        "the examples of another model (transfer).",
+        "the examples of another model (an attack task with `surrogate`).",
     ),
     "saturated_loss": Meaning(
         "Saturated loss",
@@ -120,7 +120,8 @@ FLAGS: dict[str, Meaning] = {
         "Computes gradients inside forward",
         "The model runs an optimiser or asks for gradients while it answers. An attack does not "
         "differentiate through that.",
-        "Attack the model without that step and transfer, or attack without gradients (Square).",
+        "Attack the model without that step and try what breaks it here (an attack task with that "
+        "model as `surrogate`), or attack without gradients (Square).",
     ),
     "batch_dependent": Meaning(
         "Answers depend on the batch",

@@ -22,6 +22,7 @@ from engine.attacks.oracle import Oracle
 from engine.attacks.spec import APGD, PGD, AttackSpec, Norm, Square
 from engine.errors import is_memory
 from engine.events import Event, Progress
+from engine.models.answers import adds_up_to_one
 from engine.models.transforms import hidden_by
 from engine.robustness.asking import AGAIN, Asking, apart, looked_at, precision, same
 from engine.robustness.flags import Flag
@@ -93,7 +94,7 @@ def randomised(ask: Asking) -> Flag | None:
 def probabilities(ask: Asking) -> Flag | None:
     rows = ask.logits
     inside = ((rows >= 0) & (rows <= 1 + 1e-6)).all(1)
-    one = inside & ((rows.sum(1) - 1).abs() <= 1e-3)
+    one = adds_up_to_one(rows)
     some, count, p = too_many(one)
     if bool(one.all()):
         return Flag("probabilities", "all outputs lie between 0 and 1 and add up to 1")
@@ -285,6 +286,16 @@ def _changed(
 
 COMPARED: tuple[Norm, ...] = ("linf", "l2", "l1")
 """Norms that all attacks of the checks know."""
+BY_ATTACK = (
+    "saturated_loss",
+    "one_step_wins",
+    "not_converged",
+    "restarts_win",
+    "black_box_wins",
+    "unbounded_fails",
+    "weak_attacks",
+)
+"""Flags that `compare` alone can raise."""
 
 
 def too_few(on: Subject, robust: Tensor, count: int) -> str | None:
@@ -294,17 +305,24 @@ def too_few(on: Subject, robust: Tensor, count: int) -> str | None:
     right, left = int(on.correct.sum()), int(robust.sum())
     needed = math.ceil(DISCORDANT * right / max(1, left))
     if not count:
+        text = (
+            "No samples were to be checked (checked = 0), so attacks were neither compared with "
+            "each other nor tried without bounds, and these flags cannot be raised: "
+            f"{', '.join(BY_ATTACK)}."
+        )
+        if left <= MORE * right:
+            return text
         return (
-            "Attacks were not compared with each other, since no samples were to be checked; "
-            f"{needed} are needed."
+            f"{text} Two attacks have to differ on {DISCORDANT} samples that withstand, as {left} "
+            f"of {right} do: {needed} are needed."
         )
     standing = int(robust[rows].sum())
     if standing >= DISCORDANT or left <= MORE * right:
         return None
     return (
         f"Too few samples to compare attacks: {standing} of {len(rows)} that were checked "
-        f"withstand, and two attacks have to differ on {DISCORDANT} for p < .01; {needed} are "
-        "needed."
+        f"withstand, and two attacks have to differ on {DISCORDANT} for p < .01. As {left} of "
+        f"{right} withstand the evaluation, {needed} are needed."
     )
 
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from engine.attacks.spec import Norm
 from engine.attacks.tally import wilson
 from engine.events import Event, Note, Saved, Table
 from engine.files import atomic, sha256_of
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 ADVERSARIAL = "adversarial.safetensors"
+IN_TURN = "after that attack and all before it"
+ALONE = "after that attack alone"
+"""What the robust accuracy of an attack is."""
+ANY_WRONG = "taken for any wrong class"
+AIMED_AT = "taken for the class that the attack aims at"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -71,12 +77,23 @@ def verdict(spec: Evaluate, report: Report, unmet: list[str]) -> Iterator[Event]
         )
     for text in report.unsaid:
         yield Note("warning", text)
+    if count := curve_alone(report):
+        yield Note(
+            "info",
+            f"{count} samples that withstood the attacks were broken while the curve was drawn, "
+            "within the same radius: robust accuracy counts them as broken.",
+        )
     nan = report.on.cost.nan
     if nan:
         yield Note(
             "warning",
             f"{nan} answers of the model held a NaN or Inf; none was counted as a success.",
         )
+
+
+def curve_alone(report: Report) -> int:
+    """How many samples the curve broke within the attacks' radius, and no attack."""
+    return 0 if report.curve_alone is None else int(report.curve_alone.sum())
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -262,8 +279,9 @@ def _shift_table(name: str, shifts: list[Shift]) -> Table:
 
 
 def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
-    """What `run_evaluate` returns. Accuracies are fractions of all samples; `by_attack` is who is
-    still correct after that attack and all before it (with `every`, after that one alone)."""
+    """What `run_evaluate` returns. Accuracies are fractions of all samples; that by attack is who
+    is still correct after that attack and all before it (with `every`, after that one alone), as
+    `by_attack` says."""
     on, total = report.on, len(report.on)
     correct, robust = int(on.correct.sum()), int(report.robust.sum())
     found: Summary = {}
@@ -279,14 +297,12 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
             each.name: _alone(report, each) if spec.every else each.left / total
             for each in report.attacks
         },
+        "by_attack": ALONE if spec.every else IN_TURN,
         "flags": [flag.name for flag in report.flags],
         "samples": total,
         "correct": correct,
         "broken": correct - robust,
-        "max_norm": {
-            norm: max(a.largest for a in report.attacks if a.spec.norm == norm)
-            for norm in report.smallest
-        },
+        "max_norm": {norm: _largest(report, norm) for norm in report.smallest},
         "mean_queries": _mean(report.worst.queries[on.correct]),
     }
     if report.curve is not None:
@@ -296,6 +312,8 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
             "curve_gradient_evaluations": curve.cost.gradient,
             "curve_runs": curve.runs,
         }
+    if count := curve_alone(report):
+        found["broken_by_curve"] = count
     if report.corruptions:
         each = [shift.accuracy for shift in report.corruptions]
         found["corruption_accuracy"] = sum(each) / len(each)
@@ -314,6 +332,14 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
     if report.partial:
         found["partial"] = True
     return found
+
+
+def _largest(report: Report, norm: Norm) -> float:
+    """The largest perturbation in `norm` among those that count."""
+    most = max(each.largest for each in report.attacks if each.spec.norm == norm)
+    if norm == report.curve_norm and curve_alone(report):
+        most = max(most, float(report.worst.norm[report.curve_alone].max()))
+    return most
 
 
 def _alone(report: Report, each: Attacked) -> float:
@@ -384,7 +410,9 @@ def document(spec: Evaluate, report: Report, unmet: list[str]) -> dict[str, Any]
                 "judged_at": _plain(each.radius),
                 "attacked": len(each.rows),
                 "broken": int(each.broken.sum()),
+                "counts_as_broken": AIMED_AT if each.spec.targeted else ANY_WRONG,
                 "robust_accuracy_after": each.left / len(report.on),
+                "robust_accuracy_alone": _alone(report, each) if spec.every else None,
                 "largest_norm": each.largest,
                 "queries": int(each.found.queries.sum()),
                 "forward_evaluations": each.found.cost.forward,

@@ -192,6 +192,7 @@ def search(
             ids=on.test.ids[on.order[part]],
             eps=None if eps is None else eps[done : done + len(part)],
             clean_logits=on.clean[part],
+            attacked=on.correct[part].to(images.device),
             persist=persist,
             fitted=fitted,
             precision=on.bench.spec.precision,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.attacks.result import Iteration
 from engine.attacks.showing import SIDE, Gallery, captions, pictures
-from engine.attacks.spec import AttackSpec, MinimalNorm
+from engine.attacks.spec import AttackSpec, MinimalNorm, Norm
 from engine.events import Event, Table
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Stage:
         """Class probabilities, (N, K), of what broke a sample: in this attack, and in the worst."""
         self._broken = torch.zeros(len(on), dtype=torch.bool)
         self._counted = self._broken.clone()
-        self._by: dict[int, tuple[str, AttackSpec]] = {}
+        self._by: dict[int, tuple[str, Norm]] = {}
         self._name, self._number, self._step = "", 0, 0
         self._next = 0.0
         self._part = self._few = torch.arange(0)
@@ -114,12 +114,25 @@ class Stage:
 
     def end(self, worst: Found) -> Iterator[Event]:
         """The attack is over; `worst` is what all so far have found."""
-        new = (worst.success & ~self._counted).nonzero().squeeze(1)
-        self._counted[new] = True
+        new = self._credit(self._name, self._spec.norm, worst)
         if not isinstance(self._spec, MinimalNorm):  # those go on after they broke a sample
             self._kept[new] = self._found[new]
+        yield from self._settle(worst)
+
+    def further(self, name: str, norm: Norm, worst: Found) -> Iterator[Event]:
+        """`worst` has grown by what `name`, which is not watched, has found."""
+        if len(self._credit(name, norm, worst)):
+            yield from self._settle(worst)
+
+    def _credit(self, name: str, norm: Norm, worst: Found) -> Tensor:
+        """Remember who has broken those of `worst` that are new: int64 (M,), their places."""
+        new = (worst.success & ~self._counted).nonzero().squeeze(1)
+        self._counted[new] = True
         for place in new.tolist():
-            self._by[place] = self._name, self._spec
+            self._by[place] = name, norm
+        return new
+
+    def _settle(self, worst: Found) -> Iterator[Event]:
         if self._gallery is None:
             return
         assert worst.adversarial is not None
@@ -136,8 +149,8 @@ class Stage:
         self._next = 0.0
 
     def _remark(self, place: int) -> dict[str, Any]:
-        name, spec = self._by[place]
-        return {"attack": name, "measured": spec.norm}
+        name, norm = self._by[place]
+        return {"attack": name, "measured": norm}
 
     def _frames(self, *, keep: bool) -> Iterator[Event]:
         assert self._gallery is not None

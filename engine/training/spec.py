@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from engine.attacks.spec import Norm
@@ -247,6 +248,20 @@ class Train(Task):
     """Train a classifier. Its model is the last, or with early stopping that of the best epoch."""
 
     title: ClassVar[str] = "Train"
+    summary_help: ClassVar[Mapping[str, str]] = {
+        "clean_accuracy": "share of the test images that the model gets right",
+        "test_loss": "mean cross-entropy on them",
+        "tested": "how many test images there were",
+        "epochs": "passes over the training images that were begun",
+        "steps": "of the optimiser",
+        "parameters": "numbers in the model",
+        "best_epoch": "the epoch that the model is of, with early stopping or a watch",
+        "validation_accuracy": "share of the validation images, at the end or in the best epoch",
+        "watched_accuracy": "robust accuracy in the safest epoch, as the watch saw it",
+        "collapsed": "the watch ended the run: robustness was lost",
+        "data_changed": "the model may have been trained on images that it is tested on now",
+        "weights_sha256": "of the weights: equal where every bit is",
+    }
 
     kind: Literal["train"] = "train"
     init: str | None = param(

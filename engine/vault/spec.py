@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from engine.task import Steps, Task, param
@@ -20,6 +21,14 @@ class Export(Task):
     """
 
     title: ClassVar[str] = "Export"
+    summary_help: ClassVar[Mapping[str, str]] = {
+        "file": "what was written",
+        "size": "its bytes",
+        "sha256": "of it",
+        "recipients": "public keys whose owners can open it",
+        "command": "what opens it with the `age` program",
+        "weights_sha256": "of the model's weights",
+    }
 
     kind: Literal["export"] = "export"
     model: str = param(

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.attacks import PGD, attack, perturb
-from engine.errors import BadInput
+from engine.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    AttackSpec,
+    AutoAttack,
+    Noise,
+    Universal,
+    attack,
+    fit,
+    perturb,
+)
+from engine.errors import BadInput, SpecError
 from tests.attacks.models import conv, images, right_labels
 
 SPEC = PGD(eps=0.1, steps=2, step_size=0.05)
@@ -24,6 +37,10 @@ def arguments(**changed: Any) -> dict[str, Any]:
     ("changed", "text"),
     [
         ({"model": lambda x: x}, "torch.nn.Module; got function"),
+        ({"spec": "pgd"}, "which attack is to run, as in PGD\\(eps=0.3\\).*; got 'pgd'"),
+        ({"spec": {"kind": "pgd"}}, "got {'kind': 'pgd'}"),
+        ({"spec": None}, "got NoneType"),
+        ({"spec": PGD}, "got ModelMetaclass"),
         ({"images": images(6).numpy()}, "must be a torch tensor; got ndarray"),
         ({"labels": [0] * 6}, "labels must be a torch tensor; got list"),
         ({"images": (images(6) * 255).to(torch.uint8)}, "divided by 255"),
@@ -52,6 +69,13 @@ def test_what_does_not_fit_is_said(changed: dict[str, Any], text: str) -> None:
         attack(**arguments(**changed))
 
 
+def test_what_is_fitted_must_be_an_attack_that_can_be() -> None:
+    given = arguments()
+    for spec, text in (("universal", "got 'universal'"), (SPEC, "pgd is not fitted")):
+        with pytest.raises(BadInput, match=text):
+            fit(given["model"], given["images"], given["labels"], spec)  # type: ignore[arg-type]
+
+
 def test_a_target_is_another_class() -> None:
     given = arguments(spec=AIMED)
     with pytest.raises(BadInput, match="6 of 6 targets equal their label"):
@@ -66,8 +90,45 @@ def test_radii_and_ids_belong_to_samples() -> None:
             perturb(**arguments(), seed=0, ids=ids, eps=eps)
     with pytest.raises(BadInput, match="must end somewhere; got an infinite eps"):
         perturb(**arguments(), seed=0, ids=ids, eps=torch.full((6,), torch.inf))
+    with pytest.raises(BadInput, match="at most 1 in linf.*one is 1.5"):
+        perturb(**arguments(), seed=0, ids=ids, eps=torch.full((6,), 1.5))
     with pytest.raises(BadInput, match="ids must be 6 integers"):
         perturb(**arguments(), seed=0, ids=ids[:3])
+
+
+ABOVE = "must be at most 1, since images lie in \\[0, 1\\]"
+
+
+@pytest.mark.parametrize("kind", [FGSM, PGD, APGD, AutoAttack, Universal, FAB, Noise])
+def test_no_radius_is_larger_than_the_box(kind: type[AttackSpec]) -> None:
+    assert kind(norm="linf", eps=1.0).eps == 1
+    for eps in (1.0001, 8.0):
+        with pytest.raises(SpecError, match=ABOVE) as raised:
+            kind(norm="linf", eps=eps)
+        (problem,) = raised.value.problems
+        assert problem.path == ("eps",)
+        if kind is not AutoAttack:
+            assert kind(norm="l2", eps=eps).eps == eps
+
+
+def test_python_is_told_what_weakens_an_attack() -> None:
+    weak = PGD(eps=0.3, steps=2, step_size=0.01)
+    with pytest.warns(UserWarning, match="2 steps of 0.01 get at most 0.02 away") as caught:
+        attack(**arguments(spec=weak))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    dlr = APGD(eps=0.1, steps=2, loss="dlr", targets=2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    x = images(6)
+    with pytest.warns(UserWarning, match="DLR loss needs 4 classes or more, and the model has 3"):
+        attack(model, x, right_labels(model, x), dlr)
+    soft = nn.Sequential(conv(), nn.Softmax(1))
+    with pytest.warns(UserWarning, match="the model returns probabilities"):
+        attack(**arguments(model=soft))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attack(**arguments())
+        attack(**arguments(spec=weak), eps=torch.full((6,), 0.01))  # its own radius is not used
 
 
 def test_a_model_elsewhere_is_said() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from PIL import Image
 
 from engine.attacks import exporting
 from engine.attacks.exporting import COLUMNS, check_set
+from engine.attacks.running import FILE
 from engine.attacks.saved import read_examples
 from engine.attacks.spec import ExportSet
 from engine.bench import Bench
@@ -90,6 +93,8 @@ def test_png_files_are_judged_again(bench: Bench, drain: Any, tmp_path: Path) ->
     said = (folder / "README.txt").read_text()
     assert f"{still} of the {broken} still fool it, {broken - still} do not" in said
     assert "broken" in said
+    assert run.id in said
+    assert load_model(examples.model, bench).card.weights_sha256 in said
     assert [type(e) for e in events if isinstance(e, Note | Saved)] == [Note, Saved]
 
 
@@ -117,7 +122,17 @@ def test_exact_values_as_one_file(bench: Bench, drain: Any, tmp_path: Path) -> N
     target = tmp_path / "set.safetensors"
     spec = ExportSet(source=run.id, to=str(target), form="safetensors")
     _, summary = drain(spec.run(bench))
-    assert target.read_bytes() == (run.folder / "adversarial.safetensors").read_bytes()
+    written, kept = map(safetensors.torch.load_file, (target, run.folder / FILE))
+    assert written.keys() == kept.keys()
+    assert all(torch.equal(written[name], kept[name]) for name in kept)
+    with safetensors.safe_open(str(target), "pt") as file:
+        said = file.metadata()
+    model = load_model(read_examples(run).model, bench)
+    assert said["weights_sha256"] == model.card.weights_sha256
+    assert json.loads(said["attack"]) == run.info().spec["attack"]
+    assert (said["id"], said["name"], said["norm"]) == (run.id, "broken", "linf")
+    assert float(said["eps"]) == run.info().spec["attack"]["eps"]
+    assert said["version"] == version("crucible-workbench")
     assert summary == {
         "file": str(target),
         "samples": 6,
@@ -127,6 +142,14 @@ def test_exact_values_as_one_file(bench: Bench, drain: Any, tmp_path: Path) -> N
         check_set(spec, bench.workspace)
     with pytest.raises(BadInput, match="exists already"):
         drain(spec.run(bench))
+
+
+def test_a_set_is_written_when_its_model_is_gone(bench: Bench, drain: Any, tmp_path: Path) -> None:
+    run = examples_of(bench.workspace)
+    bench.find_model(read_examples(run).model).unlink()
+    drain(ExportSet(source=run.id, to=str(tmp_path / "set"), form="safetensors").run(bench))
+    with safetensors.safe_open(str(tmp_path / "set"), "pt") as file:
+        assert file.metadata()["weights_sha256"] == "not known any more"
 
 
 def test_what_ends_early_leaves_nothing(

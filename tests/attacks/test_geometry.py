@@ -66,6 +66,19 @@ def test_outside_is_outside(norm: Norm) -> None:
     assert region.contains(x).tolist() == [norm == "free", True, False]
 
 
+@pytest.mark.parametrize("side", [64, 224])
+def test_large_images_stay_inside_the_l2_ball(side: int) -> None:
+    """Of so many equal squares float32 gets the sum wrong by more than a ball allows."""
+    centre = torch.full((4, 3, side, side), 0.5)
+    for eps in (0.3, 0.5, 1.0, 2.0, 4.0, 8.0):
+        around = ball("l2", centre, torch.full((4,), eps, dtype=torch.float64))
+        sign = torch.randn(centre.shape, generator=torch.Generator().manual_seed(0)).sign()
+        for point in (around.project(centre + 0.1 * sign), around.pull(centre + 0.1 * sign)):
+            change = (point.double() - centre.double()).flatten(1)
+            assert bool((change.norm(dim=1) <= eps).all())
+            assert bool(around.contains(point).all())
+
+
 def test_the_l2_projection_is_the_nearest_point() -> None:
     generator = torch.Generator().manual_seed(0)
     centre = corners(0)

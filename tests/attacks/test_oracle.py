@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 import torch
+import torch.autograd.forward_ad as fwAD
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from engine.attacks import DIFGSM, FAB, FGSM, PGD, attack
-from engine.attacks.oracle import _Direct
+from engine.attacks import DIFGSM, FAB, FGSM, PGD, Boundary, Square, attack
+from engine.attacks.geometry import ball
+from engine.attacks.goal import Goal
+from engine.attacks.method import Problem
+from engine.attacks.oracle import Oracle, _Direct
 from engine.attacks.spec import AttackSpec
+from engine.errors import BadInput
 from tests.attacks.models import conv, images, right_labels
 
 
@@ -74,6 +82,132 @@ def test_direct_convolutions_are_torchs_under_bf16() -> None:
         )
         away.append((along - exact).abs().max().item() / exact.abs().max().item())
     assert away[0] <= max(away[1], 2**-8)
+
+
+class First(nn.Module):
+    """A convolution, and what a test does with what comes out of it."""
+
+    def __init__(self, then: Callable[[nn.Conv2d, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 3, 3), nn.Linear(3, 4)
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.then(self.first, x).mean((2, 3)))
+
+
+def in_place(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.relu(layer(x), inplace=True)
+
+
+def checkpointed(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return checkpoint(lambda x: F.relu(layer(x)), x, use_reentrant=False)
+
+
+def adapted(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """With a weight that was adapted to these very images."""
+    out = layer(x)
+    (slope,) = torch.autograd.grad(out.square().sum(), layer.weight, create_graph=True)
+    return F.conv2d(x, layer.weight - 0.01 * slope)
+
+
+def ahead(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    with fwAD.dual_level():
+        return fwAD.unpack_dual(layer(fwAD.make_dual(x, torch.ones_like(x)))).tangent + layer(x)
+
+
+@pytest.mark.parametrize("then", [in_place, checkpointed, adapted, ahead])
+def test_whatever_follows_a_direct_convolution_has_torchs_gradient(then: Any) -> None:
+    model, x = First(then), images(4)
+    labels = torch.zeros(4, dtype=torch.int64)
+    oracle = Oracle(model, seed=0, device=x.device, bf16=False)
+    of = Problem(
+        ball("linf", x, torch.full((4,), 0.1)),
+        Goal(labels, None, False, 3, 1),
+        torch.arange(4),
+        x.new_zeros((4, 0)),
+        0,
+    )
+    (method,) = PGD(eps=0.1).rounds()
+    found = oracle.ask(method, of, method.start(of)._replace(x=x), 0, "gradient").gradient
+    at = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(at), labels, reduction="sum")
+    (expected,) = torch.autograd.grad(loss, at)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+class Writing(nn.Module):
+    """Writes into the images from its call `since` on."""
+
+    def __init__(self, model: nn.Module, since: int) -> None:
+        super().__init__()
+        self.model, self.left = model, since
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        return self.model(x.mul_(0.5) if self.left < 0 else x.mul(0.5))
+
+
+@pytest.mark.parametrize(
+    "spec", [PGD(eps=0.1, steps=3), Square(norm="l2", eps=1.0, steps=50), Boundary(steps=20)]
+)
+def test_a_model_that_writes_into_its_input_is_given_copies(spec: AttackSpec) -> None:
+    model, x = conv(), images(8)
+    labels = right_labels(Writing(model, 10**9), x)
+    results = [attack(Writing(model, since), x.clone(), labels, spec) for since in (0, 10**9)]
+    for name in ("adversarial", "success", "norm"):
+        assert torch.equal(*(getattr(result, name) for result in results))
+    change = (results[0].adversarial.double() - x.double()).flatten(1)
+    order = {"linf": torch.inf, "l2": 2}[spec.norm]
+    torch.testing.assert_close(results[0].norm, torch.linalg.vector_norm(change, order, dim=1))
+
+
+def test_a_model_that_begins_to_write_into_its_input_is_refused() -> None:
+    model, x = conv(), images(8)
+    spec = Square(eps=0.01, steps=50)
+    with pytest.raises(BadInput, match="wrote into the images"):
+        attack(Writing(model, 3), x, right_labels(Writing(model, 10**9), x), spec)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"eps": 0.1}, "eps must be 4 radii"),
+        ({"eps": [0.1] * 4}, "eps must be 4 radii"),
+        ({"eps": torch.zeros(4, dtype=torch.complex64)}, "eps must be 4 radii"),
+        ({"images": torch.rand(4, 1, 12, 12).to_sparse()}, "dense tensor"),
+        ({"images": torch.rand(4, 1, 12, 12, device="meta")}, "dense tensor"),
+        ({"labels": torch.zeros(4, dtype=torch.uint16)}, "labels must be 4 integers"),
+    ],
+)
+def test_what_is_no_such_tensor_is_refused_in_words(given: dict[str, Any], words: str) -> None:
+    x = torch.rand(4, 1, 12, 12)
+    asked = {"images": x, "labels": torch.zeros(4, dtype=torch.int64), "spec": FGSM(eps=0.1)}
+    with pytest.raises(BadInput, match=words):
+        attack(conv(), **{**asked, **given})
+
+
+def test_a_frozen_script_is_attacked_as_it_is() -> None:
+    model, x = conv().eval(), images(4)
+    labels = right_labels(model, x)
+    script = torch.jit.freeze(torch.jit.trace(model, x))
+    ours, its = (attack(net, x, labels, FGSM(eps=0.1)) for net in (model, script))
+    assert torch.equal(ours.success, its.success)
+
+
+def test_a_model_that_switches_its_own_mode_has_it_back() -> None:
+    class Switching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.train()
+            return self.model(x)
+
+    model, x = Switching().eval(), images(4)
+    attack(model, x, right_labels(conv(), x), FGSM(eps=0.1))
+    assert not any(module.training for module in model.modules())
 
 
 def test_other_convolutions_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 
 from engine.attacks import (
     FGSM,
+    FMN,
     PGD,
+    AttackSpec,
     Boundary,
     HopSkipJump,
     Patch,
+    Spatial,
     Universal,
     driver,
     oracle,
@@ -25,7 +29,7 @@ from engine.attacks import (
     showing,
 )
 from engine.attacks.result import Iteration, Snapshot
-from engine.attacks.running import run_attack
+from engine.attacks.running import TARGETED, run_attack
 from engine.attacks.showing import SIDE, Gallery
 from engine.attacks.spec import Attack
 from engine.attacks.tally import Tally, warnings, wilson
@@ -34,6 +38,7 @@ from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled
 from engine.events import Event, Images, Note, Progress, Saved, Scalars
 from engine.models import ModelCard, build, load_model, save_model
+from engine.models.answers import PROBABILITIES
 from engine.models.spec import CNN
 from engine.store.checkpoints import Checkpoint
 from engine.task import BenchSpec, Summary
@@ -102,7 +107,53 @@ def test_an_attack_that_cannot_reach_its_ball_says_so(model_file: Path, tmp_path
     assert "epsilon, 2:" in text
     assert "a step size of about 0.12 (" in text
     assert PGD(eps=0.3, steps=3, step_size=0.1).advice() == ""  # .1 three times is .3
-    assert PGD(eps=0.0).advice() == FGSM(eps=5.0).advice() == ""
+    assert PGD(eps=0.0).advice() == FGSM(norm="l2", eps=5.0).advice() == ""
+
+
+def warned(events: list[Event], level: str = "warning") -> list[str]:
+    return [event.text for event in events if isinstance(event, Note) and event.level == level]
+
+
+@pytest.mark.parametrize(
+    ("attack", "text"),
+    [
+        (FGSM(eps=0.0), "epsilon is 0: fgsm can change nothing, and every sample that is right "
+         "stays right."),
+        (FGSM(norm="l2", eps=8.1), "epsilon 8.1 is more than any image can change: two images of "
+         "64 values in [0, 1] are at most 8 apart in l2."),
+        (FGSM(norm="l2", eps=8.0), None),
+        (FMN(norm="l1", eps=65.0, steps=2), "epsilon 65 is more than any image can change: two "
+         "images of 64 values in [0, 1] are at most 64 apart in l1."),
+        (FMN(norm="l0", eps=64.0, steps=2), None),
+        (Spatial(eps=9.0, rotations=1, translations=1), None),
+    ],
+)  # fmt: skip
+def test_a_radius_that_makes_no_sense_for_the_images_is_said(
+    attack: AttackSpec, text: str | None, model_file: Path, tmp_path: Path
+) -> None:
+    spec = Attack(model=str(model_file), attack=attack, samples=4, show=0)
+    events, _ = drain(run_attack(spec, bench_in(tmp_path)))
+    assert warned(events) == ([] if text is None else [text])
+
+
+def test_what_counts_for_a_targeted_attack_is_said(model_file: Path, tmp_path: Path) -> None:
+    aimed = SPEC.model_copy(update={"targeted": True})
+    spec = Attack(model=str(model_file), attack=aimed, samples=20, show=0)
+    events, _ = drain(run_attack(spec, bench_in(tmp_path)))
+    assert warned(events, "info") == [TARGETED.format("pgd")]
+
+
+def test_a_model_that_returns_probabilities_is_told(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def softened(*given: Any) -> Any:
+        loaded = load_model(*given)
+        return dataclasses.replace(loaded, module=nn.Sequential(loaded.module, nn.Softmax(1)))
+
+    monkeypatch.setattr(running, "load_model", softened)
+    spec = Attack(model=str(model_file), attack=SPEC, samples=20, show=0)
+    events, _ = drain(run_attack(spec, bench_in(tmp_path)))
+    assert warned(events) == [PROBABILITIES]
 
 
 def named(events: list[Event], name: str) -> list[Images]:

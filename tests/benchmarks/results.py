@@ -20,7 +20,7 @@ from engine import resources
 from engine.recipe import Entry, enqueue, parse_change, read_recipe
 from engine.runner import Runner
 from engine.store import RunInfo, Workspace
-from engine.task import parse_task, references, with_references
+from engine.task import Spec, parse_task, references, with_references
 from tests.benchmarks.__main__ import machine
 
 FIGURES = ("clean_accuracy", "robust_accuracy", "certified_accuracy")
@@ -94,9 +94,13 @@ def _write(name: str, recipe: Sequence[Entry], keep: Path, changed: Sequence[str
         "set": list(changed),
         "machine": machine(),
         "tasks": {
-            task: {"over_seeds": _spread(found), "seeds": found}
-            for task, found in rows.items()
-            if found
+            entry.name: {
+                "spec": _brief(entry.task),
+                "over_seeds": _spread(rows[entry.name]),
+                "seeds": rows[entry.name],
+            }
+            for entry in recipe
+            if rows[entry.name]
         },
     }
     path = resources.path() / "results" / f"{name}.json"
@@ -104,6 +108,25 @@ def _write(name: str, recipe: Sequence[Entry], keep: Path, changed: Sequence[str
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
+
+
+def _brief(spec: Spec) -> dict[str, Any]:
+    """What was asked for, as a recipe says it: without what is the default, and without the seed,
+    which each row has."""
+    whole = spec.to_dict()
+    found = {"kind": whole["kind"]} if "kind" in whole else {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if name in ("kind", "seed") or name not in whole or value == field.default:
+            continue
+        match value:
+            case Spec():
+                found[name] = _brief(value)
+            case (Spec(), *_):
+                found[name] = [_brief(each) for each in value]
+            case _:
+                found[name] = whole[name]
+    return found
 
 
 def _row(info: RunInfo, seed: int) -> dict[str, Any]:

@@ -114,6 +114,36 @@ def test_a_faulty_recipe_is_refused_before_anything_is_written(tmp_path: Path, f
     assert engine("runs", "--workspace", tmp_path / "w", "--json").json == []
 
 
+def test_a_fraction_in_a_recipe_is_told_as_a_decimal(tmp_path: Path) -> None:
+    text = 'kind = "attack"\nmodel = "m"\nattack = {kind = "pgd", eps = 8/255}  # 1/2'
+    file = recipe(tmp_path / "r.toml", tasks(text))
+    refused(
+        engine("run", file, "--workspace", tmp_path / "w"),
+        "TOML has no fractions: write 0.0313725 for 8/255",
+    )
+    broken = recipe(tmp_path / "s.toml", "[[task]\nkind = 3")
+    assert "fractions" not in engine("run", broken, "--workspace", tmp_path / "w").err
+
+
+def test_what_is_known_beforehand_leaves_no_run(made: SimpleNamespace, tmp_path: Path) -> None:
+    w = ("--workspace", tmp_path / "w")
+    for name in (made.by_key, made.by_phrase):
+        refused(engine("import", name, *w), "is encrypted, and nothing is given that opens it")
+        file = recipe(tmp_path / "r.toml", tasks(attack(model=str(name))))
+        refused(engine("run", file, *w), f"{name} is encrypted")
+    code = tmp_path / "net.py"
+    code.write_text("import torch\n\ndef make():\n    return torch.nn.Flatten()\n")
+    own = f'model={{kind="module", factory="{code}:make", trust=true}}'
+    digits = 'data={kind="digits"}'
+    refused(
+        engine("import", made.model, "--set", own, "--set", digits, *w),
+        f"{code}:make is Python code",
+        "--trust-code",
+    )
+    assert engine("runs", *w, "--json").json == []
+    assert engine("import", made.by_key, "--identity", made.key, *w).code == 0
+
+
 def test_a_missing_reference_is_told_the_nearest_name(tmp_path: Path) -> None:
     file = recipe(tmp_path / "r.toml", tasks(train("plain"), attack(model="plan")))
     refused(engine("run", file, "--workspace", tmp_path), "did you mean 'plain'?")

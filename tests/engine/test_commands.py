@@ -23,9 +23,12 @@ import safetensors.torch
 import torch
 
 from engine.__main__ import main
+from engine.attacks.spec import PGD
 from engine.events import Progress, Started
+from engine.robustness.flags import FLAGS
 from engine.screen import Pace, Screen, compose
 from engine.store import Run, RunInfo, Workspace
+from engine.task import task_kinds
 from tests.engine.cli import (
     attack,
     ended,
@@ -134,6 +137,83 @@ def test_describe_prints_a_whole_json_schema(kind: str) -> None:
         return set().union(*map(refs, value)) if isinstance(value, list) else set()
 
     assert refs(schema) <= {f"#/$defs/{name}" for name in schema.get("$defs", {})}
+
+
+def test_describe_prints_a_table_of_any_kind() -> None:
+    text = engine("describe", "pgd").out
+    assert "Paper: Madry et al. 2018" in text
+    assert "`attack` of attack" in " ".join(text.split())
+    assert "`attacks` of evaluate" in " ".join(text.split())
+    rows = {line.split()[0]: line for line in text.splitlines() if line and line[0] != " "}
+    assert set(PGD.model_fields) - {"kind"} <= set(rows)
+    assert re.match(r"step_size +number > 0, <= 1000 +0\.01 +Step size\.", rows["step_size"])
+    assert re.match(r"norm +linf, l2, l1 +\"linf\" +Norm\.", rows["norm"])
+    assert "Tramer and Boneh 2019" in " ".join(text.split())
+    assert engine("describe", "pgd", "--json").json == PGD.model_json_schema()
+    both = engine("describe", "vat", "--json").json
+    assert [schema["title"] for schema in both] == ["VirtualAdversarial", "VAT"]
+    assert engine("describe", "vat").out.count("Paper: ") == 2
+    refused(engine("describe", "pgdd"), "there is no kind 'pgdd'", "did you mean 'pgd'?")
+
+
+def test_a_task_is_told_as_a_table_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "120")
+    for more, begins in ((), "attack: Search for"), (("--json",), "{"):
+        with redirect_stdout(Terminal()) as out:
+            assert main(["describe", "attack", *more]) == 0
+        assert out.getvalue().startswith(begins)
+        assert more or 100 < max(map(len, out.getvalue().splitlines())) <= 120
+
+
+@pytest.mark.parametrize("kind", sorted(task_kinds()))
+def test_every_task_is_told_as_a_table_too(kind: str) -> None:
+    said = engine("describe", kind, "--text")
+    assert said.code == 0
+    firsts = {line.split(" ")[0] for line in said.out.splitlines()}
+    assert set(task_kinds()[kind].model_fields) - {"kind"} <= firsts
+    assert set(task_kinds()[kind].summary_help) <= firsts
+    assert "seed" in firsts
+    assert "bench.threads" in firsts
+    assert max(map(len, said.out.splitlines())) <= 100
+
+
+def test_the_flags_are_told_from_the_code_s_own_list() -> None:
+    text = " ".join(engine("describe", "flags").out.split())
+    for name, meaning in FLAGS.items():
+        assert f"{name} {meaning.title}. {meaning.means}" in text
+        assert meaning.advice in text
+    assert set(engine("describe", "flags", "--json").json) == set(FLAGS)
+
+
+def test_every_figure_of_a_summary_is_explained(made: SimpleNamespace, tmp_path: Path) -> None:
+    more = """
+    attacks = [{kind = "pgd", steps = 2}, {kind = "fgsm", norm = "l2", eps = 1.0}]
+    certify = {kind = "ibp", radii = [0.1], samples = 8, steps = 1}
+    require = {clean_accuracy = ">= 1.0"}
+    samples = 16\nchecked = 4\ncurve = 2\nshow = 0"""
+    transfer = 'surrogate = "plain"\nattack = {kind = "ddn", steps = 2}\nsamples = 8\nshow = 0'
+    named = (
+        f'name = "judged"\nkind = "evaluate"\nmodel = "plain"{more}',
+        f'name = "moved"\nkind = "attack"\nmodel = "plain"\n{transfer}',
+        'name = "median"\nkind = "transform"\nmodel = "plain"',
+        'name = "set"\nkind = "export_set"\nsource = "broken"',
+    )
+    file = recipe(tmp_path / "all.toml", tasks(*named))
+    said = engine("run", file, "--workspace", made.w)
+    assert said.code == 3, said.err + said.out
+    (line,) = [line for line in said.out.splitlines() if line.startswith("moved: done")]
+    assert "median_norm" in line
+    assert "robust_accuracy" not in line
+    kinds = set()
+    for run in engine("runs", "--workspace", made.w, "--json").json:
+        info = shown(run["id"], made.w)
+        assert set(info["summary"]) <= set(task_kinds()[run["kind"]].summary_help), run
+        kinds.add(run["kind"])
+    assert {"train", "attack", "evaluate", "export", "export_set", "transform"} <= kinds
 
 
 def test_the_schema_of_train_holds_every_family() -> None:

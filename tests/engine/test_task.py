@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Literal
 
 import pytest
 
 from engine.attacks.spec import PGD, AttackSpec
 from engine.errors import BadInput, SpecError
-from engine.robustness.spec import Mixed
+from engine.robustness.spec import Certificate, Mixed
 from engine.task import (
+    ALIASES,
     OneOf,
     Spec,
     check_live,
@@ -24,7 +26,7 @@ from engine.task import (
     references,
     task_kinds,
 )
-from engine.training.spec import SGD, Train
+from engine.training.spec import SGD, AdversarialTraining, Train
 
 
 def test_the_kinds_of_this_road() -> None:
@@ -114,6 +116,48 @@ FAULTS = [
     ({"kind": "train", "optimizer": {"kind": "sgd", "lr": float("nan")}}, ("optimizer", "lr"), ""),
     ({"kind": "attack"}, ("model",), "must be given"),
     ({"kind": "train", "data": {"kind": "folder"}}, ("data", "path"), "must be given"),
+    ({"kind": "train", "lr": 0.1}, ("lr",), "did you mean 'optimizer.lr'?"),
+    ({"kind": "train", "norm": "batch"}, ("norm",), "'model.norm' or 'clip.norm'"),
+    (
+        {"kind": "train", "adversarial": {"kind": "trades", "beta": 6.0}},
+        ("adversarial", "beta"),
+        "did you mean 'weight'?",
+    ),
+    (
+        {"kind": "train", "adversarial": {"kind": "trades", "eps": 0.3}},
+        ("adversarial", "eps"),
+        "did you mean 'attack.eps'?",
+    ),
+    (
+        {"kind": "train", "adversarial": {"kind": "trades", "nb_iter": 3}},
+        ("adversarial", "nb_iter"),
+        "did you mean 'attack.steps' or 'watch.steps'?",
+    ),
+    (
+        {"kind": "attack", "model": "m", "attack": {"kind": "pgd", "alpha": 0.1}},
+        ("attack", "alpha"),
+        "did you mean 'step_size'?",
+    ),
+    (
+        {"kind": "attack", "model": "m", "attack": {"kind": "cw"}},
+        ("attack", "kind"),
+        "did you mean 'carliniwagner'?",
+    ),
+    (
+        {"kind": "attack", "model": "m", "attack": {"kind": "pgd", "eps": "8/255"}},
+        ("attack", "eps"),
+        "must be a number, but it is '8/255': write 0.0313725",
+    ),
+    (
+        {"kind": "evaluate", "model": "m", "require": {"robust_accuracy": "> 0.5"}},
+        ("require", "robust_accuracy"),
+        """expected a share of 1 as in ">= 0.5", but it is '> 0.5'""",
+    ),
+    (
+        {"kind": "evaluate", "model": "m", "require": {"clean_accuracy": 0.5}},
+        ("require", "clean_accuracy"),
+        'expected a share of 1 as in ">= 0.5", but it is 0.5',
+    ),
 ]
 
 
@@ -147,6 +191,27 @@ def test_a_spec_made_in_python_explains_its_faults_too() -> None:
     assert "step: there is no field 'step'; did you mean 'steps'?" in text
     assert "http" not in text
     assert "nput should" not in text
+
+
+def test_what_other_libraries_call_it_leads_to_something_here() -> None:
+    """Every name that is offered instead is a field or kind that there is, and none is offered
+    for a name that every spec takes."""
+    offered = {name for names in ALIASES.values() for name in names}
+    fields = {name for spec in every_spec() for name in spec.model_fields}
+    assert offered <= fields | {kind_of(spec) for spec in every_spec()}
+
+
+PAPERLESS = {"noise", "shift"}
+"""What is no invention of anybody's."""
+
+
+@pytest.mark.parametrize("family", [AttackSpec, AdversarialTraining, Certificate])
+def test_kinds_name_their_paper_and_say_so_in_their_schema(family: type[Spec]) -> None:
+    for kind, spec in kinds(family).items():
+        if not spec.__module__.startswith("engine."):
+            continue
+        assert bool(re.search(r"\b(19|20)\d\d\b", spec.cite)) == (kind not in PAPERLESS), kind
+        assert spec.model_json_schema().get("cite", "") == spec.cite
 
 
 def test_references_are_the_fields_that_name_runs() -> None:

@@ -214,7 +214,16 @@ def test_a_sample_of_an_evaluation_is_explained_in_the_norm_that_broke_it(tmp_pa
 
 def test_of_an_evaluation_only_what_was_broken_is_kept(tmp_path: Path) -> None:
     run = judged(tmp_path)
-    with pytest.raises(BadInput, match="broke this sample, and what they tried is not kept"):
+    with pytest.raises(BadInput, match="what they tried is not kept.* 2 were broken, .*: 2, 4$"):
         ask(run, kind="explain", sample=0, method="saliency")
     with pytest.raises(BadInput, match="no sample 3; the run kept 2"):
         ask(run, kind="explain", sample=2, broken=True, method="saliency")
+    path = run.folder / FILE
+    tensors = safetensors.torch.load_file(path)
+    many = {name: torch.cat([tensor] * 12) for name, tensor in tensors.items()}
+    safetensors.torch.save_file(many, path)
+    with pytest.raises(BadInput, match=r"24 were broken, the first: 2, 4, (\d+, ){7}20$"):
+        read_pair(run, 0)
+    safetensors.torch.save_file({**tensors, "success": torch.zeros(4, dtype=torch.bool)}, path)
+    with pytest.raises(BadInput, match="broke any sample"):
+        read_pair(run, 0)

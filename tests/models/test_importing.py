@@ -13,6 +13,7 @@ from engine.errors import BadInput, Cancelled
 from engine.events import Note, Progress, Saved
 from engine.files import sha256_of
 from engine.models import build, load_model, read_card, save_model, weights_sha256
+from engine.models.answers import PROBABILITIES
 from engine.models.card import ModelCard
 from engine.models.spec import CNN, MLP, Import, Module, ResNet18
 from engine.models.trust import remember
@@ -87,6 +88,22 @@ def test_a_model_file_of_ours_says_itself_what_it_is(bench, drain, tmp_path, tra
     save_model(path, trained, ModelCard(model=spec, shape=SHAPE, classes=DIGITS))
     _, summary = imported(bench, drain, path, model=None)
     assert summary["weights_sha256"] == weights_sha256(trained.state_dict())
+
+
+def test_one_that_returns_probabilities_is_told(bench, drain, tmp_path, trained, write_module):
+    factory = write_module("""
+        def make():
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1))
+    """)
+    weights = {"1.weight": torch.zeros(10, 64), "1.bias": torch.arange(10.0)}
+    save_file(weights, tmp_path / "w.safetensors")
+    remember(Module(factory=factory))
+    events, _ = imported(bench, drain, tmp_path / "w.safetensors", Module(factory=factory))
+    texts = [event.text for event in events if isinstance(event, Note)]
+    assert PROBABILITIES in texts
+    save_file(trained.body.state_dict(), tmp_path / "logits.safetensors")
+    events, _ = imported(bench, drain, tmp_path / "logits.safetensors", mean=(0.3,), std=(0.4,))
+    assert [event.text for event in events if isinstance(event, Note)] == []
 
 
 def test_a_module_of_their_own(bench, drain, tmp_path, trained, write_module):

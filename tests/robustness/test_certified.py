@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.attacks.spec import PGD
 from engine.attacks.tally import wilson
 from engine.data import Dataset
 from engine.errors import Cancelled, CrucibleError
 from engine.events import Event, Table, drain
-from engine.robustness import smoothing
+from engine.robustness import searching, smoothing
 from engine.robustness.certified import (
     NOTHING,
     Certified,
@@ -124,6 +124,43 @@ def test_one_that_claims_too_much_is(own: Dataset, tmp_path: Path) -> None:
         assert each.chance == 0.0
         assert each.sample == int(on.test.ids[on.order[each.row]])
     assert "That cannot happen by chance" in failure(on, found)
+
+
+def test_the_classifier_that_was_certified_is_the_one_attacked(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the model beneath it, which an evaluation listens to while others attack it."""
+    asked: list[str] = []
+    perturb = searching.perturb
+
+    def spy(model: nn.Module, *rest: Any, **named: Any) -> Any:
+        asked.append(type(model).__name__)
+        return perturb(model, *rest, **named)
+
+    monkeypatch.setattr(searching, "perturb", spy)
+    pull(evaluated(model_file).run(bench_in(tmp_path)))
+    assert set(asked) == {"Witness", "Smoothed"}
+    assert asked.count("Smoothed") >= 2  # inside of what was proved, and at the radii asked for
+
+
+def test_an_image_that_is_not_what_it_was_certified_as_contradicts(
+    own: Dataset, tmp_path: Path
+) -> None:
+    """Without any attack: the classifier has changed its mind since."""
+    model = Halves()
+    on = right(model, own, tmp_path)
+    spec = QUICK.model_copy(update={"samples": 0, "radii": (), "n": 400, "n0": 50, "sigma": 0.05})
+    found = Certified.nothing(spec, on)
+    prover = SmoothingProver(spec, on)
+    drain(certify(on, prover, found))
+    certified = int((found.radius > 0).sum())
+    model.weight.neg_()
+    drain(confront(on, prover, found, ()))
+    clean = [each for each in found.contradictions if each.found_by == "clean"]
+    assert certified >= len(clean) > 10  # the vote on images near the plane is not sure
+    assert all(each.distance == 0 for each in clean)
+    samples = {each.sample for each in found.contradictions}
+    assert f"({len(samples)} of 20 samples)" in failure(on, found)
 
 
 def test_what_other_attacks_found_counts_too(own: Dataset, tmp_path: Path) -> None:

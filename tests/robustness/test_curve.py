@@ -104,6 +104,14 @@ def test_the_curve_agrees_with_searches_of_their_own(
     assert curve.runs <= MOST
 
 
+def test_the_largest_radius_of_the_attacks_is_one_of_the_grid() -> None:
+    """Exactly: who breaks at it must not lie beyond it by a rounding."""
+    for norm in ("linf", "l2", "l1"):
+        for eps in (8 / 255, 0.1, 0.2, 0.3, 0.7, 1 / 3):
+            for points in (4, 8, 20, 36, 100):
+                assert eps in grid(eps, points, norm)
+
+
 def test_grids() -> None:
     assert grid(0.3, 20, "linf")[14] == pytest.approx(0.3)
     assert grid(0.9, 4, "linf")[-1] == 1.0

@@ -10,12 +10,13 @@ import safetensors.torch
 import torch
 
 from engine.attacks import PGD
-from engine.attacks.running import run_attack
-from engine.attacks.spec import Attack, DeepFool, Patch, Spatial
+from engine.attacks.running import TARGETED, run_attack
+from engine.attacks.spec import FMN, Attack, DeepFool, Patch, Spatial
 from engine.attacks.tally import wilson
 from engine.data import Dataset
 from engine.errors import BadInput, Cancelled, SpecError
-from engine.events import Event, Note, Saved, Table
+from engine.events import Event, Images, Note, Progress, Saved, Table
+from engine.models import load_model
 from engine.robustness.spec import Evaluate, Require
 from engine.robustness.verdict import unmet_of
 from engine.runner import Runner
@@ -62,9 +63,14 @@ def test_the_worst_case_of_all(model_file: Path, tmp_path: Path) -> None:
     _, alone = pull(small(model_file, every=True).run(bench_in(tmp_path / "b")))
     each = alone["robust_accuracy_by_attack"]
     assert list(each) == ["pgd", "pgd-2"]
-    # Who is attacked again makes no difference to who is robust.
-    assert summary["robust_accuracy"] == alone["robust_accuracy"] <= min(each.values())
-    assert summary["robust_accuracy_by_attack"]["pgd-2"] == summary["robust_accuracy"]
+    # Who is attacked again makes no difference to who is robust after the attacks.
+    after = summary["robust_accuracy_by_attack"]
+    assert after["pgd-2"] == alone["robust_accuracy"] <= min(each.values())
+    assert after["pgd-2"] - summary.get("broken_by_curve", 0) / 60 == pytest.approx(
+        summary["robust_accuracy"]
+    )
+    assert summary["by_attack"] == "after that attack and all before it"
+    assert alone["by_attack"] == "after that attack alone"
     robust = round(summary["robust_accuracy"] * 60)
     assert summary["robust_accuracy_interval"] == list(wilson(robust, 60))
     assert 0 < summary["max_norm"]["linf"] <= 0.1
@@ -79,7 +85,7 @@ def test_the_worst_case_of_all(model_file: Path, tmp_path: Path) -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == summary["clean_accuracy"]
     at_eps = next(row[1] for row in found["curve"].rows if row[0] == pytest.approx(0.1))
-    assert at_eps <= summary["robust_accuracy"]
+    assert at_eps == summary["robust_accuracy"]
     assert summary["curve_runs"] <= 3
     confusion = torch.tensor([row[1:] for row in found["confusion"].rows])
     assert int(confusion.sum()) == 60
@@ -114,6 +120,107 @@ def test_a_search_for_the_smallest_perturbation_needs_a_radius(
     assert quantiles == sorted(quantiles)
     after = summary["robust_accuracy_by_attack"]
     assert after["deepfool"] <= after["pgd"]
+
+
+def test_what_the_curve_breaks_inside_the_radius_counts(model_file: Path, tmp_path: Path) -> None:
+    """One weak attack, and a curve that finds more inside the same ball: every example that was
+    verified there is part of the worst case, of its images, and of what is judged."""
+    weak = PGD(eps=0.15, steps=1, step_size=0.15, random_start=False)
+    need = Require(robust_accuracy=">= 0.01", despite_flags=True)
+    spec = small(model_file, attacks=(weak,), curve=4, require=need)
+    bench = bench_in(tmp_path / "a")
+    events, summary = pull(spec.run(bench))
+    _, without = pull(small(model_file, attacks=(weak,)).run(bench_in(tmp_path / "b")))
+    more = summary["broken_by_curve"]
+    assert more > 3
+    assert "broken_by_curve" not in without
+    assert summary["broken"] == without["broken"] + more
+    by_attack = {"pgd": without["robust_accuracy"]}
+    assert summary["robust_accuracy_by_attack"] == without["robust_accuracy_by_attack"] == by_attack
+    assert summary["robust_accuracy"] == pytest.approx(without["robust_accuracy"] - more / 60)
+
+    found = tables(events)
+    at = {row[0]: row[1] for row in found["curve"].rows}
+    assert at[0.15] == summary["robust_accuracy"]
+    # The attack's own row stays what the attack did.
+    assert found["attacks"].rows[0][4:6] == (without["broken"], without["robust_accuracy"])
+    robust = sum(row[1] * row[3] for row in found["by_class"].rows)
+    assert robust == pytest.approx(60 * summary["robust_accuracy"])
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any(text.startswith(f"{more} samples that withstood the attacks") for text in notes)
+
+    (worst,) = (e for e in events if isinstance(e, Images) and e.name == "worst_adversarial")
+    by = [caption["attack"] for caption in worst.captions]
+    assert (by.count("curve"), by.count("pgd")) == (more, without["broken"])
+
+    kept = safetensors.torch.load_file(bench.folder / "adversarial.safetensors")
+    hit = kept["success"]
+    assert int(hit.sum()) == summary["broken"]
+    size = (kept["adversarial"] - kept["clean"]).flatten(1).abs().amax(1)
+    assert float(size.max()) <= 0.15 + 1e-6
+    assert summary["max_norm"]["linf"] == pytest.approx(float(size.max()), abs=1e-6)
+    with torch.no_grad():
+        taken = load_model(str(model_file), bench).module(kept["adversarial"]).argmax(1)
+    assert bool((taken != kept["labels"])[hit].all())
+    assert torch.equal(taken[hit], kept["predictions"][hit])
+    low = wilson(round(summary["robust_accuracy"] * 60), 60)[0]
+    assert bool(summary.get("unmet")) == (low < 0.01)
+
+
+def test_a_curve_that_is_stopped_keeps_what_it_broke(model_file: Path, tmp_path: Path) -> None:
+    weak = PGD(eps=0.15, steps=1, step_size=0.15, random_start=False)
+    spec = small(model_file, attacks=(weak,), curve=4, batch_size=20)
+    _, whole = pull(spec.run(bench_in(tmp_path / "a")))
+    steps = spec.run(bench_in(tmp_path / "b"))
+    # After the first of three batches of the curve: nothing else counts "samples" here.
+    while not (isinstance(event := next(steps), Progress) and event.unit == "samples"):
+        pass
+    while not (isinstance(event, Progress) and event.done == 20):
+        event = next(steps)
+    steps.throw(Cancelled())
+    _, partial = pull(steps)
+    assert partial["partial"]
+    assert 0 < partial["broken_by_curve"] < whole["broken_by_curve"]
+    assert (
+        partial["broken"]
+        == whole["broken"] - whole["broken_by_curve"] + (partial["broken_by_curve"])
+    )
+
+
+@pytest.mark.parametrize(
+    "attacks",
+    [
+        [{"kind": "pgd", "eps": 0}],
+        [{"kind": "pgd", "eps": 0.0}, {"kind": "deepfool", "norm": "linf"}],
+        [{"kind": "noise", "eps": 0}, {"kind": "fgsm", "norm": "l2", "eps": 0}],
+    ],
+)
+def test_attacks_that_can_change_nothing_are_refused(attacks: list[dict[str, Any]]) -> None:
+    with pytest.raises(SpecError, match="none of them can change anything, and the robust accur"):
+        parse_task({"kind": "evaluate", "model": "m", "attacks": attacks})
+    parse_task({"kind": "evaluate", "model": "m", "attacks": [*attacks, {"kind": "pgd"}]})
+
+
+def test_norms_that_the_checks_do_not_know_are_named(model_file: Path, tmp_path: Path) -> None:
+    attacks = (PGD(eps=0.0), FMN(norm="l0", eps=3.0, steps=5), Spatial())
+    events, summary = pull(small(model_file, attacks=attacks).run(bench_in(tmp_path)))
+    assert summary["unchecked"][-1] == (
+        "The checks know no attack in free, l0: they looked at a ball of linf of 0.0314."
+    )
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any(text.startswith("epsilon is 0: pgd can change nothing") for text in notes)
+
+
+def test_a_targeted_attack_says_what_counts(model_file: Path, tmp_path: Path) -> None:
+    aimed = FIRST.model_copy(update={"targeted": True})
+    bench = bench_in(tmp_path)
+    events, _ = pull(small(model_file, attacks=(aimed, SECOND), every=True).run(bench))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert TARGETED.format("pgd") in notes
+    first, second = json.loads((bench.folder / "report.json").read_text())["attacks"]
+    assert first["counts_as_broken"] == "taken for the class that the attack aims at"
+    assert second["counts_as_broken"] == "taken for any wrong class"
+    assert first["robust_accuracy_alone"] > second["robust_accuracy_alone"]
 
 
 def test_requirements_are_judged_at_the_lower_end() -> None:

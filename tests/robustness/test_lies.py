@@ -308,9 +308,13 @@ def test_what_few_samples_cannot_tell_is_said(
     share = none["robust_accuracy"] / none["clean_accuracy"]
     needed = math.ceil(DISCORDANT / share)
     (text,) = none["unchecked"]
+    left, right = none["correct"] - none["broken"], none["correct"]
     assert text == (
-        "Attacks were not compared with each other, since no samples were to be checked; "
-        f"{needed} are needed."
+        "No samples were to be checked (checked = 0), so attacks were neither compared with each "
+        "other nor tried without bounds, and these flags cannot be raised: saturated_loss, "
+        "one_step_wins, not_converged, restarts_win, black_box_wins, unbounded_fails, "
+        f"weak_attacks. Two attacks have to differ on 8 samples that withstand, as {left} of "
+        f"{right} do: {needed} are needed."
     )
     assert said(events) == [text]
     (table,) = (e for e in events if isinstance(e, Table) and e.name == "unchecked")
@@ -318,10 +322,16 @@ def test_what_few_samples_cannot_tell_is_said(
     report = json.loads((tmp_path / "none" / "report.json").read_text())
     assert report["unchecked"] == [text]
     assert report["flags"] == []
+    fallen, _ = run("fallen", checked=0, attacks=(PGD(eps=1.0, step_size=0.1),))
+    assert fallen["robust_accuracy"] == 0  # then there is nobody to compare attacks on
+    assert fallen["unchecked"][0].endswith("unbounded_fails, weak_attacks.")
     few, _ = run("few", checked=10)
     (text,) = few["unchecked"]
     assert text.startswith("Too few samples to compare attacks: ")
-    assert text.endswith(f"differ on {DISCORDANT} for p < .01; {needed} are needed.")
+    assert text.endswith(
+        f"differ on {DISCORDANT} for p < .01. As {left} of {right} withstand the evaluation, "
+        f"{needed} are needed."
+    )
     least, _ = run("least", samples=9)
     assert len(least["unchecked"]) == 2
     assert least["unchecked"][0].startswith("Too few samples to find a trick")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +217,8 @@ def test_an_evaluation_tries_both_and_takes_the_worst(file: Path, tmp_path: Path
 
     taken_in = both.model_copy(update={"through_transforms": False, "attacks": (PLAIN,)})
     _, summary = run(taken_in.run(bench_in(tmp_path / "alone")))
-    assert list(summary["robust_accuracy_by_attack"]) == ["pgd"]
-    assert summary["robust_accuracy"] == found["pgd"]
+    assert summary["robust_accuracy_by_attack"] == {"pgd": found["pgd"]}
+    assert summary["robust_accuracy"] > 0.6  # its curve is taken in too
     assert "hidden_gradients" in summary["flags"]
 
     straight = both.model_copy(update={"attacks": (STRAIGHT,), "curve": 0})
@@ -275,5 +276,9 @@ def test_the_demonstration(tmp_path: Path) -> None:
     assert judged["robust_accuracy_by_attack"]["pgd"] > 0.9
     assert judged["robust_accuracy_by_attack"]["square"] < 0.2
     assert hidden <= set(judged["flags"])
+    # It is the worst of all that was found: its own curve says nothing else at the same radius.
+    (path,) = workspace.find("judged").folder.glob("report.json")
+    curve = json.loads(path.read_text())["tables"]["curve"]["rows"]
+    assert [row[1] for row in curve if row[0] == 0.2] == [judged["robust_accuracy"]]
     assert workspace.find("judged").info().status == "rejected"
     assert len(judged["unmet"]) == 1  # the clean accuracy is as required

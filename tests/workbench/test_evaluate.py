@@ -96,8 +96,9 @@ def test_what_an_evaluation_found_is_drawn(qtbot: Any, tmp_path: Path) -> None:
 
 def test_what_could_not_be_checked_is_not_called_good(qtbot: Any, tmp_path: Path) -> None:
     text = (
-        "Attacks were not compared with each other, since no samples were to be checked; 16 are "
-        "needed."
+        "No samples were to be checked (checked = 0), so attacks were neither compared with each "
+        "other nor tried without bounds, and these flags cannot be raised: one_step_wins. Two "
+        "attacks have to differ on 8 samples that withstand, as 31 of 62 do: 16 are needed."
     )
     events = (
         Table("flags", ("flag", "evidence", "p"), ()),

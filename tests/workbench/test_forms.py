@@ -537,6 +537,18 @@ def test_help_says_range_and_is_rich_text():
     assert "0 &lt; x" in help_of(PGD.model_fields["step_size"])
 
 
+def test_a_kind_says_where_it_is_from(form_of):
+    form = form_of(Attack, model=RUNS[0][0], attack={"kind": "deepfool"})
+    tip = node(form, "attack")._kind.toolTip()
+    HTMLParser().feed(tip)
+    assert "<i>Moosavi-Dezfooli, Fawzi and Frossard 2016, algorithm 2" in tip
+    assert "linearised model" in tip
+    i18n.set_language("zh")
+    tip = node(form, "attack")._kind.toolTip()
+    assert "Moosavi-Dezfooli" in tip
+    assert "linearised model" not in tip
+
+
 def test_language_changes_while_it_is_open(form_of):
     form = form_of(Train, adversarial={"kind": "mixed"})
     assert node(form, "optimizer", "lr").label.text() == "Learning rate"

@@ -12,10 +12,9 @@ from PySide6.QtCore import QLocale, QObject
 import workbench
 from engine.models.card import SEEN
 from engine.robustness.flags import FLAGS
-from engine.task import Spec, discover, extra_of, kind_of, task_kinds
+from engine.task import Spec, about_spec, discover, extra_of, kind_of, task_kinds
 from workbench import i18n
 from workbench.forms.presets import presets
-from workbench.forms.section import about_spec
 from workbench.i18n import name_of, set_language, tr, tr_like
 from workbench.words import note_text
 

@@ -15,11 +15,12 @@ import pytest
 from torch import nn
 
 import engine
-from engine.attacks.running import _BLIND
+from engine.attacks.running import _BLIND, TARGETED
 from engine.attacks.spec import APGD, PGD
 from engine.data.folder import _skipped
 from engine.data.listing import Listing
 from engine.events import Change
+from engine.models.answers import PROBABILITIES
 from engine.models.card import SEEN
 from engine.models.transforms import warning
 from engine.robustness.flags import FLAGS
@@ -68,8 +69,16 @@ def hidden() -> str:
 
 MADE_ELSEWHERE = {
     "SEEN": lambda: [SEEN],
-    "advice": lambda: [WEAK.advice(), APGD(loss="dlr").advice(2), APGD(loss="dlr").advice(1)],
-    "text": lambda: [WEAK.advice(), APGD(loss="dlr", targets=9).advice(3)],
+    "text": lambda: [
+        WEAK.advice(),
+        *(APGD(loss="dlr").advice(classes) for classes in (1, 2)),
+        APGD(loss="dlr", targets=9).advice(3),
+        PGD(eps=0.0).oddity((1, 8, 8)),
+        PGD(norm="l2", eps=9.0).oddity((1, 8, 8)),
+    ],
+    "TARGETED.format(kind)": lambda: [TARGETED.format("pgd")],
+    "TARGETED.format(spec.attack.kind)": lambda: [TARGETED.format("pgd")],
+    "PROBABILITIES": lambda: [PROBABILITIES],
     "hiding": lambda: [hidden()],
     "warning(module)": lambda: [hidden()],
     "_BLIND.format(hiding)": lambda: [_BLIND.format("JPEG of quality 50")],

@@ -206,11 +206,15 @@ def _number(text: str) -> int | float | None:
 
 def help_of(field: FieldInfo) -> str:
     """Description, range and source of a field, as rich text for a tool tip."""
-    lines = [tr(field.description or ""), range_of(field)]
-    cite = extra_of(field).get("cite", "")
-    parts = [f"<p>{html.escape(line)}</p>" for line in lines if line]
+    cite = str(extra_of(field).get("cite", ""))
+    return help_text(field.description or "", range_of(field), cite=cite)
+
+
+def help_text(text: str, limits: str = "", *, cite: str) -> str:
+    """A description, translated, the range and the source, as rich text for a tool tip."""
+    parts = [f"<p>{html.escape(line)}</p>" for line in (tr(text), limits) if line]
     if cite:
-        parts.append(f"<p><i>{html.escape(str(cite))}</i></p>")
+        parts.append(f"<p><i>{html.escape(cite)}</i></p>")
     return "".join(parts)
 
 
@@ -239,11 +243,13 @@ PROBLEMS = (
     mark("must be above {limit}, but it is {given}"),
     mark("must be at most {limit}, but it is {given}"),
     mark("must be below {limit}, but it is {given}"),
+    mark("must be a number, but it is {given}: write {decimal}"),
     mark("must be a number, but it is {given}"),
     mark("must be a whole number, but it is {given}"),
     mark("must be text, but it is {given}"),
     mark("must be a finite number, but it is {given}"),
     mark("must match the pattern {pattern}, but it is {given}"),
+    mark('expected a share of 1 as in ">= 0.5", but it is {given}'),
     mark("must not be shorter than {count}, but it is {given}"),
     mark("must have at least {least} in it, not {count}"),
     mark("must have at most {most} in it, not {count}"),
@@ -257,6 +263,14 @@ PROBLEMS = (
         "{attack} has one perturbation for all images, which is fitted to a model as it is; a "
         "training changes it with every step. Train against an attack on single images, such as "
         "pgd, and evaluate with this one"
+    ),
+    mark(
+        "in linf it must be at most 1, since images lie in [0, 1] (8 of 255 grey levels are "
+        "0.0314), but it is {given}"
+    ),
+    mark(
+        "attacks: with an epsilon of 0 none of them can change anything, and the robust accuracy "
+        "would be the clean one; give at least one an eps above 0"
     ),
 )
 """What `engine.task.parse` says of a fault, for translation."""

@@ -18,13 +18,14 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from engine.task import Spec, extra_of
+from engine.task import Spec, about_spec, extra_of
 from workbench import theme
 from workbench.forms.editors import Combo, RunChoice
 from workbench.forms.reading import (
     Values,
     complete,
     defaults,
+    help_text,
     is_many,
     is_optional,
     member_of,
@@ -286,7 +287,7 @@ class Section(Faulty):
             self._kind_label.setText(tr("Kind"))
             self._kind.setAccessibleName(f"{tr(self._title)}: {tr('Kind')}")
             member = self._member(self._values.get("kind", ""))
-            about = tr(about_spec(member)) if member else ""
+            about = help_text(about_spec(member), cite=member.cite) if member else ""
             self._kind.setToolTip(about)
             self._kind_label.setToolTip(about)
 
@@ -475,11 +476,6 @@ class Fields(QWidget):
             if value is None and isinstance(node, Section) and not node._optional:
                 value = self._owner.start_of(node.path, node._members)
             node.set_value(value)
-
-
-def about_spec(spec: type[Spec]) -> str:
-    """The first paragraph of a spec's description."""
-    return " ".join((spec.__doc__ or "").split("\n\n")[0].split())
 
 
 def walk(nodes: Nodes) -> Iterator[Row | Section | Several]:

@@ -164,6 +164,8 @@ def value_text(key: str, value: Any) -> str:
         from workbench.panels.evaluate_view import unmet_text
 
         return unmet_text(str(value))
+    if key == "by_attack":
+        return tr(str(value))
     if key == "size":
         return size_text(float(value))
     if isinstance(value, int):

@@ -126,12 +126,19 @@ UNCHECKED = (
         "{needed} are needed."
     ),
     mark(
-        "Attacks were not compared with each other, since no samples were to be checked; {needed} "
-        "are needed."
+        "No samples were to be checked (checked = 0), so attacks were neither compared with each "
+        "other nor tried without bounds, and these flags cannot be raised: {flags}. Two attacks "
+        "have to differ on {least} samples that withstand, as {left} of {all} do: {needed} are "
+        "needed."
+    ),
+    mark(
+        "No samples were to be checked (checked = 0), so attacks were neither compared with each "
+        "other nor tried without bounds, and these flags cannot be raised: {flags}."
     ),
     mark(
         "Too few samples to compare attacks: {standing} of {count} that were checked withstand, "
-        "and two attacks have to differ on {least} for p < .01; {needed} are needed."
+        "and two attacks have to differ on {least} for p < .01. As {left} of {all} withstand the "
+        "evaluation, {needed} are needed."
     ),
     mark(
         "Whether the gradients at clean images are those of the model is not known: what they "

@@ -104,6 +104,8 @@ def mark_text(name: str) -> str:
     if name in MARKS:
         return tr(MARKS[name])
     attack = name.removeprefix(BY)
+    if attack == "curve":
+        return tr("Broken by the curve alone")
     kind, dash, number = attack.rpartition("-")
     shown = f"{name_of(kind)} {number}" if dash and number.isdigit() else name_of(attack)
     return tr("Broken by {attack}", attack=shown)

@@ -1,6 +1,6 @@
 """The ensemble AutoAttack, and its parts: APGD, FAB and Square."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engine.attacks.spec.base import FixedBudget, MinimalNorm, Rounds, norm_field
 from engine.task import param
@@ -10,9 +10,11 @@ class APGD(FixedBudget):
     """Projected gradient ascent with momentum, which finds its step sizes itself."""
 
     kind: Literal["apgd"] = "apgd"
-    norm: Literal["linf", "l2", "l1"] = norm_field(
-        "linf", cite="Croce and Hein 2020, section 3; for l1 Croce and Hein 2021"
+    cite: ClassVar[str] = (
+        "Croce and Hein 2020, Reliable evaluation, algorithm 1; in l1 Croce and Hein 2021, "
+        "algorithm 1"
     )
+    norm: Literal["linf", "l2", "l1"] = norm_field("linf")
     steps: int = param(100, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
     restarts: int = param(
         1, "Restarts", "Further starts for the samples that are still correct.", ge=1, le=1000
@@ -69,9 +71,10 @@ class FAB(MinimalNorm):
     """Steps onto the linearised boundary that stay near the clean image."""
 
     kind: Literal["fab"] = "fab"
-    norm: Literal["linf", "l2", "l1"] = norm_field(
-        "linf", cite="Croce and Hein 2020, Minimally distorted adversarial examples, algorithm 1"
+    cite: ClassVar[str] = (
+        "Croce and Hein 2020, Minimally distorted adversarial examples, algorithm 1"
     )
+    norm: Literal["linf", "l2", "l1"] = norm_field("linf")
     steps: int = param(100, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
     restarts: int = param(
         1, "Restarts", "Searches for each sample; all but the first start at noise.", ge=1, le=1000
@@ -114,9 +117,10 @@ class Square(FixedBudget):
     """Random search that recolours a square at a time; needs logits, but no gradients."""
 
     kind: Literal["square"] = "square"
-    norm: Literal["linf", "l2", "l1"] = norm_field(
-        "linf", cite="Andriushchenko et al. 2020; for l1 Croce and Hein 2021"
+    cite: ClassVar[str] = (
+        "Andriushchenko et al. 2020, algorithms 1 to 3; in l1 Croce and Hein 2021, section 4"
     )
+    norm: Literal["linf", "l2", "l1"] = norm_field("linf")
     steps: int = param(
         5000, "Steps", "Squares that are tried in one restart, a query each.", ge=1, le=10_000_000
     )
@@ -143,6 +147,7 @@ class AutoAttack(FixedBudget):
     """APGD, FAB and Square one after the other, as published; the usual measure of robustness."""
 
     kind: Literal["autoattack"] = "autoattack"
+    cite: ClassVar[str] = "Croce and Hein 2020, Reliable evaluation, section 6"
     norm: Literal["linf", "l2", "l1"] = norm_field("linf")
     version: Literal["standard", "plus", "rand"] = param(
         "standard",

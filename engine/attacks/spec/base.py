@@ -1,8 +1,12 @@
 """What every attack can be asked for, and the two families of search: inside a ball, and for the
 smallest perturbation."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import ValidationInfo, field_validator
 
 from engine.task import Spec, param
 
@@ -19,9 +23,16 @@ pixel apart. `free` is bounded by the box alone: `eps` is then a strength, and s
 """
 
 
-def norm_field(default: Any, cite: str = "") -> Any:
+def norm_field(default: Any) -> Any:
     """The field that says in which norm perturbations are measured."""
-    return param(default, "Norm", "How the size of a perturbation is measured.", cite=cite)
+    return param(default, "Norm", "How the size of a perturbation is measured.")
+
+
+RADIUS = (
+    "Radius of the ball: the largest perturbation allowed, in the units of the image, which lies "
+    "in [0, 1]: 8 of 255 grey levels are 0.0314."
+)
+"""What `eps` is, of an attack inside a ball."""
 
 
 class AttackSpec(Spec):
@@ -32,9 +43,7 @@ class AttackSpec(Spec):
 
     kind: str
     norm: Norm = norm_field(...)
-    eps: float | None = param(
-        ..., "Epsilon", "Radius of the ball: the largest perturbation allowed."
-    )
+    eps: float | None = param(..., "Epsilon", RADIUS)
     targeted: bool = param(
         False,
         "Targeted",
@@ -68,6 +77,16 @@ class AttackSpec(Spec):
     sets_out: ClassVar[bool] = False
     """It sets out from images that break their sample already, if it is given any."""
 
+    @field_validator("eps")
+    @classmethod
+    def _the_box_has_an_end(cls, eps: float | None, info: ValidationInfo) -> float | None:
+        if eps is not None and eps > 1 and info.data.get("norm") == "linf":
+            raise ValueError(
+                "in linf it must be at most 1, since images lie in [0, 1] (8 of 255 grey levels "
+                "are 0.0314)"
+            )
+        return eps
+
     @abstractmethod
     def rounds(self) -> Rounds:
         """What the driver runs for this spec, one after the other."""
@@ -85,13 +104,27 @@ class AttackSpec(Spec):
         classes: of the model, if known."""
         return ""
 
+    def oddity(self, shape: Sequence[int]) -> str:
+        """What is odd about its radius for images of `shape`, (C, H, W); empty if nothing is."""
+        if self.eps == 0:
+            return (
+                f"epsilon is 0: {self.kind} can change nothing, and every sample that is right "
+                "stays right."
+            )
+        values = math.prod(shape)
+        reach = {"l2": math.sqrt(values), "l1": values, "l0": values}.get(self.norm)
+        if self.eps is None or reach is None or self.eps <= reach:
+            return ""
+        return (
+            f"epsilon {self.eps:g} is more than any image can change: two images of {values} "
+            f"values in [0, 1] are at most {reach:.4g} apart in {self.norm}."
+        )
+
 
 class FixedBudget(AttackSpec):
     """A search inside a ball of radius `eps`."""
 
-    eps: float = param(
-        0.3, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
-    )
+    eps: float = param(0.3, "Epsilon", RADIUS, ge=0.0, le=1000.0)
 
 
 class MinimalNorm(AttackSpec):
@@ -100,7 +133,8 @@ class MinimalNorm(AttackSpec):
     eps: float | None = param(
         None,
         "Epsilon",
-        "Only perturbations up to this size count; empty counts all.",
+        "Only perturbations up to this size count, in the units of the image, which lies in "
+        "[0, 1] (l0: how many values change); empty counts all.",
         ge=0.0,
         le=1000.0,
     )

@@ -12,7 +12,8 @@ class Boundary(MinimalNorm):
     sets_out: ClassVar[bool] = True
 
     kind: Literal["boundary"] = "boundary"
-    norm: Literal["l2"] = norm_field("l2", cite="Brendel, Rauber and Bethge 2018, section 3")
+    cite: ClassVar[str] = "Brendel, Rauber and Bethge 2018, section 3"
+    norm: Literal["l2"] = norm_field("l2")
     steps: int = param(5000, "Steps", "Candidates that are tried.", ge=1, le=10_000_000)
     orthogonal_step: float = param(
         0.01,
@@ -48,9 +49,8 @@ class HopSkipJump(MinimalNorm):
     sets_out: ClassVar[bool] = True
 
     kind: Literal["hopskipjump"] = "hopskipjump"
-    norm: Literal["l2", "linf"] = norm_field(
-        "l2", cite="Chen, Jordan and Wainwright 2020, algorithm 2"
-    )
+    cite: ClassVar[str] = "Chen, Jordan and Wainwright 2020, algorithm 2"
+    norm: Literal["l2", "linf"] = norm_field("l2")
     iterations: int = param(25, "Iterations", "Estimates, each with a jump.", ge=1, le=10_000)
     first_queries: int = param(
         100,

@@ -1,9 +1,9 @@
 """One perturbation for many images: a universal one, and a patch."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from engine.attacks.spec.base import AttackSpec, Rounds, norm_field
+from engine.attacks.spec.base import RADIUS, AttackSpec, Rounds, norm_field
 from engine.task import param
 
 if TYPE_CHECKING:
@@ -47,16 +47,16 @@ class Universal(Fitted):
     """One perturbation that is added to every image."""
 
     kind: Literal["universal"] = "universal"
-    norm: Literal["linf", "l2"] = norm_field("linf")
-    eps: float = param(
-        0.2, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
+    cite: ClassVar[str] = (
+        "Shafahi et al. 2020, section 4; Moosavi-Dezfooli et al. 2017, algorithm 1"
     )
+    norm: Literal["linf", "l2"] = norm_field("linf")
+    eps: float = param(0.2, "Epsilon", RADIUS, ge=0.0, le=1000.0)
     method: Literal["gradient", "deepfool"] = param(
         "gradient",
         "Method",
         "gradient climbs a loss over batches of images. deepfool goes from image to image, and "
         "adds the smallest change that breaks the next one.",
-        cite="Shafahi et al. 2020, section 4; Moosavi-Dezfooli et al. 2017, algorithm 1",
     )
     step_size: float | None = param(
         None,
@@ -96,9 +96,10 @@ class Universal(Fitted):
 
 
 class Patch(Fitted):
-    """A picture that is put over a part of every image, anywhere in it (Brown et al. 2017)."""
+    """A picture that is put over a part of every image, anywhere in it."""
 
     kind: Literal["patch"] = "patch"
+    cite: ClassVar[str] = "Brown et al. 2017, section 2"
     norm: Literal["free"] = param(
         "free", "Norm", "Nothing bounds the change of a value; its Euclidean length is reported."
     )

@@ -1,6 +1,6 @@
 """Gradient steps inside a ball, plain and along a rolling sum of gradients."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engine.attacks.spec.base import FixedBudget, Rounds, norm_field
 from engine.task import param
@@ -10,6 +10,7 @@ class FGSM(FixedBudget):
     """One step along the sign of the gradient."""
 
     kind: Literal["fgsm"] = "fgsm"
+    cite: ClassVar[str] = "Goodfellow, Shlens and Szegedy 2015, section 4"
     norm: Literal["linf", "l2"] = norm_field("linf")
     random_start: bool = param(
         False,
@@ -28,6 +29,7 @@ class PGD(FixedBudget):
     """Projected gradient descent with a random start."""
 
     kind: Literal["pgd"] = "pgd"
+    cite: ClassVar[str] = "Madry et al. 2018, section 2.1; in l1 Tramer and Boneh 2019, section 4.1"
     norm: Literal["linf", "l2", "l1"] = norm_field("linf")
     steps: int = param(40, "Steps", "Gradient steps of one restart.", ge=1, le=100_000)
     step_size: float = param(
@@ -73,9 +75,10 @@ class PGD(FixedBudget):
 
 
 class BIM(FixedBudget):
-    """Projected gradient descent from the image itself (Kurakin et al. 2017)."""
+    """Projected gradient descent from the image itself."""
 
     kind: Literal["bim"] = "bim"
+    cite: ClassVar[str] = "Kurakin, Goodfellow and Bengio 2017, section 2.2"
     norm: Literal["linf", "l2"] = norm_field("linf")
     steps: int = param(10, "Steps", "Gradient steps.", ge=1, le=100_000)
     step_size: float | None = param(
@@ -141,9 +144,10 @@ class Diverse(Momentum):
 
 
 class MIFGSM(Momentum):
-    """Signed steps along a rolling sum of gradients, which transfers better (Dong et al. 2018)."""
+    """Signed steps along a rolling sum of gradients, which transfers better."""
 
     kind: Literal["mifgsm"] = "mifgsm"
+    cite: ClassVar[str] = "Dong et al. 2018, algorithm 1"
 
     def rounds(self) -> Rounds:
         from engine.attacks.momentum import mifgsm
@@ -152,9 +156,10 @@ class MIFGSM(Momentum):
 
 
 class NIFGSM(Momentum):
-    """Momentum whose gradients are taken a step ahead (Nesterov; Lin et al. 2020)."""
+    """Momentum whose gradients are taken a step ahead."""
 
     kind: Literal["nifgsm"] = "nifgsm"
+    cite: ClassVar[str] = "Lin et al. 2020, algorithm 1"
     norm: Literal["linf"] = norm_field("linf")
 
     def rounds(self) -> Rounds:
@@ -164,9 +169,10 @@ class NIFGSM(Momentum):
 
 
 class DIFGSM(Diverse):
-    """Gradients of images in random sizes and places, which transfer better (Xie et al. 2019)."""
+    """Gradients of images in random sizes and places, which transfer better."""
 
     kind: Literal["difgsm"] = "difgsm"
+    cite: ClassVar[str] = "Xie et al. 2019, algorithm 1"
 
     def rounds(self) -> Rounds:
         from engine.attacks.momentum import difgsm
@@ -175,10 +181,11 @@ class DIFGSM(Diverse):
 
 
 class TIFGSM(Diverse):
-    """Blurred gradients, as averaged over shifted images, which transfer better to defended models
-    (Dong et al. 2019)."""
+    """Blurred gradients, as averaged over shifted images, which transfer better to defended
+    models."""
 
     kind: Literal["tifgsm"] = "tifgsm"
+    cite: ClassVar[str] = "Dong et al. 2019, equations 7 and 8"
     kernel: int = param(
         15,
         "Kernel",

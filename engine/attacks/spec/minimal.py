@@ -1,6 +1,6 @@
 """Searches for the smallest perturbation by gradients; FAB stands in `autoattack`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engine.attacks.spec.base import MinimalNorm, Rounds, norm_field
 from engine.task import param
@@ -10,9 +10,10 @@ class DeepFool(MinimalNorm):
     """Steps to the nearest class boundary of the linearised model, until it is crossed."""
 
     kind: Literal["deepfool"] = "deepfool"
-    norm: Literal["l2", "linf"] = norm_field(
-        "l2", cite="Moosavi-Dezfooli, Fawzi and Frossard 2016, algorithm 2"
+    cite: ClassVar[str] = (
+        "Moosavi-Dezfooli, Fawzi and Frossard 2016, algorithm 2; in linf section 3.3"
     )
+    norm: Literal["l2", "linf"] = norm_field("l2")
     steps: int = param(100, "Steps", "Steps at most; few samples need ten.", ge=1, le=100_000)
     overshoot: float = param(
         0.02, "Overshoot", "How much further than the estimated boundary it goes.", ge=0.0, le=10.0
@@ -64,7 +65,8 @@ class CarliniWagner(ConstantSearch):
     """Minimises squared distance + c x missing margin by Adam, and searches for the best c."""
 
     kind: Literal["carliniwagner"] = "carliniwagner"
-    norm: Literal["l2"] = norm_field("l2", cite="Carlini and Wagner 2017, section VI-A")
+    cite: ClassVar[str] = "Carlini and Wagner 2017, sections V-B and VI-A"
+    norm: Literal["l2"] = norm_field("l2")
     step_size: float = param(0.01, "Step size", "Learning rate of Adam.", gt=0.0, le=1000.0)
 
     def rounds(self) -> Rounds:
@@ -77,7 +79,8 @@ class DDN(MinimalNorm):
     """Gradient steps on a sphere that shrinks where they succeed and grows where they fail."""
 
     kind: Literal["ddn"] = "ddn"
-    norm: Literal["l2"] = norm_field("l2", cite="Rony et al. 2019, algorithm 1")
+    cite: ClassVar[str] = "Rony et al. 2019, algorithm 1"
+    norm: Literal["l2"] = norm_field("l2")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     gamma: float = param(
         0.05, "Gamma", "Share by which the radius changes in a step.", gt=0.0, lt=1.0
@@ -101,9 +104,8 @@ class FMN(MinimalNorm):
     """Gradient steps inside a ball that follows the boundary."""
 
     kind: Literal["fmn"] = "fmn"
-    norm: Literal["l0", "l1", "l2", "linf"] = norm_field(
-        "l2", cite="Pintor et al. 2021, algorithm 1"
-    )
+    cite: ClassVar[str] = "Pintor et al. 2021, algorithm 1"
+    norm: Literal["l0", "l1", "l2", "linf"] = norm_field("l2")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     step_size: float = param(
         1.0,
@@ -126,7 +128,8 @@ class EAD(ConstantSearch):
     """Minimises squared distance + beta x l1 distance + c x missing margin, and searches for c."""
 
     kind: Literal["ead"] = "ead"
-    norm: Literal["l1"] = norm_field("l1", cite="Chen et al. 2018, algorithm 1")
+    cite: ClassVar[str] = "Chen et al. 2018, algorithm 1"
+    norm: Literal["l1"] = norm_field("l1")
     step_size: float = param(
         0.01, "Step size", "Length of the first step; it falls to zero.", gt=0.0, le=1000.0
     )
@@ -147,7 +150,8 @@ class JSMA(MinimalNorm):
     """Changes the two values at a time that most help one class and hurt the others."""
 
     kind: Literal["jsma"] = "jsma"
-    norm: Literal["l0"] = norm_field("l0", cite="Papernot et al. 2016, algorithms 2 and 3")
+    cite: ClassVar[str] = "Papernot et al. 2016, algorithms 2 and 3"
+    norm: Literal["l0"] = norm_field("l0")
     theta: float = param(
         1.0, "Theta", "By how much a value changes; negative darkens.", ge=-1.0, le=1.0
     )

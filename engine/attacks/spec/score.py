@@ -1,6 +1,6 @@
 """Attacks that see scores alone; Square stands in `autoattack`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engine.attacks.spec.base import FixedBudget, Rounds, norm_field
 from engine.task import param
@@ -10,7 +10,8 @@ class NES(FixedBudget):
     """Gradient steps along an estimate from losses at random points, in pairs."""
 
     kind: Literal["nes"] = "nes"
-    norm: Literal["linf", "l2"] = norm_field("linf", cite="Ilyas et al. 2018, algorithm 1")
+    cite: ClassVar[str] = "Ilyas, Engstrom, Athalye and Lin 2018, section 2.2 and algorithm 1"
+    norm: Literal["linf", "l2"] = norm_field("linf")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     samples: int = param(
         50, "Points", "Points that a step is estimated from, two a direction.", ge=2, le=100_000
@@ -43,7 +44,10 @@ class SPSA(FixedBudget):
     """Adam along an estimate from losses at random corners of a small cube, in pairs."""
 
     kind: Literal["spsa"] = "spsa"
-    norm: Literal["linf", "l2"] = norm_field("linf", cite="Uesato et al. 2018, section 3.2")
+    cite: ClassVar[str] = (
+        "Uesato, O'Donoghue, van den Oord and Kohli 2018, section 3.2 and appendix A"
+    )
+    norm: Literal["linf", "l2"] = norm_field("linf")
     steps: int = param(100, "Steps", "Gradient steps.", ge=1, le=100_000)
     samples: int = param(
         128, "Points", "Points that a step is estimated from, two a direction.", ge=2, le=100_000

@@ -1,5 +1,6 @@
 """The tasks: to run an attack against a model, and to write what it found for other programs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,6 +30,41 @@ class Attack(Task):
     """
 
     title: ClassVar[str] = "Attack"
+    summary_help: ClassVar[Mapping[str, str]] = {
+        "clean_accuracy": "share of all samples that the model got right before",
+        "robust_accuracy": "share that it still gets right after the attack; what was not attacked "
+        "because it was wrong before counts as wrong",
+        "robust_accuracy_interval": "where that lies with 95 % confidence",
+        "interval": "how intervals were computed",
+        "success_rate": "share of the samples that were right before which the attack broke",
+        "success_rate_interval": "where that lies with 95 % confidence (transfer alone)",
+        "samples": "how many there were",
+        "correct": "how many of them were right before, and so attacked",
+        "broken": "how many of those were broken, each confirmed by a pass of its own",
+        "mean_norm": "of the perturbations that broke a sample, in the attack's norm",
+        "max_norm": "the largest perturbation",
+        "median_norm": "of a search for the smallest perturbation: half of the attacked samples "
+        "break within it (empty if fewer than half broke)",
+        "norm_quantiles": "the same for other shares of the samples",
+        "median_queries": "images that the model was asked about for a sample",
+        "max_queries": "the most for one sample",
+        "seconds": "that the attack took",
+        "images_per_second": "samples divided by that",
+        "forward_evaluations": "images that went through the model",
+        "gradient_evaluations": "images of which a gradient was taken",
+        "zero_gradients": "gradients that were exactly zero",
+        "nan_count": "answers of the model that held a NaN or Inf",
+        "surrogate_success_rate": "share of the samples that broke the surrogate (transfer)",
+        "surrogate_success_rate_interval": "where that lies with 95 % confidence",
+        "transfer_rate": "of those, the share that broke the model too",
+        "transfer_rate_interval": "where that lies with 95 % confidence",
+        "train_success_rate": "share of the training images that a fitted perturbation breaks",
+        "train_samples": "how many images it was fitted to",
+        "fit_steps": "steps of that",
+        "partial": "the attack was stopped: robust accuracy is an upper bound",
+        "finished": "samples whose attack had come to its end then",
+        "data_changed": "the model may have been trained on images that it is tested on now",
+    }
 
     kind: Literal["attack"] = "attack"
     model: str = param(
@@ -62,6 +98,12 @@ class ExportSet(Task):
     """
 
     title: ClassVar[str] = "Export examples"
+    summary_help: ClassVar[Mapping[str, str]] = {
+        "file": "what was written",
+        "samples": "how many there are in it",
+        "broken": "how many fooled the model as the attack left them",
+        "still_fooling": "how many of those still do, rounded to 8 bits (PNG files)",
+    }
 
     kind: Literal["export_set"] = "export_set"
     source: str = param(

@@ -1,7 +1,7 @@
 """Changes that no gradient and no score guides: noise, a constant shift, rotations and
 translations."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engine.attacks.spec.base import FixedBudget, Rounds, norm_field
 from engine.task import param
@@ -21,7 +21,7 @@ class Noise(FixedBudget):
         0.3,
         "Epsilon",
         "How strong the noise is: its standard deviation if Gaussian, its half width if uniform, "
-        "its length in l2.",
+        "its length in l2; in the units of the image, which lies in [0, 1].",
         ge=0.0,
         le=1000.0,
     )
@@ -50,9 +50,10 @@ class Shift(FixedBudget):
 
 
 class Spatial(FixedBudget):
-    """All rotations and translations of a grid (Engstrom et al. 2019)."""
+    """All rotations and translations of a grid."""
 
     kind: Literal["spatial"] = "spatial"
+    cite: ClassVar[str] = "Engstrom et al. 2019, section 3"
     norm: Literal["free"] = param(
         "free", "Norm", "Nothing bounds the change; its Euclidean length is reported."
     )

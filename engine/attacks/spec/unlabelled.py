@@ -1,15 +1,16 @@
 """Gradient steps away from the clean prediction, which need no labels."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from engine.attacks.spec.base import FixedBudget, Rounds, norm_field
+from engine.attacks.spec.base import RADIUS, FixedBudget, Rounds, norm_field
 from engine.task import param
 
 
 class KL(FixedBudget):
-    """Gradient steps away from the clean prediction; needs no labels (Zhang et al. 2019)."""
+    """Gradient steps away from the clean prediction; needs no labels."""
 
     kind: Literal["kl"] = "kl"
+    cite: ClassVar[str] = "Zhang et al. 2019, algorithm 1"
     norm: Literal["linf", "l2"] = norm_field("linf")
     steps: int = param(10, "Steps", "Gradient steps.", ge=1, le=100_000)
     step_size: float = param(
@@ -32,14 +33,12 @@ class KL(FixedBudget):
 
 
 class VirtualAdversarial(FixedBudget):
-    """One long step along which the prediction changes fastest; needs no labels (Miyato et al.
-    2018)."""
+    """One long step along which the prediction changes fastest; needs no labels."""
 
     kind: Literal["vat"] = "vat"
+    cite: ClassVar[str] = "Miyato et al. 2018, section 3.3 and algorithm 1"
     norm: Literal["l2"] = norm_field("l2")
-    eps: float = param(
-        2.0, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
-    )
+    eps: float = param(2.0, "Epsilon", RADIUS, ge=0.0, le=1000.0)
     steps: int = param(
         1,
         "Power iterations",

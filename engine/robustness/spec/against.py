@@ -1,6 +1,6 @@
 """Training on what an attack finds."""
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -83,9 +83,10 @@ class Weighted(AgainstAttack):
 
 
 class Mixed(Weighted):
-    """Loss = clean + weight * adversarial (Goodfellow et al. 2015, section 6)."""
+    """Loss = clean + weight * adversarial."""
 
     kind: Literal["mixed"] = "mixed"
+    cite: ClassVar[str] = "Goodfellow, Shlens and Szegedy 2015, section 6"
 
     def defence(self, setting: "Setting") -> "Defence":
         from engine.robustness.examples import MixedDefence
@@ -94,9 +95,10 @@ class Mixed(Weighted):
 
 
 class PGDAT(AgainstAttack):
-    """Adversarial examples in place of the images (Madry et al. 2018, section 2)."""
+    """Adversarial examples in place of the images."""
 
     kind: Literal["pgd_at"] = "pgd_at"
+    cite: ClassVar[str] = "Madry et al. 2018, section 2"
 
     def defence(self, setting: "Setting") -> "Defence":
         from engine.robustness.examples import AdversarialOnly
@@ -105,10 +107,10 @@ class PGDAT(AgainstAttack):
 
 
 class TRADES(Weighted):
-    """Clean loss + weight * divergence between clean and perturbed prediction (Zhang et al. 2019,
-    equation 5)."""
+    """Clean loss + weight * divergence between clean and perturbed prediction."""
 
     kind: Literal["trades"] = "trades"
+    cite: ClassVar[str] = "Zhang et al. 2019, equation 5"
     attack: OneOf[AttackSpec] = param(
         KL(steps=10, step_size=0.075), "Attack", "Makes the adversarial examples of each batch."
     )
@@ -124,9 +126,10 @@ class TRADES(Weighted):
 
 class MART(Weighted):
     """Boosted adversarial loss + weight * divergence, which counts most where the clean image is
-    misclassified (Wang et al. 2020, equation 11)."""
+    misclassified."""
 
     kind: Literal["mart"] = "mart"
+    cite: ClassVar[str] = "Wang et al. 2020, equation 11"
     weight: float = param(5.0, "Lambda", "Weight of the divergence.", ge=0.0, le=1000.0)
 
     def defence(self, setting: "Setting") -> "Defence":
@@ -136,10 +139,10 @@ class MART(Weighted):
 
 
 class Interpolated(Weighted):
-    """Half the loss on blends of images, half on blends of their adversarial examples (Lamb et al.
-    2019, algorithm 1)."""
+    """Half the loss on blends of images, half on blends of their adversarial examples."""
 
     kind: Literal["interpolated"] = "interpolated"
+    cite: ClassVar[str] = "Lamb et al. 2019, algorithm 1"
     mixup: float = param(
         1.0,
         "Mixup",
@@ -168,9 +171,10 @@ class SemiSupervised(Weighted):
 
 class VAT(SemiSupervised):
     """Clean loss + weight * divergence along the virtual adversarial direction, which needs no
-    labels (Miyato et al. 2018, section 3)."""
+    labels."""
 
     kind: Literal["vat"] = "vat"
+    cite: ClassVar[str] = "Miyato et al. 2018, section 3"
     attack: OneOf[AttackSpec] = param(
         VirtualAdversarial(), "Attack", "Makes the adversarial examples of each batch."
     )
@@ -186,9 +190,10 @@ class VAT(SemiSupervised):
 
 class UAT(SemiSupervised):
     """Adversarial training on unlabelled images: stable predictions, or the labels that the model
-    it starts from gives (Alayrac et al. 2019, section 3)."""
+    it starts from gives."""
 
     kind: Literal["uat"] = "uat"
+    cite: ClassVar[str] = "Alayrac et al. 2019, section 3"
     attack: OneOf[AttackSpec] = param(
         KL(steps=10, step_size=0.075), "Attack", "Makes the adversarial examples of each batch."
     )

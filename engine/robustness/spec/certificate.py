@@ -55,9 +55,10 @@ class Certificate(Spec):
 
 class Smoothing(Certificate):
     """Randomised smoothing: certifies the class that the model gives most often to the image with
-    Gaussian noise (Cohen, Rosenfeld and Kolter 2019)."""
+    Gaussian noise."""
 
     kind: Literal["smoothing"] = "smoothing"
+    cite: ClassVar[str] = "Cohen, Rosenfeld and Kolter 2019, section 3.2"
     norm: ClassVar[Norm] = "l2"
     of_the_model: ClassVar[bool] = False
     sigma: float = param(
@@ -125,9 +126,10 @@ class Smoothing(Certificate):
 
 class IntervalBounds(Certificate):
     """Interval bound propagation: proves that no image of the ball is answered otherwise. It proves
-    little of a model that was not trained for it (Gowal et al. 2018)."""
+    little of a model that was not trained for it."""
 
     kind: Literal["ibp"] = "ibp"
+    cite: ClassVar[str] = "Gowal et al. 2018, section 3; Mirman, Gehr and Vechev 2018"
     norm: ClassVar[Norm] = "linf"
     samples: int = param(
         0,

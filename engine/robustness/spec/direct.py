@@ -1,8 +1,9 @@
 """Training against perturbations without an attack: by one gradient, by bounds, by noise."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from engine.attacks.spec import Norm
+from engine.attacks.spec.base import RADIUS
 from engine.task import param
 from engine.training.spec import AdversarialTraining, Watch
 
@@ -11,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class IBP(AdversarialTraining):
-    """Training on the worst logits that interval bounds allow, which can then be proved (Gowal et
-    al. 2018)."""
+    """Training on the worst logits that interval bounds allow, which can then be proved."""
 
     kind: Literal["ibp"] = "ibp"
+    cite: ClassVar[str] = "Gowal et al. 2018, section 3"
     eps: float = param(
         0.4,
         "Epsilon",
@@ -53,9 +54,7 @@ class IBP(AdversarialTraining):
 class OneStep(AdversarialTraining):
     """Training on examples that cost one gradient."""
 
-    eps: float = param(
-        0.3, "Epsilon", "Radius of the ball: the largest perturbation allowed.", ge=0.0, le=1000.0
-    )
+    eps: float = param(0.3, "Epsilon", RADIUS, ge=0.0, le=1.0)
     watch: Watch = param(
         Watch(),
         "Watch",
@@ -68,9 +67,10 @@ class OneStep(AdversarialTraining):
 
 
 class Fast(OneStep):
-    """One signed gradient step from a random start (Wong, Rice and Kolter 2020, algorithm 3)."""
+    """One signed gradient step from a random start."""
 
     kind: Literal["fast"] = "fast"
+    cite: ClassVar[str] = "Wong, Rice and Kolter 2020, algorithm 3"
     alpha: float = param(
         0.375,
         "Step size",
@@ -95,10 +95,10 @@ class Fast(OneStep):
 
 
 class Free(OneStep):
-    """Several steps on each batch; the gradient of each moves weights and perturbation alike
-    (Shafahi et al. 2019, algorithm 1)."""
+    """Several steps on each batch; the gradient of each moves weights and perturbation alike."""
 
     kind: Literal["free_at"] = "free_at"
+    cite: ClassVar[str] = "Shafahi et al. 2019, algorithm 1"
     replays: int = param(
         8,
         "Replays",
@@ -116,10 +116,10 @@ class Free(OneStep):
 
 
 class GaussianNoise(AdversarialTraining):
-    """Gaussian noise on every image, for a smoothed classifier (Cohen, Rosenfeld and Kolter 2019,
-    section 3.3)."""
+    """Gaussian noise on every image, for a smoothed classifier."""
 
     kind: Literal["gaussian"] = "gaussian"
+    cite: ClassVar[str] = "Cohen, Rosenfeld and Kolter 2019, section 3.3"
     sigma: float = param(
         0.5,
         "Sigma",

@@ -1,6 +1,7 @@
 """The evaluation that can be asked for."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 LEAST = r"^\s*>=\s*(0(\.\d+)?|1(\.0+)?|\.\d+)\s*$"
 """A lower bound of a fraction, as in ">= 0.85"."""
+SHARE = 'a share of 1 as in ">= 0.5"'
+"""The same in words."""
 
 
 class Require(Spec):
@@ -27,12 +30,14 @@ class Require(Spec):
         "Clean accuracy",
         "The least that counts as good, as in >= 0.97; empty asks for nothing.",
         pattern=LEAST,
+        form=SHARE,
     )
     robust_accuracy: str | None = param(
         None,
         "Robust accuracy",
         "The least that counts as good, as in >= 0.85; empty asks for nothing.",
         pattern=LEAST,
+        form=SHARE,
     )
     despite_flags: bool = param(
         False,
@@ -48,6 +53,44 @@ class Evaluate(Task):
     """
 
     title: ClassVar[str] = "Evaluate"
+    summary_help: ClassVar[Mapping[str, str]] = {
+        "unmet": "what was required and is not so; the run is rejected then",
+        "clean_accuracy": "share of the samples that the model gets right",
+        "clean_accuracy_interval": "where that lies with 95 % confidence",
+        "robust_accuracy": "share that it gets right after every attack, and after what was found "
+        "for the curve inside the attacks' radius: the worst case of each sample",
+        "robust_accuracy_interval": "where that lies with 95 % confidence",
+        "interval": "how intervals were computed",
+        "robust_accuracy_by_attack": "after each attack and all before it; with `every`, after it "
+        "alone",
+        "by_attack": "which of the two that is",
+        "flags": "reasons to doubt the robust accuracy (`engine describe flags`)",
+        "samples": "how many there were",
+        "correct": "how many of them were right before",
+        "broken": "how many of those were broken",
+        "max_norm": "the largest perturbation, by norm",
+        "mean_queries": "images that the model was asked about for a sample, of all attacks",
+        "broken_by_curve": "how many of them the curve alone broke, inside the attacks' radius",
+        "curve_points": "radii at which robust accuracy is known",
+        "curve_gradient_evaluations": "images of which a gradient was taken for that",
+        "curve_runs": "what it cost, in whole runs of PGD",
+        "corruption_accuracy": "mean accuracy over corruptions and severities",
+        "certified_accuracy": "share of the certified samples that are right and proved, by radius",
+        "certified_accuracy_interval": "where that lies with 95 % confidence",
+        "certified_robust_accuracy": "share that the classifier that was certified gets right "
+        "after an attack, by radius",
+        "certified_samples": "how many samples were certified",
+        "abstentions": "how many of them the classifier gave no answer for",
+        "contradictions": "proofs that an attack refuted; they fail the run",
+        "certified_seconds": "that the proofs took",
+        "seconds": "that the attacks took",
+        "forward_evaluations": "images that went through the model",
+        "gradient_evaluations": "images of which a gradient was taken",
+        "nan_count": "answers of the model that held a NaN or Inf",
+        "unchecked": "what the checks could not tell, and why",
+        "data_changed": "the model may have been trained on images that it is tested on now",
+        "partial": "the evaluation was stopped: robust accuracy is an upper bound",
+    }
 
     kind: Literal["evaluate"] = "evaluate"
     model: str = param(
@@ -56,7 +99,9 @@ class Evaluate(Task):
     attacks: tuple[OneOf[AttackSpec], ...] = param(
         (PGD(), APGD(), APGD(loss="dlr")),
         "Attacks",
-        "One after the other, each on the samples that are still correct.",
+        "One after the other, each on the samples that are still correct: the robust accuracy that "
+        "is told of each is what is left after it and all before it, unless every attack is run on "
+        "all. Of a targeted attack only samples that reach the class aimed at count as broken.",
         min_length=1,
         max_length=32,
     )
@@ -70,7 +115,8 @@ class Evaluate(Task):
     every: bool = param(
         False,
         "Every attack on all",
-        "Attacks every sample with every attack, so that they can be compared.",
+        "Attacks every correct sample with every attack, so that they can be compared: the robust "
+        "accuracy of each is then its own.",
     )
     through_transforms: bool = param(
         True,
@@ -135,6 +181,15 @@ class Evaluate(Task):
                     "model at some size; say with eps at which one it counts, or add an attack "
                     f"with an eps in the same norm, {attack.norm}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _something_can_change(self) -> Self:
+        if not any(r and a.eps != 0 for a, r in zip(self.attacks, self.radii(), strict=True)):
+            raise ValueError(
+                "attacks: with an epsilon of 0 none of them can change anything, and the robust "
+                "accuracy would be the clean one; give at least one an eps above 0"
+            )
         return self
 
     def radii(self) -> tuple[float, ...]:
