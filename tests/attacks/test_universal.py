@@ -62,7 +62,8 @@ def test_deepfool_adds_up_to_the_largest_distance(norm: str) -> None:
     model = Linear()
     w = model.weight.detach().view(1, 6, 6)
     x, y = of_class(model, 0, seed=5)
-    spec = Universal(norm=norm, eps=10.0, method="deepfool", delta=0.0, epochs=3)
+    eps = 1.0 if norm == "linf" else 10.0
+    spec = Universal(norm=norm, eps=eps, method="deepfool", delta=0.0, epochs=3)
     made = fit(model, x, y, spec)
     assert made.fooling_rate == 1.0
     dual = w.abs().sum() if norm == "linf" else w.norm()

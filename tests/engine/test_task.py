@@ -36,7 +36,8 @@ def test_the_kinds_of_this_road() -> None:
 
 def test_kinds_are_listed_from_the_simplest_on() -> None:
     """Which is not the order of the modules' names."""
-    attacks = list(kinds(AttackSpec))
+    known = kinds(AttackSpec)
+    attacks = [kind for kind in known if known[kind].__module__.startswith("engine.")]
     assert attacks[:3] == ["fgsm", "pgd", "bim"]
     assert attacks.index("nes") < attacks.index("apgd") < attacks.index("autoattack")
 
