@@ -9,7 +9,7 @@ also if the model raises. Gradients are taken of the input alone, so that parame
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class Oracle:
         self._hiding = masking(model) if through else []
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
         direct = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        self._direct = _Direct() if direct else nullcontext()
+        self._direct: _Direct | nullcontext[None] = _Direct() if direct else nullcontext()
         # A model that draws (a noisy defence) draws from here, not from the caller's generators.
         self.random = _states(derive(seed, "model"), device)
         none = torch.zeros((), dtype=torch.int64, device=device)
@@ -177,12 +177,16 @@ class Oracle:
         with self._direct:  # backwards too, where a checkpoint of the model computes again
             logits = self._logits(x if method.view is None else method.view(of, x, number))
             loss = method.loss(at, logits, goal)
-            if want == "jacobian":
-                outputs = logits if method.outputs is None else method.outputs(at, logits, goal)
-                slope = _jacobian(outputs, x)
-            else:
-                slope = _slopes(loss, x)
+            outputs = logits
+            if want == "jacobian" and method.outputs is not None:
+                outputs = method.outputs(at, logits, goal)
+            with self._alone():
+                slope = _jacobian(outputs, x) if want == "jacobian" else _slopes(loss, x)
         return logits.detach(), loss.detach(), slope
+
+    def _alone(self) -> AbstractContextManager[None]:
+        direct = self._direct
+        return direct.images_alone() if isinstance(direct, _Direct) else nullcontext()
 
     def _parts(self, x: Tensor, each: int) -> list[slice]:
         """Where to cut `x`, `each` images of a sample in a row, for the processor's caches."""
@@ -268,11 +272,25 @@ class _Direct(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        call = _convolved if func is torch.conv2d else func
-        return call(*args, **(kwargs or {}))
+        if func is torch.conv2d:
+            return _convolved(self, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    alone = False
+    """Gradients of the images alone are taken: autograd does not tell a function that it could save
+    itself those of parameters."""
+
+    @contextmanager
+    def images_alone(self) -> Iterator[None]:
+        self.alone = True
+        try:
+            yield
+        finally:
+            self.alone = False
 
 
 def _convolved(
+    by: _Direct,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -288,7 +306,8 @@ def _convolved(
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if torch.compiler.is_compiling() or fwAD._current_level >= 0:  # neither knows our function
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    out: Tensor = _WithoutOneDNN.apply(input, weight, bias, _pair(stride), _pair(padding))
+    leaf = weight.is_leaf and (bias is None or bias.is_leaf)
+    out: Tensor = _WithoutOneDNN.apply(input, weight, bias, _pair(stride), _pair(padding), by, leaf)
     return out
 
 
@@ -305,14 +324,20 @@ class _WithoutOneDNN(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Any,
+        padding: Any,
+        by: _Direct,
+        leaf: bool,
     ) -> Tensor:
         return torch.conv2d(input, weight, bias, stride, padding)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
-        ctx.places = inputs[3:]
+        ctx.places, ctx.by, ctx.leaf = inputs[3:5], *inputs[5:]
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
@@ -320,6 +345,8 @@ class _WithoutOneDNN(torch.autograd.Function):
         stride, padding = ctx.places
         slope = slope.float()
         of_image, of_weight, of_bias = ctx.needs_input_grad[:3]
+        if ctx.by.alone and ctx.leaf:
+            of_weight = of_bias = False
         along = across = None
         if of_image:
             along = torch.ops.aten._slow_conv2d_backward.output_mask(
@@ -330,7 +357,8 @@ class _WithoutOneDNN(torch.autograd.Function):
                 *(slope, image, weight, None, stride, padding, (1, 1), False, (0, 0), 1),
                 [False, True, False],
             )[1]
-        return along, across, slope.sum((0, 2, 3)) if of_bias else None, None, None
+        of_it_all = slope.sum((0, 2, 3)) if of_bias else None
+        return along, across, of_it_all, None, None, None, None
 
 
 def rows(state: Any, keep: Rows) -> Any:

@@ -17,7 +17,7 @@ from engine.attacks import DIFGSM, FAB, FGSM, PGD, Boundary, Square, attack
 from engine.attacks.geometry import ball
 from engine.attacks.goal import Goal
 from engine.attacks.method import Problem
-from engine.attacks.oracle import Oracle, _Direct
+from engine.attacks.oracle import Oracle, _Direct, _WithoutOneDNN
 from engine.attacks.spec import AttackSpec
 from engine.errors import BadInput
 from tests.attacks.models import conv, images, right_labels
@@ -116,7 +116,15 @@ def ahead(layer: nn.Conv2d, x: Tensor) -> Tensor:
         return fwAD.unpack_dual(layer(fwAD.make_dual(x, torch.ones_like(x)))).tangent + layer(x)
 
 
-@pytest.mark.parametrize("then", [in_place, checkpointed, adapted, ahead])
+def made_of_it(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """With a weight, and then a bias, that depend on the images."""
+    scale = x.mean()
+    return F.conv2d(x, scale * layer.weight, layer.bias) + F.conv2d(
+        x, layer.weight, scale.expand(3)
+    )
+
+
+@pytest.mark.parametrize("then", [in_place, checkpointed, adapted, ahead, made_of_it])
 def test_whatever_follows_a_direct_convolution_has_torchs_gradient(then: Any) -> None:
     model, x = First(then), images(4)
     labels = torch.zeros(4, dtype=torch.int64)
@@ -134,6 +142,22 @@ def test_whatever_follows_a_direct_convolution_has_torchs_gradient(then: Any) ->
     loss = F.cross_entropy(model(at), labels, reduction="sum")
     (expected,) = torch.autograd.grad(loss, at)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_of_a_weight_is_computed_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    backward = _WithoutOneDNN.backward
+
+    def spy(ctx: Any, slope: Tensor) -> Any:
+        found = backward(ctx, slope)
+        asked.append(found[1] is not None)
+        return found
+
+    monkeypatch.setattr(_WithoutOneDNN, "backward", staticmethod(spy))
+    model, x = conv(), images(4)
+    attack(model, x, right_labels(model, x), FGSM(eps=0.1))
+    assert asked
+    assert not any(asked)
 
 
 class Writing(nn.Module):
