@@ -73,7 +73,8 @@ class Oracle:
         none = torch.zeros((), dtype=torch.int64, device=device)
         self.counts = Counts(0, 0, none, none)
         self.chunk: int | None = None
-        self._rewrites: bool | None = None  # what it is given; None before the first pass
+        self.rewrites: bool | None = None
+        """Whether the model writes into what it is given; None before the first pass."""
         self.draws: bool | None = None
         """Whether a pass has drawn at random so far; None before the first."""
 
@@ -214,11 +215,12 @@ class Oracle:
 
     def _answer(self, x: Tensor) -> Any:
         """What the model returns. One that writes into its input gets a copy of it."""
-        if self._rewrites is not False:
+        if self.rewrites is not False:
             copy = x.clone()
             before = copy._version
             answer = self._model(copy)
-            self._rewrites = bool(self._rewrites) or copy._version != before
+            # What is written through `.data` is not counted by torch.
+            self.rewrites = self.rewrites or copy._version != before or not torch.equal(copy, x)
             return answer
         before = x._version
         answer = self._model(x)

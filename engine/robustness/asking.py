@@ -102,7 +102,8 @@ class Asking:
         moved = [self.oracle.look(given[1]) for _ in range(AGAIN)]
         after = _fingerprint(on.model)
         self.changed = [name for name, mark in after.items() if before.get(name) != mark]
-        self.rewrites = not (torch.equal(given[0], self.images) and torch.equal(given[1], near))
+        kept = torch.equal(given[0], self.images) and torch.equal(given[1], near)
+        self.rewrites = bool(self.oracle.rewrites) or not kept
         self.clean = Place("clean images", self.images, self.first)
         self.near = Place("images of the ball", near, there)
         self.others = [torch.cat(both) for both in zip(again, moved, strict=True)]

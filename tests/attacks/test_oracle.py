@@ -161,15 +161,20 @@ def test_no_gradient_of_a_weight_is_computed_for_nothing(monkeypatch: pytest.Mon
 
 
 class Writing(nn.Module):
-    """Writes into the images from its call `since` on."""
+    """Writes into the images from its call `since` on, `unseen` by torch if so wished."""
 
-    def __init__(self, model: nn.Module, since: int) -> None:
+    def __init__(self, model: nn.Module, since: int, unseen: bool = False) -> None:
         super().__init__()
-        self.model, self.left = model, since
+        self.model, self.left, self.unseen = model, since, unseen
 
     def forward(self, x: Tensor) -> Tensor:
         self.left -= 1
-        return self.model(x.mul_(0.5) if self.left < 0 else x.mul(0.5))
+        if self.left >= 0:
+            return self.model(x.mul(0.5))
+        if self.unseen:
+            x.data.mul_(0.5)
+            return self.model(x)
+        return self.model(x.mul_(0.5))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +189,15 @@ def test_a_model_that_writes_into_its_input_is_given_copies(spec: AttackSpec) ->
     change = (results[0].adversarial.double() - x.double()).flatten(1)
     order = {"linf": torch.inf, "l2": 2}[spec.norm]
     torch.testing.assert_close(results[0].norm, torch.linalg.vector_norm(change, order, dim=1))
+
+
+def test_a_model_that_writes_unseen_is_given_copies_too() -> None:
+    x, spec = images(8), Square(norm="l2", eps=1.0, steps=50)
+    labels = right_labels(Writing(conv(), 10**9), x)
+    ours = attack(Writing(conv(), 0, unseen=True), x.clone(), labels, spec)
+    plain = attack(Writing(conv(), 10**9), x, labels, spec)
+    assert torch.equal(ours.adversarial, plain.adversarial)
+    assert torch.equal(ours.norm, plain.norm)
 
 
 def test_a_model_that_begins_to_write_into_its_input_is_refused() -> None:

@@ -486,6 +486,7 @@ MASKED: dict[str, tuple[Callable[[Net], nn.Module], str]] = {
     ),
     "large batches": (LargeBatches, "batch_dependent"),
     "rewriting": (Rewriting, "rewrites_input"),
+    "rewriting in place": (lambda n: Wrapped(n, lambda x: x.clamp_(0.1, 0.9)), "rewrites_input"),
     "watchful elsewhere": (lambda n: Elsewhere(n, Watchful(n)), "watches_gradients"),
     "gradient inside elsewhere": (lambda n: Elsewhere(n, Purified(n, False)), "optimises_inside"),
     "random elsewhere": (
