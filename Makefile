@@ -3,7 +3,6 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-UV_VERSION := 0.13.8
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
@@ -57,7 +56,7 @@ $(PEERS_STAMP): $(PEERS_HOME)/requirements.lock pyproject.toml | setup
 
 lock:
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header \
-	    --extra test pyproject.toml --output-file requirements.lock
+	    --extra test --extra federated-ray pyproject.toml --output-file requirements.lock
 
 # With the versions of the product's lock wherever both have a package.
 lock-peers: setup

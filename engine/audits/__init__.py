@@ -1,0 +1,1 @@
+"""Attacks on what was promised: membership, epsilon, gradients, the model itself."""
