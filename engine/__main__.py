@@ -184,6 +184,26 @@ def _parser() -> ArgumentParser:
     importing.add_argument(
         "--set", action="append", default=[], metavar="field=value", help="may be given again"
     )
+    spending = commands.add_parser(
+        "epsilon",
+        parents=[as_json],
+        help="what private training costs: epsilon, the noise multiplier, or the steps",
+        description="Of noise multiplier, steps and epsilon give two: the third is told. For a sum "
+        "of clipped vectors with Gaussian noise, its members drawn by Poisson sampling, one of "
+        "them added or removed.",
+    )
+    spending.add_argument(
+        "--sample-rate",
+        required=True,
+        metavar="Q",
+        help="probability with which each member is in a step: a number, or as in 256/60000",
+    )
+    spending.add_argument(
+        "--noise-multiplier", type=float, metavar="Z", help="deviation of the noise / clipping norm"
+    )
+    spending.add_argument("--steps", type=int, metavar="N", help="noisy steps in all")
+    spending.add_argument("--epsilon", type=float, metavar="E", help="what may be spent")
+    spending.add_argument("--delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
     keygen = commands.add_parser("keygen", help="make a key pair")
     keygen.add_argument(
         "--to", type=Path, required=True, metavar="F", help="the secret key; keep it to yourself"

@@ -502,6 +502,50 @@ def keygen(options: Namespace) -> int:
     return 0
 
 
+def epsilon(options: Namespace) -> int:
+    """Tell what private steps cost, or how much noise or how many steps a budget allows."""
+    from engine import privacy
+
+    noise, steps, target = options.noise_multiplier, options.steps, options.epsilon
+    rate, delta = _ratio(options.sample_rate), options.delta
+    if sum(value is None for value in (noise, steps, target)) != 1:
+        raise BadInput("give two of --noise-multiplier, --steps and --epsilon: the third is told")
+    if noise is None:
+        noise = privacy.noise_multiplier(target, rate, steps, delta)
+    elif steps is None:
+        steps = privacy.steps_within(target, noise, rate, delta)
+    charges = [privacy.Charge(noise, rate, steps)]
+    pld, rdp = (privacy.total(charges, delta, accountant) for accountant in ("pld", "rdp"))
+    prv = privacy.prv_bounds(charges, delta)
+    if options.json:
+        told = {"noise_multiplier": noise, "sample_rate": rate, "steps": steps, "delta": delta}
+        spent = {"epsilon": pld, "epsilon_rdp": rdp}
+        bounds = {"epsilon_prv_lower": prv.lower, "epsilon_prv": prv.upper}
+        _print_json(told | spent | bounds)
+        return 0
+    between = f"{prv.lower:.4f} to {prv.upper:.4f}" if math.isfinite(prv.upper) else "no answer"
+    for title, text in (
+        ("noise multiplier", f"{noise:g}"),
+        ("steps", f"{steps:,}, sample rate {rate:.6g}"),
+        ("epsilon", f"{pld:.4f} at delta {delta:g} (PLD)"),
+        ("epsilon by RDP", f"{rdp:.4f}"),
+        ("epsilon by PRV", between),
+    ):
+        print(f"{title:<17} {text}")
+    return 0
+
+
+def _ratio(text: str) -> float:
+    """A number, or two with a stroke between them."""
+    above, stroke, below = text.partition("/")
+    try:
+        return float(above) / float(below) if stroke else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise BadInput(
+            f"the sample rate {text!r} is no number; expected one as in 0.01 or 256/60000"
+        ) from None
+
+
 def worker(options: Namespace) -> int:
     """Be the window's engine process."""
     from engine.worker import main
@@ -585,5 +629,6 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "open": open_,
     "import": import_,
     "keygen": keygen,
+    "epsilon": epsilon,
     "worker": worker,
 }

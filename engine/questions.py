@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ from engine.attacks.trying import Tried, attempt, budget, smallest
 from engine.bench import Bench
 from engine.data import Dataset, load
 from engine.data.images import UnreadableError, decode
-from engine.data.spec import DataSpec
+from engine.data.published import training_images
+from engine.data.spec import CIFAR10, MNIST, DataSpec, FashionMNIST
 from engine.errors import BadInput
 from engine.events import Event
 from engine.explain import Pair, plane_through, read_pair, survey
@@ -38,11 +40,13 @@ from engine.explain.surface import SIDE
 from engine.models import describe, load_model
 from engine.models.card import ModelCard, parse_card, read_metadata
 from engine.models.files import LoadedModel, read_model
-from engine.models.spec import ModelSpec
+from engine.models.spec import MLP, ModelSpec
 from engine.models.trust import trusts
+from engine.privacy import DPSGD
+from engine.privacy.planning import plan
 from engine.store import Workspace
 from engine.task import BenchSpec, kinds, parse
-from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
+from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, PrivateTraining
 
 Answer: TypeAlias = tuple[dict[str, Any], bytes]
 Finish: TypeAlias = Callable[[], "Answer | Generator[None, None, Answer | Aside]"]
@@ -50,6 +54,9 @@ Loading: TypeAlias = Generator[Event, None, Answer | Finish]
 
 SHOWN = 24
 """Images of a preview."""
+
+MOST_CLIENTS = 1000
+"""Clients whose images are counted in an answer."""
 
 MOST_KNOWN = 4_000_000
 """Probabilities in an answer; where there were more they are left out."""
@@ -78,6 +85,8 @@ def prepare(question: Mapping[str, Any], workspace: Workspace, data_root: Path |
         "meet_model": meet_model,
         "predict": predict,
         "preview_data": preview_data,
+        "privacy_curve": privacy_curve,
+        "preview_partition": preview_partition,
         "explain": explain_sample,
         "surface": survey_surface,
         "smallest_eps": smallest_eps,
@@ -135,6 +144,83 @@ def preview_data(question: Mapping[str, Any], bench: Bench) -> Loading:
         "labels": labels.tolist(),
     }
     return reply, pixels.tobytes()
+
+
+def preview_partition(question: Mapping[str, Any], bench: Bench) -> Loading:
+    """`data` and `partition` (specs, or absent for the defaults), and how many `clients`: who has
+    how many training images of which class, a row a client, of the first MOST_CLIENTS."""
+    from engine.federated.partitioning import counts, partition
+    from engine.federated.spec import IID, PartitionSpec
+
+    spec = _spec(PartitionSpec, question.get("partition")) or IID()
+    clients = question.get("clients", 10)
+    if not isinstance(clients, int) or clients < 1:
+        raise BadInput(f"clients must be a whole number from 1 on, but it is {clients!r}")
+    data_spec = _spec(DataSpec, question.get("data")) or DEFAULT_DATA
+    data = yield from load(data_spec, bench)
+    parts = partition(spec, data, clients, data_spec.split_seed)
+    table = counts(parts, data.train.labels, len(data.classes))
+    sizes = table.sum(1)
+    reply = {
+        "classes": list(data.classes),
+        "counts": table[:MOST_CLIENTS].tolist(),
+        "clients": clients,
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+    }
+    return reply, b""
+
+
+def privacy_curve(question: Mapping[str, Any], bench: Bench) -> Loading:
+    """`privacy` (a spec of a private training), `data` and `model` (specs, or absent for the
+    defaults), `batch_size` and `epochs`: what the training would cost. Epsilon over its steps by
+    PLD and by RDP, the noise multiplier (given or found), and the step at which it would stop."""
+    spec = _spec(PrivateTraining, question.get("privacy"))
+    if not isinstance(spec, DPSGD):
+        raise BadInput(
+            f"{spec.kind} gives no guarantee, so there is no epsilon to tell of it"
+            if spec is not None
+            else "say of what private training the epsilon is asked: `privacy` is missing"
+        )
+    batch_size, epochs = int(question["batch_size"]), int(question["epochs"])
+    if min(batch_size, epochs) < 1:
+        raise BadInput("batch_size and epochs must be 1 or more")
+    model = _spec(ModelSpec, question.get("model")) or DEFAULT_MODEL
+    images = yield from _training_images(question, bench)
+    told = plan(
+        spec,
+        images,
+        batch_size,
+        epochs,
+        statistic=isinstance(model, MLP) and model.projection > 0,
+    )
+    ahead = told.ahead(spec.delta)
+    reply = {
+        "images": images,
+        "sample_rate": told.rate,
+        "noise_multiplier": told.noise,
+        "delta": spec.delta,
+        "target": spec.epsilon,
+        "planned": told.planned,
+        "within": told.within,
+        "steps": list(ahead.steps),
+        "epsilon": [_or_none(value) for value in ahead.pld],
+        "epsilon_rdp": [_or_none(value) for value in ahead.rdp],
+    }
+    return reply, b""
+
+
+def _training_images(question: Mapping[str, Any], bench: Bench) -> Generator[Event, None, int]:
+    """How many there are; nothing is downloaded to know it."""
+    data = _spec(DataSpec, question.get("data")) or DEFAULT_DATA
+    if isinstance(data, MNIST | FashionMNIST | CIFAR10):
+        return training_images(data)
+    return len((yield from _load(question, bench)).train)
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def predict(question: Mapping[str, Any], bench: Bench) -> Loading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -64,9 +65,11 @@ def load_folder(spec: Folder, bench: Bench) -> Generator[Event, None, Dataset]:
     rows = _split(listing, spec, faults)
     labels = torch.tensor(listing.labels)
     marks = torch.from_numpy(marked)
+    groups = _groups(listing)
     if not streamed:
         images = torch.from_numpy(pixels)
-        return resident(images, labels, listing.classes, rows, bench.device, marks)
+        data = resident(images, labels, listing.classes, rows, bench.device, marks)
+        return dataclasses.replace(data, groups=groups)
 
     yield Note(
         "info",
@@ -94,7 +97,16 @@ def load_folder(spec: Folder, bench: Bench) -> Generator[Event, None, Dataset]:
         shape=shape,
         fingerprint=fingerprint(marks, labels, listing.classes, rows),
         marks=marks,
+        groups=groups,
     )
+
+
+def _groups(listing: Listing) -> torch.Tensor | None:
+    """Who the images are from; None where no class folder has folders inside."""
+    if not any(listing.groups):
+        return None
+    place = {name: i for i, name in enumerate(sorted(set(listing.groups)))}
+    return torch.tensor([place[name] for name in listing.groups])
 
 
 def _decode_all(

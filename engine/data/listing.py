@@ -31,13 +31,15 @@ _FORM = "one folder of images a class, as in cats/1.png and dogs/2.png"
 class Listing:
     """The images of a set: for each its name, its class (place in `classes`) and its split
     ("train", "test", "validation"). `inner` are the names without the folders that were stepped
-    into. `read(name)` gives the bytes of one, from any thread, and raises UnreadableError.
+    into. `groups` are the folders that they are in inside of their class's, empty where they are in
+    none. `read(name)` gives the bytes of one, from any thread, and raises UnreadableError.
     `own_test` and `own_validation` say which splits the set brings."""
 
     names: tuple[str, ...]
     inner: tuple[str, ...]
     labels: tuple[int, ...]
     parts: tuple[str, ...]
+    groups: tuple[str, ...]
     classes: tuple[str, ...]
     own_test: bool
     own_validation: bool
@@ -167,6 +169,7 @@ def _arrange(
         inner=tuple(name.split("/", top)[top] for name in images),
         labels=tuple(place[name] for name in named),
         parts=tuple(parts),
+        groups=tuple("/".join(name.split("/")[level + 1 : -1]) for name in images),
         classes=tuple(classes),
         own_test="test" in parts,
         own_validation="validation" in parts,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.data.spec import CIFAR10, MNIST, FashionMNIST
+from engine.data.splitting import set_aside
 from engine.errors import BadInput, UnavailableError
 from engine.events import Event, Note, Progress
 
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """How torchvision calls a data set, the files it keeps under its root, and the size of the
-    download in bytes."""
+    """How torchvision calls a data set, the files it keeps under its root, the size of the
+    download in bytes, and how many training images each class has."""
 
     title: str
     name: str
     files: tuple[str, ...]
     size: int
+    classes: tuple[int, ...]
 
 
 def _idx_files(folder: str) -> tuple[str, ...]:
@@ -41,14 +43,31 @@ def _idx_files(folder: str) -> tuple[str, ...]:
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 _SOURCES = {
-    "mnist": _Source("MNIST", "MNIST", _idx_files("MNIST"), 11_594_722),
+    "mnist": _Source(
+        "MNIST",
+        "MNIST",
+        _idx_files("MNIST"),
+        11_594_722,
+        (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+    ),
     "fashion_mnist": _Source(
-        "Fashion-MNIST", "FashionMNIST", _idx_files("FashionMNIST"), 30_878_645
+        "Fashion-MNIST", "FashionMNIST", _idx_files("FashionMNIST"), 30_878_645, (6000,) * 10
     ),
     "cifar10": _Source(
-        "CIFAR-10", "CIFAR10", tuple(f"cifar-10-batches-py/{n}" for n in _BATCHES), 170_498_071
+        "CIFAR-10",
+        "CIFAR10",
+        tuple(f"cifar-10-batches-py/{n}" for n in _BATCHES),
+        170_498_071,
+        (5000,) * 10,
     ),
 }
+
+
+def training_images(spec: MNIST | FashionMNIST | CIFAR10) -> int:
+    """How many images the training split has, known without reading or downloading them."""
+    classes = _SOURCES[spec.kind].classes
+    count = sum(n - set_aside(n, spec.validation) for n in classes)
+    return min(spec.limit, count) if spec.limit else count
 
 
 def read_published(

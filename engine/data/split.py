@@ -191,6 +191,9 @@ class Dataset:
     fingerprint: str
     marks: Tensor = field(repr=False)
     """Of all images, by their ids, uint8 (M, K); on the CPU."""
+    groups: Tensor | None = field(default=None, repr=False)
+    """Who each image is from (a writer, a device), by its id, int64 (M,), on the CPU; None where
+    the data does not say. Of a person's own images it is the folder inside of the class's."""
 
     @property
     def sketch(self) -> str:

@@ -34,10 +34,15 @@ def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
     aside = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
         places = (labels == label).nonzero().flatten()
-        count = min(max(1, round(share * len(places))), len(places) - 1)
+        count = set_aside(len(places), share)
         draw = torch.Generator().manual_seed(derive(seed, "split", label))
         aside[places[torch.randperm(len(places), generator=draw)[:count]]] = True
     return (~aside).nonzero().flatten(), aside.nonzero().flatten()
+
+
+def set_aside(count: int, share: float) -> int:
+    """How many of a class of `count` images, two or more, `stratified` sets aside."""
+    return min(max(1, round(share * count)), count - 1) if share else 0
 
 
 def divide(

@@ -24,6 +24,7 @@ from engine.models.spec import (
     ModelSpec,
     Module,
     ResNet18,
+    Scattering,
     Strided,
     Transformer,
 )
@@ -84,7 +85,7 @@ def _assemble(
 def _check_memory(spec: ModelSpec, outlined: nn.Module) -> None:
     """The system grants more memory than there is, and kills who uses it: refuse before."""
     needed = sum(p.numel() * p.element_size() for p in outlined.parameters())
-    there = _physical_memory()
+    there = physical_memory()
     if needed > there:
         raise BadInput(
             f"a {spec.kind} of this size does not fit into memory: its weights alone take "
@@ -93,7 +94,7 @@ def _check_memory(spec: ModelSpec, outlined: nn.Module) -> None:
         )
 
 
-def _physical_memory() -> float:
+def physical_memory() -> float:
     """Bytes; infinite where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -111,6 +112,8 @@ def _body(spec: ModelSpec, shape: Shape, classes: int, trust: bool) -> nn.Module
             return zoo.strided(spec, shape, classes)
         case LeNet():
             return zoo.lenet(spec, shape, classes)
+        case Scattering():
+            return zoo.scattering(spec, shape, classes)
         case ResNet18():
             return zoo.resnet18(spec, shape, classes)
         case RNN():

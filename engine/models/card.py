@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from engine.data.spec import DataSpec
 from engine.errors import BadInput
+from engine.files import atomic
 from engine.models.spec import ModelSpec
 from engine.task import OneOf, Spec, parse
 
@@ -25,6 +26,8 @@ LONGEST_HEADER = 100_000_000
 Side: TypeAlias = Annotated[int, Field(ge=1, le=16384)]
 """One side of the images, or their channels. What is beyond would overflow where sizes multiply."""
 
+
+LEARNT = "learnt.json"
 
 SEEN = (
     "the model was trained on some of the images that it is tested on now: the data or its split "
@@ -57,6 +60,21 @@ class ModelCard(Spec):
     run: str = ""
     created: str = ""
     """UTC, ISO 8601."""
+
+
+def keep_learnt(folder: Path, learnt: tuple[str, ...]) -> None:
+    """Keep in a run's folder what its model learnt from, where the card must not tell it: a private
+    model goes out without."""
+    with atomic(folder / LEARNT) as file:
+        file.write(json.dumps(learnt).encode())
+
+
+def with_learnt(card: ModelCard, folder: Path) -> ModelCard:
+    """The card of a run's model, with what is kept beside it."""
+    path = folder / LEARNT
+    if card.learnt or not path.is_file():
+        return card
+    return card.model_copy(update={"learnt": tuple(json.loads(path.read_text("utf-8")))})
 
 
 def read_card(source: Path | bytes) -> ModelCard:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engine.errors import BadInput, CrucibleError
 from engine.files import atomic
 from engine.models.building import build
-from engine.models.card import ModelCard, parse_card, read_metadata
+from engine.models.card import ModelCard, parse_card, read_metadata, with_learnt
 from engine.models.trust import trusts
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def load_model(ref: str, bench: Bench) -> LoadedModel:
             f"the weights in {path} do not fit the {card.model.kind} that its card describes: "
             f"{error}"
         ) from None
-    return LoadedModel(module.to(bench.device).eval(), card)
+    return LoadedModel(module.to(bench.device).eval(), with_learnt(card, path.parent))
 
 
 def read_model(path: Path, bench: Bench) -> tuple[ModelCard, dict[str, Tensor]]:

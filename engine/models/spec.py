@@ -132,6 +132,16 @@ class MLP(ModelSpec):
     """Fully connected layers over the flattened image."""
 
     kind: Literal["mlp"] = "mlp"
+    projection: int = param(
+        0,
+        "Projection",
+        "Begins with a fixed layer that keeps only so many principal directions of the training "
+        "images; a private training pays for finding them. 0 is none.",
+        cite="Abadi et al. 2016, section 4",
+        ge=0,
+        le=65536,
+        advanced=True,
+    )
     width: int = param(256, "Width", "Units of each hidden layer.", ge=1, le=65536)
     depth: int = param(2, "Depth", "Number of hidden layers.", ge=0, le=1000)
     norm: Literal["batch", "layer", "none"] = param(
@@ -180,12 +190,49 @@ class Strided(ModelSpec):
 
 
 class LeNet(ModelSpec):
-    """5 x 5 convolutions, each followed by pooling, then fully connected layers: as it stands, the
-    LeNet of Caffe, on which most results of smoothing on MNIST are published."""
+    """Convolutions without padding, each followed by pooling, then fully connected layers: as it
+    stands, the LeNet of Caffe, on which most results of smoothing on MNIST are published."""
 
     kind: Literal["lenet"] = "lenet"
     channels: tuple[int, ...] = param(
         (20, 50), "Channels", "Of each convolution; 6, 16 in LeNet-5.", min_length=1, max_length=16
+    )
+    kernels: tuple[int, ...] = param(
+        (5,),
+        "Kernels",
+        "Side of each convolution, or one for all; 8, 4 in the private network of Papernot et al.",
+        unit="px",
+        cite="Papernot et al. 2021, table 1",
+        min_length=1,
+        max_length=16,
+        advanced=True,
+    )
+    strides: tuple[int, ...] = param(
+        (1,),
+        "Strides",
+        "Of each convolution, or one for all; 2 there.",
+        unit="px",
+        min_length=1,
+        max_length=16,
+        advanced=True,
+    )
+    padding: tuple[int, ...] = param(
+        (0,),
+        "Padding",
+        "Zeros around what each convolution is given, or one for all; 2, 0 there.",
+        unit="px",
+        min_length=1,
+        max_length=16,
+        advanced=True,
+    )
+    pooling: int = param(
+        2,
+        "Pooling stride",
+        "Places between the 2 x 2 squares of which the largest is kept; 1 there.",
+        unit="px",
+        ge=1,
+        le=64,
+        advanced=True,
     )
     hidden: tuple[int, ...] = param(
         (500,),
@@ -194,6 +241,60 @@ class LeNet(ModelSpec):
         cite="LeCun et al. 1998, section II.B",
         max_length=16,
     )
+    activation: Activation = param(
+        "relu",
+        "Activation",
+        "Non-linearity after each layer but the last. A bounded one, such as tanh, keeps gradients "
+        "short, which private training gains from.",
+        cite="Papernot et al. 2021, section 3",
+    )
+
+
+class Scattering(ModelSpec):
+    """What wavelets of several sizes and directions find in the image, which is fixed beforehand,
+    then a small part that learns: as it stands, the linear classifier of Tramèr and Boneh (2021).
+
+    With one, two or three scales images of 28 x 28 become 9, 81 or 217 maps, of 14, 7 or 3 places
+    a side.
+    """
+
+    kind: Literal["scattering"] = "scattering"
+    scales: int = param(
+        2,
+        "Scales",
+        "Sizes of the wavelets, each twice the one before; every scale halves the maps.",
+        cite="Bruna and Mallat 2013, section 2",
+        ge=1,
+        le=8,
+    )
+    angles: int = param(8, "Angles", "Directions of the wavelets.", ge=1, le=64)
+    groups: int = param(
+        27,
+        "Groups",
+        "Of so many groups of maps each is brought to a mean of 0 and a deviation of 1, image by "
+        "image, so that it costs no privacy; 0 does not.",
+        cite="Tramèr and Boneh 2021, section 2.2",
+        ge=0,
+        le=4096,
+    )
+    channels: tuple[int, ...] = param(
+        (),
+        "Channels",
+        "Of 3 x 3 convolutions on the maps, of which the first takes every second place; 16, 32 in "
+        "the convolutional network of the paper.",
+        cite="Tramèr and Boneh 2021, section 3",
+        max_length=16,
+    )
+    hidden: tuple[int, ...] = param(
+        (), "Hidden units", "Of each layer before the last one; 32 there.", max_length=16
+    )
+    activation: Activation = param(
+        "tanh", "Activation", "Non-linearity after each layer but the last."
+    )
+
+    @property
+    def normalised(self) -> bool:
+        return False
 
 
 class ResNet18(ModelSpec):

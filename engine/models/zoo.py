@@ -6,13 +6,15 @@ Each function raises BadInput where the architecture does not fit the images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import BadInput
-from engine.models.spec import CNN, MLP, RNN, LeNet, ResNet18, Strided, Transformer
+from engine.models.projecting import Projection
+from engine.models.scattering import Scattering as Wavelets
+from engine.models.spec import CNN, MLP, RNN, LeNet, ResNet18, Scattering, Strided, Transformer
 from engine.models.transforms import Quantise
 
 Shape = tuple[int, int, int]
@@ -54,9 +56,13 @@ GRID = 4
 
 
 def mlp(spec: MLP, shape: Shape, classes: int) -> nn.Module:
-    """Flatten, `depth` hidden layers of `width`, one linear layer."""
+    """Flatten, a projection where one is asked for, `depth` hidden layers of `width`, one linear
+    layer."""
     layers: list[nn.Module] = [nn.Flatten()]
     size = math.prod(shape)
+    if spec.projection:
+        layers.append(Projection(size, spec.projection))
+        size = spec.projection
     for _ in range(spec.depth):
         hidden = [nn.Linear(size, spec.width)]
         block = nn.Sequential(*hidden, *_mlp_norm(spec), _activation(spec))
@@ -160,30 +166,96 @@ def strided(spec: Strided, shape: Shape, classes: int) -> nn.Module:
 
 
 def lenet(spec: LeNet, shape: Shape, classes: int) -> nn.Module:
-    """5 x 5 convolutions without padding, each with a ReLU and halved by its maxima (LeCun et al.
-    1998, in the form of Caffe's example for MNIST), fully connected layers with a ReLU after each
-    but the last."""
+    """Convolutions, each with an activation and thinned out by its maxima (LeCun et al. 1998, in
+    the form of Caffe's example for MNIST), fully connected layers with an activation after each but
+    the last."""
     channels, height, width = shape
+    kernels, strides, padding = (
+        _for_each(name, getattr(spec, name), len(spec.channels), least)
+        for name, least in (("kernels", 1), ("strides", 1), ("padding", 0))
+    )
     layers: list[nn.Module] = []
     for i, out in enumerate(spec.channels):
         if out < 1:
             raise BadInput(f"a convolution has at least one channel, but one is to have {out}")
-        height, width = (height - 4) // 2, (width - 4) // 2
+        if min(height, width) + 2 * padding[i] >= kernels[i]:
+            height, width = (
+                ((side + 2 * padding[i] - kernels[i]) // strides[i] - 1) // spec.pooling + 1
+                for side in (height, width)
+            )
+        else:
+            height = width = 0
         if min(height, width) < 1:
             raise BadInput(
-                f"{len(spec.channels)} convolutions of 5 x 5, each followed by pooling, leave "
-                f"nothing of images of {shape[1]} x {shape[2]}; expected at most {i}"
+                f"{len(spec.channels)} convolutions of {_sides(spec.kernels)}, each followed by "
+                f"pooling, leave nothing of images of {shape[1]} x {shape[2]}; expected at most {i}"
             )
-        layers += [nn.Conv2d(channels, out, 5), nn.ReLU(), nn.MaxPool2d(2)]
+        layers.append(nn.Conv2d(channels, out, kernels[i], strides[i], padding[i]))
+        layers += [ACTIVATIONS[spec.activation](), nn.MaxPool2d(2, spec.pooling)]
         channels = out
-    layers.append(nn.Flatten())
     size = channels * height * width
-    for units in spec.hidden:
+    return nn.Sequential(
+        *layers, nn.Flatten(), *_decided(size, spec.hidden, classes, spec.activation)
+    )
+
+
+def _for_each(name: str, values: tuple[int, ...], count: int, least: int) -> tuple[int, ...]:
+    """One value for each of `count` convolutions."""
+    if min(values) < least:
+        raise BadInput(f"{name} are at least {least}, but one is to be {min(values)}")
+    if len(values) not in (1, count):
+        raise BadInput(
+            f"{name} has {len(values)} values for {count} convolutions; expected one for all or "
+            "one for each"
+        )
+    return values * count if len(values) == 1 else values
+
+
+def _sides(kernels: tuple[int, ...]) -> str:
+    return ", ".join(f"{side} x {side}" for side in kernels)
+
+
+def _decided(
+    size: int, hidden: tuple[int, ...], classes: int, activation: str
+) -> Iterator[nn.Module]:
+    """Fully connected layers from `size` features to logits."""
+    for units in hidden:
         if units < 1:
             raise BadInput(f"a hidden layer has at least one unit, but one is to have {units}")
-        layers += [nn.Linear(size, units), nn.ReLU()]
+        yield nn.Linear(size, units)
+        yield ACTIVATIONS[activation]()
         size = units
-    return nn.Sequential(*layers, nn.Linear(size, classes))
+    yield nn.Linear(size, classes)
+
+
+# --- scattering -----------------------------------------------------------------------------------
+
+
+def scattering(spec: Scattering, shape: Shape, classes: int) -> nn.Module:
+    """The scattering transform and a normalisation, both fixed, then 3 x 3 convolutions and fully
+    connected layers with an activation after each but the last: without either a linear classifier,
+    with channels (16, 32) and hidden (32,) the CNN of Tramèr and Boneh (2021, their code)."""
+    wavelets = Wavelets(shape, spec.scales, spec.angles)
+    channels, height, width = wavelets.shape
+    layers: list[nn.Module] = [wavelets]
+    if spec.groups:
+        if channels % spec.groups:
+            fitting = [str(n) for n in range(1, channels + 1) if channels % n == 0]
+            raise BadInput(
+                f"{spec.groups} groups do not divide {channels} maps; expected one of "
+                f"{', '.join(fitting)}, or 0 for no normalisation"
+            )
+        layers.append(nn.GroupNorm(spec.groups, channels, affine=False))
+    for i, out in enumerate(spec.channels):
+        if out < 1:
+            raise BadInput(f"a convolution has at least one channel, but one is to have {out}")
+        stride = 1 if i else 2
+        layers += [nn.Conv2d(channels, out, 3, stride, 1), ACTIVATIONS[spec.activation]()]
+        channels, height, width = out, -(-height // stride), -(-width // stride)
+    size = channels * height * width
+    return nn.Sequential(
+        *layers, nn.Flatten(), *_decided(size, spec.hidden, classes, spec.activation)
+    )
 
 
 # --- resnet18 -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,10 @@ from engine.errors import BadInput, Cancelled, CrucibleError, SpecError
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
 from engine.models import ModelCard, build, channel_statistics, load_model, save_model
-from engine.models.card import SEEN
+from engine.models.card import SEEN, keep_learnt
 from engine.models.describing import describe_module
 from engine.models.evaluating import Evaluation, evaluate
+from engine.models.projecting import Projection, moments, principal, projection_of
 from engine.models.spec import ModelSpec
 from engine.models.transforms import warning
 from engine.models.trust import trusts
@@ -45,13 +46,17 @@ from engine.training.adapting import adapt, frozen_statistics, merged
 from engine.training.augmentation import augment
 from engine.training.awp import worst_weights
 from engine.training.defence import Batch, Defence, Outcome, Setting, Wanted
+from engine.training.mechanism import Mechanism, PrivateSetting
 from engine.training.optimizers import (
     load_optimizer_tensors,
     lr_factor,
     make_optimizer,
     optimizer_tensors,
 )
+from engine.training.remembering import Remembered, learning_part, remembered
 from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, Train, Watch
+
+T = TypeVar("T")
 
 NORM_EVERY = 10
 """Steps between two measurements of the gradient's norm (with clipping by norm: every step)."""
@@ -95,11 +100,15 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         yield Note("warning", hiding)
     test: Evaluation | None = None
     try:
+        yield from trainer.begin()
         yield from trainer.train()
         test = yield from evaluate(trainer.result(), data.test, bench)
     except Cancelled:
         yield from trainer.say()
-        trainer.checkpoint()
+        if trainer.projection is None:  # else there is nothing yet to go on from
+            trainer.checkpoint()
+    if trainer.mechanism is not None:
+        trainer.mechanism.settle(trainer.at.step)
     model = trainer.result()
     summary: Summary = {
         "epochs": trainer.at.epoch,
@@ -118,16 +127,25 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         if not math.isfinite(test.loss):
             raise CrucibleError(trainer.not_finite(trainer.at.step, None))
         summary |= {"clean_accuracy": test.accuracy, "test_loss": test.loss, "tested": test.samples}
+        if spec.privacy is not None:
+            summary["accuracy"] = test.accuracy
+    if trainer.mechanism is not None:
+        summary |= trainer.mechanism.summary(trainer.at.step)
     if changed:
         summary["data_changed"] = True
+    seen = tuple(dict.fromkeys((*learnt, data.sketch)))
+    private = spec.privacy is not None and spec.privacy.private
+    if private:
+        keep_learnt(bench.folder, seen)
     card = ModelCard(
         model=model_spec,
         data=data_spec,
         shape=data.shape,
         classes=data.classes,
-        data_fingerprint=data.fingerprint,
-        learnt=tuple(dict.fromkeys((*learnt, data.sketch))),
-        training=spec.to_dict(),
+        # Both tell who was trained on, which is what a private model must not.
+        data_fingerprint="" if private else data.fingerprint,
+        learnt=() if private else seen,
+        training=_told(spec),
         metrics=dict(summary),
         versions=versions(),
         run=bench.folder.name,
@@ -152,6 +170,7 @@ def _prepared(
     data = yield from load(data_spec, bench)
     if len(data.train) < 2:
         raise BadInput(f"the training split holds {len(data.train)} images; expected at least 2")
+    private = spec.privacy is not None and spec.privacy.private
     if spec.early_stopping and not len(data.validation):
         raise BadInput("early stopping needs a validation split: set data.validation above 0")
     if start is not None and spec.model is None:
@@ -163,7 +182,9 @@ def _prepared(
             )
         model = start.module
     else:
-        mean, std = channel_statistics(data.train) if model_spec.normalised else (None, None)
+        # Statistics of the training images would be told, and not paid for.
+        normalised = model_spec.normalised and not private
+        mean, std = channel_statistics(data.train) if normalised else (None, None)
         model = build(
             model_spec,
             data.shape,
@@ -277,6 +298,11 @@ class Trainer:
         self.bench = bench
         self.data = data
         self.model = model
+        self.learner = model  # the part of it that is given the images of `data`
+        if spec.adversarial is None and spec.augmentation == type(spec.augmentation)():
+            computed_once = remembered(data, model)
+            if computed_once is not None:
+                self.data, self.learner = computed_once, learning_part(model)
         self.at = Place()
         self.optimizer = make_optimizer(spec.optimizer, model.parameters(), bench.device)
         self.loss = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
@@ -292,12 +318,17 @@ class Trainer:
             seed = bench.derive("defence")
             setting = Setting(data.train, self._images, seed, self.loss, start, model)
             self.defence = spec.adversarial.defence(setting)
+        # Its directions are of the training images, and are found before the first step.
+        self.projection = projection_of(model) if start is None else None
+        self.mechanism = self._mechanism()
         # A rest of one image has no batch statistics, and is left out of the epoch.
         count = len(data.train)
         self.replays = self.defence.replays if self.defence is not None else 1
         self.batches = max(1, count // spec.batch_size + (count % spec.batch_size > 1))
+        if self.mechanism is not None and self.mechanism.draws:
+            self.batches = steps_of_epoch(count, spec.batch_size)
         self.per_epoch = self.batches * self.replays
-        self._forward = torch.compile(model) if bench.spec.compile else model
+        self._forward = torch.compile(self.learner) if bench.spec.compile else self.learner
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         modules = list(model.modules())
         plain = all(type(module).train is nn.Module.train for module in modules)
@@ -307,7 +338,71 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._save_cost = FIRST_SAVE
 
+    def _mechanism(self) -> Mechanism | None:
+        """Of a private run. Raises BadInput for what looks at samples past it."""
+        spec = self.spec
+        if spec.privacy is None:
+            return None
+        for name, asked, instead in (
+            ("adversarial training", spec.adversarial is not None, "train without it"),
+            ("clip", spec.clip != type(spec.clip)(), "privacy has a clipping of its own"),
+            ("bf16", self.bench.spec.precision != "float32", 'set bench.precision to "float32"'),
+            ("compile", self.bench.spec.compile, "set bench.compile to false"),
+        ):
+            if asked:
+                raise BadInput(f"{name} and privacy do not go together; {instead}")
+        return spec.privacy.mechanism(
+            PrivateSetting(
+                bench=self.bench,
+                folder=self.bench.folder,
+                model=self.learner,
+                train=self.data.train,
+                batch_size=spec.batch_size,
+                epochs=spec.epochs,
+                classes=len(self.data.classes),
+                label_smoothing=spec.label_smoothing,
+                statistic=self.projection is not None,
+            )
+        )
+
     # --- the run ------------------------------------------------------------------------------
+
+    def begin(self) -> Iterator[Event]:
+        """What is to be known, and computed, before the first step."""
+        if self.mechanism is not None:
+            yield from self.mechanism.begin()
+        if self.projection is not None:
+            yield from self._project(self.projection)
+        for split in (self.data.train, self.data.validation):
+            if isinstance(split, Remembered):
+                yield from self._paced(split.fill(), len(split))
+
+    def _project(self, projection: Projection) -> Generator[Event, None, None]:
+        """Fix the projection that the model begins with."""
+        train = self.data.train
+        found = yield from self._paced(moments(self.model, train), len(train))
+        if self.mechanism is not None:
+            found = self.mechanism.tell(found)
+        directions = principal(found, projection.out_features)
+        models = (self.model, self.average)
+        for part in (projection_of(model) for model in models if model is not None):
+            assert part is not None
+            with torch.no_grad():
+                part.weight.copy_(directions)
+        self.projection = None
+
+    def _paced(self, work: Generator[int, None, T], total: int) -> Generator[Event, None, T]:
+        """Work on images to its end, with a word now and then; it yields how many are done."""
+        last = time.perf_counter()
+        while True:
+            try:
+                done = next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if time.perf_counter() - last > self.bench.burst:
+                yield Progress(done, total, "images")
+                last = time.perf_counter()
 
     def train(self) -> Generator[Event, None, None]:
         """Every epoch that is left."""
@@ -315,24 +410,24 @@ class Trainer:
             yield from self._epoch()
             # The epoch counts once it is judged: a run that is stopped in between judges it again.
             if len(self.data.validation):
-                judged = yield from evaluate(self._present(), self.data.validation, self.bench)
+                judged = yield from evaluate(self._judging(), self.data.validation, self.bench)
                 self._unsaid.append(self._judged(judged, self.at.epoch + 1))
             if self.watch is not None:
                 robust = yield from self._watched(self.watch)
                 self._unsaid.extend(self._looked_after(robust, self.watch.drop))
+            if self.mechanism is not None:
+                self._unsaid.extend(self.mechanism.tables())
             self.at.epoch += 1
             self.at.done = 0
             yield from self.say()
             self._checkpoint_if_due(CHECKPOINT_SHARE * self._save_cost)
 
     def _epoch(self) -> Generator[Event, None, None]:
-        order = torch.randperm(
-            len(self.data.train), generator=self.bench.generator("order", self.at.epoch)
-        )
-        size = self.spec.batch_size
-        index = order[self.at.done // self.replays * size : self.batches * size]
-        batches = self._batches(index)
-        total = self.per_epoch * self.spec.epochs
+        if self.mechanism is not None and self.mechanism.draws:
+            batches = self._drawn(self.mechanism)
+        else:
+            batches = self._batches(self._order())
+        total = self._total()
         batch = next(batches, None)
         while batch is not None:
             begun, first = time.perf_counter(), self.at.step
@@ -352,6 +447,33 @@ class Trainer:
             yield Progress(self.at.step, total, "steps")
             assert self.at.step > first
             self._checkpoint_if_due(CHECKPOINT_EVERY)
+
+    def _total(self) -> int:
+        """Steps of the whole run."""
+        total = self.per_epoch * self.spec.epochs
+        most = self.mechanism.steps if self.mechanism is not None else None
+        return total if most is None else min(total, most)
+
+    def _order(self) -> Tensor:
+        """The places that are left of an epoch, each once."""
+        order = torch.randperm(
+            len(self.data.train), generator=self.bench.generator("order", self.at.epoch)
+        )
+        size = self.spec.batch_size
+        return order[self.at.done // self.replays * size : self.batches * size]
+
+    def _drawn(self, mechanism: Mechanism) -> Iterator[Batch]:
+        """The batches of an epoch that are left, each drawn by itself."""
+        train = self.data.train
+        for step in range(
+            self.at.step, min(self.at.step + self.batches - self.at.done, self._total())
+        ):
+            places = mechanism.places(step)
+            images, labels = train.batch(places)
+            images = self._augmented(images, places, self.at.epoch)
+            epoch = self.at.epoch + self.at.done / self.per_epoch
+            labels = mechanism.labels(places, labels)
+            yield Batch(images, labels, places, train.ids[places], step, epoch)
 
     def _batches(self, index: Tensor) -> Iterator[Batch]:
         """The batches of an epoch that are left, each as often as it is stepped on."""
@@ -408,14 +530,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._perturbed_weights(batch, found):
-            outcome = self._outcome(batch, found)
-            loss = outcome.loss
-            if spec.l1:
-                loss = loss + spec.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
-            loss.backward()
+            penalty = self._penalty() if spec.l1 else None
+            if self.mechanism is not None:
+                outcome = self.mechanism.gradients(batch)
+                loss = outcome.loss
+                if penalty is not None:  # says nothing of any sample
+                    penalty.backward()
+            else:
+                outcome = self._outcome(batch, found)
+                loss = outcome.loss if penalty is None else outcome.loss + penalty
+                loss.backward()
         if self.defence is not None:
             self.defence.stepped(batch, found)
-        if images.device.type == "cpu" and not math.isfinite(loss.item()):
+        if images.device.type == "cpu" and len(images) and not math.isfinite(loss.item()):
             raise CrucibleError(self.not_finite(self.at.step, images))
         if spec.clip.value:
             nn.utils.clip_grad_value_(self._parameters, spec.clip.value)
@@ -430,6 +557,15 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self._update_average(self.average)
+        if len(images):  # none may be drawn
+            self._note(batch, outcome, loss, rate, seen)
+        self.at.step += 1
+        self.at.done += 1
+
+    def _penalty(self) -> Tensor:
+        return self.spec.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
+
+    def _note(self, batch: Batch, outcome: Outcome, loss: Tensor, rate: float, seen: Seen) -> None:
         seen.steps.append(self.at.step)
         seen.losses.append(loss.detach())
         if outcome.clean is not None:
@@ -438,8 +574,6 @@ class Trainer:
             seen.adversarial.append(outcome.adversarial.detach())
         seen.labels.append(batch.labels)
         seen.rates.append(rate)
-        self.at.step += 1
-        self.at.done += 1
 
     def _outcome(self, batch: Batch, found: Tensor | None) -> Outcome:
         with self.bench.autocast():
@@ -528,7 +662,7 @@ class Trainer:
                 result: AttackResult = end.value
                 return result
             if time.perf_counter() - last > self.bench.burst:
-                yield Progress(self.at.step, self.per_epoch * self.spec.epochs, "steps")
+                yield Progress(self.at.step, self._total(), "steps")
                 last = time.perf_counter()
 
     def _update_average(self, average: nn.Module) -> None:
@@ -549,6 +683,8 @@ class Trainer:
             yield self._unsaid.popleft()
 
     def _said(self, seen: Seen, images_per_second: float) -> Iterator[Event]:
+        if not seen.steps:
+            return
         losses = torch.stack(seen.losses).tolist()
         for step, loss in zip(seen.steps, losses, strict=True):
             if not math.isfinite(loss):
@@ -569,6 +705,8 @@ class Trainer:
                 values["train/gradient_norm"] = float(seen.norms[step])
             if step == seen.steps[-1]:
                 values["train/images_per_second"] = images_per_second
+            if self.mechanism is not None:
+                values |= self.mechanism.says(step + 1)
             yield Scalars(step + 1, values)
 
     def _judged(self, judged: Evaluation, epoch: int) -> Scalars:
@@ -587,13 +725,18 @@ class Trainer:
 
     def _has_ended(self) -> bool:
         stopping = self.spec.early_stopping
-        if self.at.collapsed:
+        if self.at.collapsed or self.at.step >= self._total():
             return True
         return stopping is not None and self.at.epoch - self.at.best_epoch >= stopping.patience
 
     def _present(self) -> nn.Module:
         """The model as it would be handed over now."""
         return self.average if self.average is not None else self.model
+
+    def _judging(self) -> nn.Module:
+        """Of that model what is given the images of `data`."""
+        model = self._present()
+        return model if self.learner is self.model else learning_part(model)
 
     def result(self) -> nn.Module:
         """The run's model: the safest if its robustness has collapsed, the best by validation with
@@ -623,7 +766,7 @@ class Trainer:
             hooks = [module.register_forward_hook(look(name)) for name, module in leaves]
             try:
                 with torch.no_grad():
-                    self.model(images)
+                    self.learner(images)
             finally:
                 for hook in hooks:
                     hook.remove()
@@ -653,6 +796,8 @@ class Trainer:
             tensors |= {f"safe.{name}": t for name, t in self.safe.items()}
         if self.defence is not None:
             tensors |= {f"defence.{name}": t for name, t in self.defence.tensors().items()}
+        if self.mechanism is not None:
+            tensors |= {f"privacy.{name}": t for name, t in self.mechanism.tensors().items()}
         values = {name: getattr(self.at, name) for name in Place.__slots__}
         values["data"] = _data_state(self.data)
         self.bench.save_checkpoint(self.at.step, tensors, values)
@@ -662,6 +807,7 @@ class Trainer:
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up a run where `checkpoint` left it."""
         self.at = Place(**values)
+        self.projection = None
         self.model.load_state_dict(_part(tensors, "model."))
         load_optimizer_tensors(self.optimizer, _part(tensors, "optim."))
         if self.average is not None:
@@ -671,6 +817,23 @@ class Trainer:
             setattr(self, name, {n: t.to(self.bench.device) for n, t in kept.items()} or None)
         if self.defence is not None:
             self.defence.restore(_part(tensors, "defence."))
+        if self.mechanism is not None:
+            self.mechanism.restore(_part(tensors, "privacy."), self.at.step)
+
+
+def _told(spec: Train) -> dict[str, Any]:
+    """The training as the model's card tells it: of a private one without the seed, from which
+    noise can be drawn again."""
+    told = spec.to_dict()
+    if spec.privacy is not None and spec.privacy.private:
+        del told["seed"]
+    return told
+
+
+def steps_of_epoch(count: int, batch_size: int) -> int:
+    """Steps that draw `batch_size` of `count` images each on average, until it is as many as there
+    are."""
+    return max(1, round(count / batch_size))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from engine.task import OneOf, Spec, Steps, Task, param
 if TYPE_CHECKING:
     from engine.bench import Bench
     from engine.training.defence import Defence, Setting
+    from engine.training.mechanism import Mechanism, PrivateSetting
 
 
 # --- optimisers -----------------------------------------------------------------------------------
@@ -241,6 +242,19 @@ class AdversarialTraining(Spec):
         return ""
 
 
+class PrivateTraining(Spec):
+    """Training that hides single samples. Members stand in `engine.privacy.spec`."""
+
+    kind: str
+    private: ClassVar[bool] = True
+    """Whether it promises anything: then nothing else of the run may look at the training images,
+    and nothing that goes out with the model may tell them."""
+
+    @abstractmethod
+    def mechanism(self, setting: PrivateSetting) -> Mechanism:
+        """How the steps are taken, for one run. Raises BadInput where it does not fit the run."""
+
+
 # --- the task -------------------------------------------------------------------------------------
 
 
@@ -260,6 +274,16 @@ class Train(Task):
         "watched_accuracy": "robust accuracy in the safest epoch, as the watch saw it",
         "collapsed": "the watch ended the run: robustness was lost",
         "data_changed": "the model may have been trained on images that it is tested on now",
+        "accuracy": "clean_accuracy again, of a private run",
+        "epsilon": "of a private run: with one training image more or less, any outcome is at most "
+        "exp(epsilon) times as probable, but for delta",
+        "epsilon_rdp": "the same by Rényi accounting, which is looser",
+        "epsilon_prv": "the same by Opacus' PRV accountant, as a check",
+        "delta": "of epsilon",
+        "noise_multiplier": "deviation of the noise / the largest norm of a sample's gradient",
+        "sample_rate": "probability of each image to be in a step",
+        "noise_source": "seed: whoever knows the seed can take the noise off; system: nobody can",
+        "guarantee": "none, of training that only looks private",
         "weights_sha256": "of the weights: equal where every bit is",
     }
 
@@ -301,6 +325,9 @@ class Train(Task):
     )
     adversarial: OneOf[AdversarialTraining] | None = param(
         None, "Adversarial training", "Trains against an attack."
+    )
+    privacy: OneOf[PrivateTraining] | None = param(
+        None, "Privacy", "Trains so that no single image can be told from the model."
     )
     trainable: tuple[str, ...] = param(
         (),

@@ -17,7 +17,17 @@ from pathlib import Path
 from tests.benchmarks.rows import Row
 from tests.benchmarks.table import machine, show
 
-NAMES = ("training", "window", "start", "first_minute", "store", "early_exit", "data_path")
+NAMES = (
+    "training",
+    "window",
+    "start",
+    "first_minute",
+    "store",
+    "early_exit",
+    "data_path",
+    "dpsgd",
+    "federated",
+)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that would decide on threads in our place."""
 

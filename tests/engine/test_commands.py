@@ -230,6 +230,40 @@ def test_runs_lists_exactly_the_five_fields(made: SimpleNamespace) -> None:
     assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +[\d.]+ s ", text)) == len(runs)
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (("--noise-multiplier", "4", "--steps", "10000"), {"epsilon": 0.9470}),
+        (("--epsilon", "0.947", "--steps", "10000"), {"noise_multiplier": 4.0}),
+        (("--epsilon", "0.947", "--noise-multiplier", "4"), {"steps": 10_000}),
+    ],
+)
+def test_epsilon_tells_the_third_of_three(given: tuple[str, ...], found: dict[str, float]) -> None:
+    asked = ("epsilon", "--sample-rate", "256/25600", *given)
+    told = engine(*asked, "--json").json
+    assert told["delta"] == 1e-5
+    for name, value in found.items():
+        assert told[name] == pytest.approx(value, rel=1e-3)
+    assert told["epsilon"] <= 0.947
+    assert told["epsilon_prv_lower"] < told["epsilon"] < told["epsilon_prv"]
+    assert told["epsilon_rdp"] == pytest.approx(1.0355, rel=1e-3)
+    text = engine(*asked).out
+    assert f"{told['epsilon']:.4f} at delta 1e-05 (PLD)" in text
+    assert all(f"epsilon by {name} " in text for name in ("RDP", "PRV"))
+
+
+def test_epsilon_refuses_what_makes_no_sense() -> None:
+    noise, steps = ("--noise-multiplier", "1"), ("--steps", "10")
+    for more in ((), noise, (*noise, *steps, "--epsilon", "1")):
+        refused(engine("epsilon", "--sample-rate", "0.1", *more), "give two of", "the third")
+    for rate in ("a tenth", "1/0", "1/2/3"):
+        refused(engine("epsilon", "--sample-rate", rate, *noise, *steps), "is no number")
+    refused(engine("epsilon", "--sample-rate", "2", *noise, *steps), "a sample rate of 2.0")
+    refused(
+        engine("epsilon", "--sample-rate", "0.1", *noise, *steps, "--delta", "1"), "a delta of 1.0"
+    )
+
+
 def test_the_version_is_told() -> None:
     from importlib.metadata import version
 

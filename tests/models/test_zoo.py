@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.errors import BadInput
 from engine.models import Normalise, build, weights_sha256
-from engine.models.spec import CNN, MLP, RNN, LeNet, ResNet18, Strided, Transformer
+from engine.models.spec import CNN, MLP, RNN, LeNet, ResNet18, Scattering, Strided, Transformer
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 17, 23), (2, 9, 5)]
 
@@ -18,11 +18,15 @@ SPECS = [
     MLP(width=16, depth=0),
     MLP(width=16, depth=4, norm="batch", residual=True, dropout=0.5, activation="gelu"),
     MLP(width=16, norm="layer", activation="tanh"),
+    MLP(width=16, projection=7),
     CNN(width=4),
     CNN(width=6, depth=3, norm="group", residual=True, dropout=0.5, activation="silu"),
     CNN(width=5, depth=1, norm="none", residual=True, activation="leaky_relu"),
     CNN(width=3, norm="group", activation="elu"),
     Strided(channels=(3, 4), hidden=8),
+    LeNet(channels=(3,), kernels=(4,), padding=(2,), strides=(2,), pooling=1, activation="tanh"),
+    Scattering(scales=1, groups=3),
+    Scattering(scales=1, angles=4, groups=0, channels=(3, 4), hidden=(5,), activation="relu"),
     ResNet18(),
     ResNet18(stem="imagenet"),
     RNN(width=8),
@@ -50,7 +54,8 @@ def test_images_to_logits(spec, shape):
         [
             name
             for name, p in model.named_parameters()
-            if torch.autograd.grad(model(images).square().sum(), p, allow_unused=True)[0] is None
+            if p.requires_grad
+            and torch.autograd.grad(model(images).square().sum(), p, allow_unused=True)[0] is None
         ]
         if shape == (1, 8, 8)
         else []
@@ -236,10 +241,43 @@ def test_lenet_is_the_network_of_the_published_smoothing():
     assert sum(p.numel() for p in five.parameters()) == 61_706
 
 
+def test_lenet_can_be_the_private_network_of_papernot_and_others():
+    """With tanh, their choice of tempered sigmoid; 8 x 8 and 4 x 4, as in Opacus' example too."""
+    spec = LeNet(
+        channels=(16, 32),
+        kernels=(8, 4),
+        strides=(2,),
+        padding=(3, 0),
+        pooling=1,
+        hidden=(32,),
+        activation="tanh",
+    )
+    model = build(spec, (1, 28, 28), 10)
+    theirs = nn.Sequential(
+        nn.Conv2d(1, 16, 8, 2, padding=3),
+        nn.Tanh(),
+        nn.MaxPool2d(2, 1),
+        nn.Conv2d(16, 32, 4, 2),
+        nn.Tanh(),
+        nn.MaxPool2d(2, 1),
+        nn.Flatten(),
+        nn.Linear(32 * 4 * 4, 32),
+        nn.Tanh(),
+        nn.Linear(32, 10),
+    )
+    theirs.load_state_dict(model.body.state_dict())
+    images = torch.rand(4, 1, 28, 28)
+    assert torch.equal(model(images), theirs(images))
+    assert sum(p.numel() for p in model.parameters()) == 26_010  # as Opacus says
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({}, "leave nothing of images of 8 x 8; expected at most 1"),
+        ({"channels": (4,), "kernels": (9,)}, "leave nothing of images of 8 x 8"),
+        ({"channels": (4,), "strides": (0,)}, "strides are at least 1, but one is to be 0"),
+        ({"padding": (1, 2, 3)}, "padding has 3 values for 2 convolutions; expected one for all"),
         ({"channels": (0,)}, "at least one channel"),
         ({"channels": (4,), "hidden": (0,)}, "at least one unit"),
     ],

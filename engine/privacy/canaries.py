@@ -1,0 +1,167 @@
+"""Members that a run is audited by (Steinke, Nasr and Jagielski 2023, algorithm 1): each is put in
+or left out by a coin, and what the run gave away of it is its score. An audit guesses the coins by
+the scores, and says from how often it is right what epsilon was at least.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from engine.errors import BadInput
+from engine.files import atomic
+from engine.privacy.noise import Draws
+from engine.privacy.spec import DPSGD
+from engine.training.mechanism import PrivateSetting
+
+FILE = "canaries.safetensors"
+"""In the run's folder: `included`, bool (m,), `score`, float64 (m,), higher where it seems to be
+in; in its metadata under `about`, JSON: kind, max_grad_norm, noise_multiplier, sample_rate, steps,
+delta."""
+
+BATCH = 500
+
+
+class Canaries:
+    """All of a run; a subclass knows what they are."""
+
+    def __init__(self, spec: DPSGD, setting: PrivateSetting, random: Draws) -> None:
+        self.spec = spec
+        self.setting = setting
+        self.included = random.uniform("coins", 0, spec.canaries) < 0.5
+        self.score = torch.zeros(spec.canaries, dtype=torch.float64)
+
+    def kept(self, places: Tensor) -> Tensor:
+        """Of the training images drawn for a step those that are in the run."""
+        return places
+
+    def labels(self, places: Tensor, labels: Tensor) -> Tensor:
+        """What the images at these places are taught to be."""
+        return labels
+
+    def put_in(self, gradient: Tensor, norm: float, step: int, random: Draws, rate: float) -> None:
+        """Add to the sum of a step's clipped gradients, flat, those of its canaries."""
+
+    def look(self, gradient: Tensor, norm: float) -> None:
+        """What a step gave away: the noised sum, flat."""
+
+    def judge(self) -> None:
+        """What the final model gives away."""
+
+    def save(self, noise: float, rate: float, steps: int) -> None:
+        """Write what the audit needs into the run's folder."""
+        self.judge()
+        about = {
+            "kind": self.spec.canary,
+            "max_grad_norm": self.spec.max_grad_norm,
+            "noise_multiplier": noise,
+            "sample_rate": rate,
+            "steps": steps,
+            "delta": self.spec.delta,
+        }
+        tensors = {"included": self.included, "score": self.score}
+        with atomic(self.setting.folder / FILE) as file:
+            file.write(safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"included": self.included, "score": self.score}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.included, self.score = tensors["included"].cpu(), tensors["score"].cpu()
+
+
+class GradientCanaries(Canaries):
+    """Members whose gradient has the length of the clipping norm along one parameter of their own
+    (Dirac canaries, section 6). Whoever sees every step, and knows the training images, can score
+    them by what the steps hold there beyond these images' own gradients."""
+
+    def __init__(
+        self, spec: DPSGD, setting: PrivateSetting, random: Draws, parameters: int
+    ) -> None:
+        super().__init__(spec, setting, random)
+        if spec.canaries > parameters:
+            raise BadInput(
+                f"{spec.canaries} canaries need as many parameters that learn; the model has "
+                f"{parameters}. Take fewer, or a larger model"
+            )
+        order = torch.randperm(parameters, generator=setting.bench.generator("privacy", "canaries"))
+        self.where = order[: spec.canaries]
+
+    def put_in(self, gradient: Tensor, norm: float, step: int, random: Draws, rate: float) -> None:
+        drawn = random.uniform("canary", step, len(self.where)) < rate
+        self._known = gradient[self.where.to(gradient.device)]
+        gradient[self.where[drawn & self.included].to(gradient.device)] += norm
+
+    def look(self, gradient: Tensor, norm: float) -> None:
+        seen = gradient[self.where.to(gradient.device)] - self._known
+        self.score += seen.double().cpu() / norm
+
+
+class SampleCanaries(Canaries):
+    """Training images with a wrong label each; those left out are in no step. Whoever has the final
+    model alone can score them by how far the loss of that label fell."""
+
+    def __init__(self, spec: DPSGD, setting: PrivateSetting, random: Draws) -> None:
+        super().__init__(spec, setting, random)
+        count = len(setting.train)
+        if spec.canaries > count:
+            raise BadInput(f"{spec.canaries} canaries are more than the {count} training images")
+        generator = setting.bench.generator("privacy", "canaries")
+        self.where = torch.randperm(count, generator=generator)[: spec.canaries]
+        shift = torch.randint(1, setting.classes, (spec.canaries,), generator=generator)
+        right = setting.train.labels[self.where.to(setting.train.device)].cpu()
+        self._wrong = (right + shift) % setting.classes
+        self._taught = torch.full((count,), -1)
+        self._taught[self.where] = self._wrong
+        self._place_out()
+        self.start = self._losses()
+
+    def _place_out(self) -> None:
+        self._out = torch.zeros(len(self.setting.train), dtype=torch.bool)
+        self._out[self.where] = ~self.included
+
+    def kept(self, places: Tensor) -> Tensor:
+        return places[~self._out[places]]
+
+    def labels(self, places: Tensor, labels: Tensor) -> Tensor:
+        taught = self._taught[places].to(labels.device)
+        return torch.where(taught >= 0, taught, labels)
+
+    def judge(self) -> None:
+        self.score = self.start - self._losses()
+
+    def _losses(self) -> Tensor:
+        """Of each canary's wrong label, float64 (m,)."""
+        model = self.setting.model
+        found: list[Tensor] = []
+        for part, images, _ in self.setting.train.batches(self.where, BATCH):
+            with torch.no_grad():
+                logits = model(images).double()
+            at = len(found) * BATCH
+            wrong = self._wrong[at : at + len(part)].to(logits.device)
+            found.append(nn.functional.cross_entropy(logits, wrong, reduction="none").cpu())
+        return torch.cat(found)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {**super().tensors(), "start": self.start}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        super().restore(tensors)
+        self.start = tensors["start"].cpu()
+        self._place_out()
+
+
+def make_canaries(
+    spec: DPSGD, setting: PrivateSetting, random: Draws, parameters: int
+) -> Canaries | None:
+    """The canaries that a run asks for; None where it asks for none. Raises BadInput for more than
+    there is room for."""
+    if not spec.canaries:
+        return None
+    if spec.canary == "sample":
+        return SampleCanaries(spec, setting, random)
+    return GradientCanaries(spec, setting, random, parameters)

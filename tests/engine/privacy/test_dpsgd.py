@@ -1,0 +1,401 @@
+"""DP-SGD inside training: the textbook's steps, the accountant's budget, nothing told past it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from engine.attacks.spec import PGD
+from engine.bench import Bench
+from engine.data import load
+from engine.data.spec import Digits
+from engine.errors import BadInput, Cancelled
+from engine.events import Event, Note, Scalars, Table
+from engine.models import build, load_model, read_card
+from engine.models.spec import CNN, MLP
+from engine.privacy.accounting import epsilon
+from engine.privacy.dpsgd import DPSGDMechanism
+from engine.privacy.noise import Draws, SeededDraws, SystemDraws
+from engine.privacy.spec import DPSGD, Naive
+from engine.random import derive
+from engine.robustness.spec import Mixed
+from engine.store import Checkpoint
+from engine.task import BenchSpec
+from engine.training.loop import run_train
+from engine.training.mechanism import PrivateSetting
+from engine.training.spec import SGD, ClipSpec, Train
+
+Drain = Callable[..., tuple[list[Event], Any]]
+SMALL = MLP(width=16, depth=1, activation="tanh")
+PRIVATE = Train(
+    model=SMALL,
+    epochs=3,
+    seed=3,
+    batch_size=100,
+    optimizer=SGD(lr=1.0, momentum=0.0),
+    privacy=DPSGD(noise_multiplier=1.0, max_grad_norm=0.5),
+)
+
+
+def a_bench(tmp_path: Path, name: str = "a", seed: int = 3) -> Bench:
+    folder = tmp_path / "runs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return Bench(folder, tmp_path, seed=seed, spec=BenchSpec(device="cpu", threads=1))
+
+
+def with_privacy(**values: Any) -> Train:
+    return PRIVATE.model_copy(update={"privacy": DPSGD(**values)})
+
+
+def notes(events: list[Event], level: str) -> str:
+    return "\n".join(e.text for e in events if isinstance(e, Note) and e.level == level)
+
+
+# --- the steps ------------------------------------------------------------------------------------
+
+
+def test_it_is_the_algorithm_of_the_paper(tmp_path: Path, drain: Drain) -> None:
+    """Sample, one gradient an image, clip, sum, noise, divide: by a loop over images."""
+    drain(run_train(PRIVATE, a_bench(tmp_path)))
+    trained = load_model("a", a_bench(tmp_path, "b")).module
+    _, data = drain(load(Digits(), a_bench(tmp_path, "b")))
+    model = build(SMALL, data.shape, 10, generator_seed=derive(3, "model"))
+    count, parameters = len(data.train), list(model.parameters())
+    rate = 100 / count
+    for step in range(3 * round(count / 100)):
+        draws = torch.Generator().manual_seed(derive(3, "privacy", "sampling", step))
+        chosen = torch.rand(count, generator=draws, dtype=torch.float64) < rate
+        total = [torch.zeros_like(p) for p in parameters]
+        for place in chosen.nonzero().flatten():
+            images, labels = data.train.batch(place.view(1))
+            loss = nn.functional.cross_entropy(model(images), labels)
+            gradient = torch.autograd.grad(loss, parameters)
+            norm = torch.cat([g.flatten() for g in gradient]).norm()
+            for sum_, part in zip(total, gradient, strict=True):
+                sum_ += part * min(1.0, 0.5 / float(norm))
+        draws = torch.Generator().manual_seed(derive(3, "privacy", "noise", step))
+        noise = torch.randn(sum(p.numel() for p in parameters), generator=draws)
+        parts = noise.split([p.numel() for p in parameters])
+        with torch.no_grad():
+            for p, sum_, part in zip(parameters, total, parts, strict=True):
+                p -= 1.0 * (sum_ + 1.0 * 0.5 * part.view_as(p)) / 100
+    for ours, textbook in zip(trained.parameters(), parameters, strict=True):
+        torch.testing.assert_close(ours, textbook, rtol=1e-4, atol=1e-5)
+
+
+def test_each_layer_has_its_share_of_the_norm_where_asked(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With noise of nothing, no layer moves further than its share of each image's norm."""
+    moved = steps_of(
+        tmp_path, drain, monkeypatch, with_privacy(clipping="per_layer", max_grad_norm=0.1)
+    )
+    layers = len(moved[0])
+    for step in moved:
+        for length, images in step:
+            assert length <= images * 0.1 / math.sqrt(layers) * 1.001
+
+
+def steps_of(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch, spec: Train
+) -> list[list[tuple[float, int]]]:
+    """Of each step, for each group of weights, the length of the sum of clipped gradients and the
+    number of images in it."""
+    without_noise(monkeypatch)
+    found = []
+    true = DPSGDMechanism.gradients
+
+    def watched(self: DPSGDMechanism, batch: Any) -> Any:
+        outcome = true(self, batch)
+        sums: dict[str, float] = {}
+        for name, p in self.setting.model.named_parameters():
+            assert p.grad is not None
+            layer = name.rsplit(".", 1)[0]
+            sums[layer] = sums.get(layer, 0.0) + float(p.grad.square().sum()) * 100**2
+        found.append([(math.sqrt(s), len(batch.images)) for s in sums.values()])
+        return outcome
+
+    monkeypatch.setattr(DPSGDMechanism, "gradients", watched)
+    drain(run_train(spec, a_bench(tmp_path)))
+    return found
+
+
+def without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that cheats: its noise is quietly zero."""
+    true = SeededDraws.normal
+
+    def nothing(self: SeededDraws, purpose: str, step: int, count: int) -> Any:
+        return true(self, purpose, step, count) * 0
+
+    monkeypatch.setattr(SeededDraws, "normal", nothing)
+
+
+def test_the_adaptive_norm_finds_the_quantile(tmp_path: Path, drain: Drain) -> None:
+    spec = with_privacy(noise_multiplier=0.5, clipping="adaptive", max_grad_norm=50.0, clip_lr=0.5)
+    events, _ = drain(run_train(spec, a_bench(tmp_path)))
+    values = [e.values for e in events if isinstance(e, Scalars)]
+    clipped = [v["privacy/clipped"] for v in values if "privacy/clipped" in v]
+    norms = [v["privacy/max_grad_norm"] for v in values if "privacy/max_grad_norm" in v]
+    assert clipped[0] == 0.0
+    assert norms[-1] < norms[0] / 5
+    assert 0.3 < sum(clipped[-8:]) / 8 < 0.7  # asked for: half
+
+
+def test_an_adaptive_norm_is_paid_for_with_more_noise(tmp_path: Path, drain: Drain) -> None:
+    bench = a_bench(tmp_path)
+    _, data = drain(load(Digits(), bench))
+    spec = with_privacy(noise_multiplier=1.0, clipping="adaptive", count_noise=0.05)
+    model = build(SMALL, data.shape, 10)
+    setting = PrivateSetting(bench, bench.folder, model, data.train, 100, 1, 10, 0.0)
+    assert isinstance(spec.privacy, DPSGD)
+    mechanism = DPSGDMechanism(spec.privacy, setting)
+    # Andrew et al. 2021, theorem 1, with a count noise of .05 x 100
+    assert mechanism.gradient_noise == pytest.approx((1.0**-2 - (2 * 5.0) ** -2) ** -0.5)
+
+
+def test_no_image_may_be_drawn(tmp_path: Path, drain: Drain) -> None:
+    spec = PRIVATE.model_copy(update={"batch_size": 3, "epochs": 1, "model": MLP(width=4, depth=1)})
+    events, summary = drain(run_train(spec, a_bench(tmp_path)))
+    told = [e.step for e in events if isinstance(e, Scalars) and "train/loss" in e.values]
+    assert len(told) < summary["steps"]  # a batch of 3 on average is empty in 5 % of the steps
+    assert summary["epsilon"] > 0
+
+
+# --- the budget -----------------------------------------------------------------------------------
+
+
+def test_what_it_says_is_what_the_accountant_says(tmp_path: Path, drain: Drain) -> None:
+    events, summary = drain(run_train(PRIVATE, a_bench(tmp_path)))
+    _, data = drain(load(Digits(), a_bench(tmp_path, "b")))
+    rate = 100 / len(data.train)
+    assert summary["sample_rate"] == rate
+    assert summary["epsilon"] == epsilon(1.0, rate, summary["steps"], 1e-5)
+    assert summary["epsilon_rdp"] == epsilon(1.0, rate, summary["steps"], 1e-5, accountant="rdp")
+    assert summary["epsilon"] < summary["epsilon_rdp"]
+    assert summary["epsilon_prv"] == pytest.approx(summary["epsilon"], rel=0.02)
+    told = [
+        (e.step, e.values["privacy/epsilon"])
+        for e in events
+        if isinstance(e, Scalars) and "privacy/epsilon" in e.values
+    ]
+    assert told[-1][0] == summary["steps"]
+    for step, value in told[:: max(1, len(told) // 4)]:
+        assert value == pytest.approx(epsilon(1.0, rate, step, 1e-5), rel=1e-3)
+    assert [v for _, v in told] == sorted(v for _, v in told)
+    budget = next(e for e in events if isinstance(e, Table) and e.name == "budget")
+    assert budget.rows[-1][0] == summary["steps"]
+
+
+def test_a_target_is_met_by_the_noise_that_is_found(tmp_path: Path, drain: Drain) -> None:
+    _, summary = drain(run_train(with_privacy(epsilon=2.0), a_bench(tmp_path)))
+    assert 1.9 < summary["epsilon"] <= 2.0
+    assert summary["epochs"] == 3
+
+
+def test_with_a_given_noise_the_run_stops_before_the_target(tmp_path: Path, drain: Drain) -> None:
+    spec = with_privacy(epsilon=2.0, noise_multiplier=1.0)
+    events, summary = drain(run_train(spec, a_bench(tmp_path)))
+    steps, rate = summary["steps"], summary["sample_rate"]
+    assert steps < 3 * round(1 / rate)
+    assert epsilon(1.0, rate, steps, 1e-5) <= 2.0 < epsilon(1.0, rate, steps + 1, 1e-5)
+    assert "the target is reached" in notes(events, "info")
+
+
+def test_a_target_that_one_step_exceeds_is_refused(tmp_path: Path, drain: Drain) -> None:
+    with pytest.raises(BadInput, match=r"single step.*more.*noise"):
+        drain(run_train(with_privacy(epsilon=0.01, noise_multiplier=0.3), a_bench(tmp_path)))
+
+
+def test_a_delta_that_promises_nothing_is_said(tmp_path: Path, drain: Drain) -> None:
+    events, _ = drain(run_train(with_privacy(noise_multiplier=1.0, delta=0.01), a_bench(tmp_path)))
+    assert "delta 0.01 is not below" in notes(events, "warning")
+
+
+@pytest.mark.parametrize("kind", ["flat", "adaptive", "gradient", "sample"])
+def test_a_cancelled_run_goes_on_with_the_same_weights_and_budget(
+    tmp_path: Path, drain: Drain, kind: str
+) -> None:
+    values: dict[str, Any] = {"noise_multiplier": 1.0}
+    values |= (
+        {"canaries": 30, "canary": kind} if kind in ("gradient", "sample") else {"clipping": kind}
+    )
+    spec = with_privacy(**values)
+    _, whole = drain(run_train(spec, a_bench(tmp_path, "whole")))
+    bench = a_bench(tmp_path, "cut")
+    steps = run_train(spec, bench)
+    for event in steps:
+        if isinstance(event, Scalars) and event.values.get("train/loss") and event.step >= 12:
+            break
+    with pytest.raises(StopIteration) as end:
+        event = steps.throw(Cancelled())
+        while True:
+            event = next(steps)
+    assert end.value.value["epsilon"] <= whole["epsilon"]
+    checkpoint = bench.checkpoints.latest()
+    assert isinstance(checkpoint, Checkpoint)
+    again = a_bench(tmp_path, "cut")
+    again.restore(checkpoint)
+    _, resumed = drain(run_train(spec, again))
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    assert resumed["epsilon"] == whole["epsilon"]
+    if kind in ("gradient", "sample"):
+        one, other = (
+            safetensors.torch.load_file(tmp_path / "runs" / name / "canaries.safetensors")
+            for name in ("whole", "cut")
+        )
+        assert torch.equal(one["included"], other["included"])
+        assert torch.equal(one["score"], other["score"])
+
+
+# --- nothing past it ------------------------------------------------------------------------------
+
+
+def test_the_model_says_nothing_else_of_its_images(tmp_path: Path, drain: Drain) -> None:
+    """Neither their statistics, nor a sketch or hash of them, nor the seed of the noise."""
+    spec = with_privacy(noise_multiplier=1.0).model_copy(
+        update={"model": CNN(width=4, norm="none")}
+    )
+    drain(run_train(spec, a_bench(tmp_path)))
+    card = read_card(tmp_path / "runs" / "a" / "model.safetensors")
+    assert (card.data_fingerprint, card.learnt) == ("", ())
+    assert "seed" not in card.training
+    state = safetensors.torch.load_file(tmp_path / "runs" / "a" / "model.safetensors")
+    normal = build(CNN(width=4, norm="none"), card.shape, 10)  # no statistics given
+    for name, buffer in normal.named_buffers():
+        assert torch.equal(state[name], buffer), name
+    # In the workspace it is still known what was trained on.
+    assert load_model("a", a_bench(tmp_path, "b")).card.learnt
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"adversarial": Mixed(attack=PGD())}, "adversarial training and privacy"),
+        ({"clip": ClipSpec(norm=1.0)}, "clipping of its own"),
+        ({"model": CNN(width=4, norm="batch")}, 'norm.*"group"'),
+    ],
+)
+def test_what_looks_past_the_clipping_is_refused(
+    tmp_path: Path, drain: Drain, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        drain(run_train(PRIVATE.model_copy(update=change), a_bench(tmp_path)))
+
+
+def test_lower_precision_is_refused(tmp_path: Path, drain: Drain) -> None:
+    bench = a_bench(tmp_path)
+    bench.spec = BenchSpec(device="cpu", threads=1, precision="bf16")
+    with pytest.raises(BadInput, match="bf16 and privacy"):
+        drain(run_train(PRIVATE, bench))
+
+
+def test_naive_noise_promises_nothing_and_says_so(tmp_path: Path, drain: Drain) -> None:
+    spec = PRIVATE.model_copy(update={"privacy": Naive(noise=0.01)})
+    events, summary = drain(run_train(spec, a_bench(tmp_path)))
+    assert summary["guarantee"] == "none"
+    assert not any(name.startswith("epsilon") for name in summary)
+    assert "no guarantee" in notes(events, "warning")
+    assert summary["clean_accuracy"] > 0.5
+
+
+def test_secure_noise_is_never_the_same(tmp_path: Path, drain: Drain) -> None:
+    spec = with_privacy(noise_multiplier=1.0, secure=True)
+    hashes = set()
+    for name in ("a", "b"):
+        events, summary = drain(run_train(spec, a_bench(tmp_path, name)))
+        hashes.add(summary["weights_sha256"])
+        assert summary["noise_source"] == "system"
+        assert "knows or guesses" not in notes(events, "info")
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("source", ["seed", "system"])
+def test_draws_are_what_they_are_called(bench: Bench, source: str) -> None:
+    draws: Draws = SeededDraws(bench) if source == "seed" else SystemDraws(bench.device)
+    assert draws.source == source
+    normal = draws.normal("noise", 0, 200_001)
+    assert normal.dtype == torch.float32
+    assert len(normal) == 200_001
+    assert abs(float(normal.mean())) < 0.012  # 5 standard errors
+    assert abs(float(normal.std()) - 1) < 0.008
+    assert abs(float((normal.abs() > 1.96).float().mean()) - 0.05) < 0.0025
+    uniform = draws.uniform("sampling", 0, 200_000)
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert abs(float(uniform.mean()) - 0.5) < 0.0033
+    sizes = torch.tensor([len(draws.chosen(step, 1000, 0.05)) for step in range(400)]).double()
+    assert abs(float(sizes.mean()) - 50) < 1.8  # Binomial(1000, .05): deviation 6.9
+    assert 5.6 < float(sizes.std()) < 8.2
+    assert not torch.equal(draws.chosen(0, 1000, 0.5), draws.chosen(1, 1000, 0.5))
+
+
+# --- canaries -------------------------------------------------------------------------------------
+
+
+def canaries_of(tmp_path: Path) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    path = tmp_path / "runs" / "a" / "canaries.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+    return tensors["included"], tensors["score"], about
+
+
+def test_gradient_canaries_are_seen_where_there_is_no_noise(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_noise(monkeypatch)
+    spec = with_privacy(noise_multiplier=1.0, canaries=400)
+    drain(run_train(spec, a_bench(tmp_path)))
+    included, score, about = canaries_of(tmp_path)
+    assert 150 < int(included.sum()) < 250
+    # An included one is in 3 steps on average, each with a length of one clipping norm.
+    assert float(score[included].mean() - score[~included].mean()) == pytest.approx(3, abs=1)
+    assert about["kind"] == "gradient"
+    assert about["noise_multiplier"] == 1.0
+
+
+def test_sample_canaries_that_are_out_are_in_no_step(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped: list[Any] = []
+    true = DPSGDMechanism.gradients
+
+    def watched(self: DPSGDMechanism, batch: Any) -> Any:
+        stepped.append((self, batch))
+        return true(self, batch)
+
+    monkeypatch.setattr(DPSGDMechanism, "gradients", watched)
+    spec = with_privacy(noise_multiplier=1.0, canaries=200, canary="sample")
+    drain(run_train(spec, a_bench(tmp_path)))
+    included, score, _ = canaries_of(tmp_path)
+    mechanism = stepped[0][0]
+    where = mechanism.canaries.where
+    drawn = torch.cat([batch.places for _, batch in stepped])
+    labels = torch.cat([batch.labels for _, batch in stepped])
+    assert not torch.isin(where[~included], drawn).any()
+    assert torch.isin(where[included], drawn).float().mean() > 0.8
+    right = mechanism.setting.train.labels[drawn]
+    wrong = torch.isin(drawn, where)
+    assert (labels[wrong] != right[wrong]).all()
+    assert torch.equal(labels[~wrong], right[~wrong])
+    assert len(score) == 200
+
+
+def test_more_canaries_than_there_is_room_for_are_refused(tmp_path: Path, drain: Drain) -> None:
+    with pytest.raises(BadInput, match="parameters that learn"):
+        drain(run_train(with_privacy(noise_multiplier=1.0, canaries=900_000), a_bench(tmp_path)))
+    with pytest.raises(BadInput, match="training images"):
+        drain(
+            run_train(
+                with_privacy(noise_multiplier=1.0, canaries=9_000, canary="sample"),
+                a_bench(tmp_path, "b"),
+            )
+        )
