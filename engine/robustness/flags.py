@@ -1,4 +1,5 @@
-"""What the checks of an evaluation can find: what it means, and what to try. Torch-free.
+"""What the checks of an evaluation, and audits, can find: what it means, and what to try.
+Torch-free.
 
 After Athalye, Carlini and Wagner 2018 (section 3.1), Carlini et al. 2019 (section 4) and Croce et
 al. 2022, whose advice these are.
@@ -151,6 +152,13 @@ FLAGS: dict[str, Meaning] = {
         "Answers depend on being watched",
         "The model answers differently when gradients are recorded.",
         "Look for torch.is_grad_enabled or requires_grad in its code, and remove it.",
+    ),
+    "epsilon_contradicted": Meaning(
+        "Epsilon is contradicted",
+        "An audit by canaries shows that the training gave more away than its accountant says: the "
+        "noise, the clipping, the sampling or the accounting is not what was promised.",
+        "Do not hand the model out. Look for noise that is missing or drawn twice, for gradients "
+        "that are not clipped one by one, and for batches that are not drawn by Poisson sampling.",
     ),
     "not_numbers": Meaning(
         "Answers that are no numbers",

@@ -57,6 +57,7 @@ def test_every_task_round_trips(kind):
         "train": {"optimizer": {"kind": "sgd", "lr": 1e-9}, "early_stopping": {"patience": 3}},
         "attack": {"model": "m", "attack": PGD},
         "evaluate": {"model": "m", "attacks": [PGD], "also": ["a", "b"]},
+        "audit": {"model": "m", "judge": "n", "audit": {"kind": "inversion", "clip": 1.0}},
         "export": {"model": "m", "to": 'C:\\a "b"\n中文', "recipients": ["age1a", "age1b"]},
         "export_set": {"source": "broken", "form": "safetensors"},
         "transform": {"model": "m", "transform": {"kind": "jpeg", "quality": 30}},
