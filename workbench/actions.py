@@ -71,7 +71,7 @@ class Actions(QObject):
             return
         values = task.to_dict()
         name = window.inspector.name.text().strip() or default_name(values, window.names())
-        window.settings.forms[task.kind] = values
+        window.settings.forms[window.inspector.kind] = values
         window.inspector.started()
         self._start([{"name": name, **values}], from_form=True)
 
@@ -270,9 +270,10 @@ class Actions(QObject):
     def restore_form(self, run_id: str) -> None:
         """Fill the form with what a run was started with."""
         info = self.session.book.info(run_id)
-        if info is None or info.kind not in self.window.panels:
+        panel = self.window.panel_of(info) if info is not None else None
+        if info is None or panel is None:
             return
-        form = self.window.inspector.show_kind(self.window.panels[info.kind])
+        form = self.window.inspector.show_kind(panel)
         form.set_values({name: value for name, value in info.spec.items() if name != "kind"})
 
     def copy_recipe(self, run_id: str) -> None:

@@ -4,6 +4,7 @@ decides what it means."""
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 import shiboken6
 from PySide6.QtCore import QElapsedTimer, QObject, Qt, QTimer, Signal
@@ -16,6 +17,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -46,6 +48,10 @@ UNITS = {
     "samples against the certificate": mark("sample against the certificate"),
     "kinds of noise": mark("kind of noise"),
     "draws of the weights": mark("draw of the weights"),
+    "shadow models": mark("shadow model"),
+    "students": mark("student"),
+    "gradients": mark("gradient"),
+    "bounds": mark("bound"),
 }
 """What is counted, in the singular, by the plural that the engine uses."""
 
@@ -225,7 +231,8 @@ class TopBar(Bar):
 
 
 class Rail(Bar):
-    """One icon a place. Places are added as the panels become known."""
+    """One icon a place. Places are added as the panels become known. Where the window is too low
+    for all of them they scroll, and the one that is open is in sight."""
 
     chosen = Signal(str)
     settings = Signal()
@@ -237,10 +244,19 @@ class Rail(Bar):
         self._group = QButtonGroup(self)
         self._places: dict[str, QToolButton] = {}
         self._icons: dict[str, str] = {}
-        self._list = QVBoxLayout()
+        column = QWidget(self)
+        self._list = QVBoxLayout(column)
+        self._list.setContentsMargins(0, 0, 0, 0)
         self._list.setSpacing(6)
-        self.row.addLayout(self._list)
-        self.row.addStretch()
+        self._list.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._scroll = QScrollArea(self)
+        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self._scroll.setWidgetResizable(True)
+        self._scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._scroll.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._scroll.setWidget(column)
+        self.row.addWidget(self._scroll, 1)
         self.gear = tool_button("gear", mark("Settings"), self)
         self.gear.setProperty("look", "rail")
         self.gear.clicked.connect(self.settings)
@@ -273,6 +289,8 @@ class Rail(Bar):
         """Show `place` as the one that is open."""
         for name, button in self._places.items():
             button.setChecked(name == place)
+            if name == place:
+                QTimer.singleShot(0, button, partial(self._scroll.ensureWidgetVisible, button, 0))
             theme.set_icon(button, self._icons[name], "accent" if name == place else "muted", 20)
 
     @property

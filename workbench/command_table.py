@@ -118,12 +118,13 @@ def more_commands(window: Window) -> list[Command]:
         name, call = tr("Samples: {page}", page=tr(title)), partial(window.show_page, title)
         found.append(Command(f"page.{title}", name, call, icon, own=True))
     for info in window.session.book.infos() if window.session is not None else ():
+        panel = window.panel_of(info)
         found.append(
             Command(
                 f"run.{info.id}",
                 tr("Go to run: {name}", name=info.name),
                 partial(window.choose_run, info.id),
-                window.panels[info.kind].icon if info.kind in window.panels else "bolt",
+                panel.icon if panel is not None else "bolt",
                 note=i18n.name_of(info.kind),
                 own=True,
                 words=f"{info.name} {info.id} {info.note}",
@@ -134,7 +135,8 @@ def more_commands(window: Window) -> list[Command]:
 
 
 def _settings(window: Window, kind: str) -> list[Command]:
-    """A command for every field of a form: it puts the cursor there."""
+    """A command for every field of a form: it puts the cursor there. Of a place that has a part of
+    a kind's runs, for those that stand first: the kind's own place has all of them."""
     from workbench.forms.reading import settings_of
 
     panel = window.panels[kind]
@@ -148,6 +150,7 @@ def _settings(window: Window, kind: str) -> list[Command]:
             words=setting.path[-1],
         )
         for setting in settings_of(panel.spec)
+        if not panel.first or setting.path[0] in panel.first
     ]
 
 

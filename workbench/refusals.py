@@ -110,6 +110,44 @@ REFUSALS = (
     ),
     mark("mean and std belong together: give both, or neither"),
     mark("{count} class names are given, but the data has {known}: {names}"),
+    # Private training and audits.
+    mark("{kind} gives no guarantee, so there is no epsilon to tell of it"),
+    mark("batch_size and epochs must be 1 or more"),
+    mark(
+        "a target epsilon of {epsilon} is exceeded by a single step with noise multiplier {noise} "
+        "at a sample rate of {rate}; take more noise, a smaller batch, or a larger target"
+    ),
+    mark(
+        "an epsilon of {epsilon} cannot be reached in {steps} steps at a sample rate of {rate}: "
+        "with a noise multiplier of {most} it is still {least} at delta {delta}. Take fewer steps, "
+        "a smaller batch or a larger target{more}."
+    ),
+    mark(
+        "the layer {name} ({kind}) normalises over the batch: every sample has a part in every "
+        "gradient, and clipping bounds none of them. Expected a model without; set norm = "
+        '"group" in the model, which normalises each image by itself, or "none"'
+    ),
+    mark("{count} canaries are more than the {images} training images"),
+    mark(
+        "{count} canaries need as many parameters that learn; the model has {known}. Take fewer, "
+        "or a larger model"
+    ),
+    mark(
+        "the privacy ledger {path} is missing, which says what the run has spent so far. Put it "
+        "back: without it the run cannot go on, and nothing can be said of its epsilon."
+    ),
+    mark(
+        "the model {name} does not say what data it was trained on, and an audit is about its "
+        "training images; audit a run that trained it"
+    ),
+    mark(
+        "membership is judged on training and test images alike, and there are {train} and "
+        "{test}; expected at least {least} of each"
+    ),
+    mark(
+        "the model {name} was not made by a train task, so that shadow models cannot be trained "
+        'as it was; audit it with method = ["loss"], which needs none'
+    ),
     # Training and attacking.
     mark("the training split holds {count} images; expected at least 2"),
     mark("early stopping needs a validation split: set data.validation above 0"),
@@ -186,6 +224,100 @@ REFUSALS = (
         "place."
     ),
     mark("{path} cannot be read: {cause}"),
+    # Privacy.
+    mark(
+        "an epsilon of {target} cannot be reached in {steps} steps at a sample rate of {rate}: with"
+        " a noise multiplier of {most} it is still {least} at delta {delta}. Take fewer steps, a "
+        "smaller batch or a larger target{more}."
+    ),
+    mark(
+        "a target epsilon of {target} is exceeded by a single step with noise multiplier {noise} at"
+        " a sample rate of {rate}; take more noise, a smaller batch, or a larger target"
+    ),
+    mark(
+        "noise of deviation {noise} on the count of clipped gradients spends more than the noise "
+        "multiplier {multiplier} allows for the whole step: it must be above {least}. Take more "
+        "noise on the count, or a larger batch."
+    ),
+    mark("{kind} gives no guarantee, so there is no epsilon to tell of it"),
+    mark(
+        "the privacy ledger {path} is missing, which says what the run has spent so far. Put it "
+        "back: without it the run cannot go on, and nothing can be said of its epsilon."
+    ),
+    mark(
+        "the checkpoint was made after step {step}, but the privacy ledger {path} knows of {known} "
+        "steps only: it is older than the checkpoint, and what was spent since is unknown. Put back"
+        " the ledger that belongs to it."
+    ),
+    mark(
+        "the privacy ledger {path} is damaged in line {line} ({cause}): what the run has spent "
+        "cannot be told. Put back an undamaged copy of the file."
+    ),
+    mark(
+        "the privacy ledger {path} could not be written ({cause}). A step that is not in it is not "
+        "taken. Free some space, and resume the run."
+    ),
+    # Federated.
+    mark(
+        "there are {clients} clients and only {count} training images; expected at least one "
+        "image a client. Take at most {most} clients, or more data."
+    ),
+    mark(
+        "{count} of {clients} clients would have no images (client {named}); expected at "
+        "least one each. Take fewer clients, or another partition."
+    ),
+    mark(
+        "in {tries} draws with alpha {alpha} there was always a client with fewer than "
+        "{least} images (in the last, client {poorest} had {had}). Raise alpha, take fewer "
+        "clients, or lower `least`."
+    ),
+    mark(
+        "{clients} clients with at least {least} images each need {needed}; there are "
+        "{count}. Take fewer clients, or lower `least`."
+    ),
+    mark(
+        "{clients} clients with {each} shards each need {needed} images; there are {count}. "
+        "Take fewer clients or shards."
+    ),
+    mark(
+        "this data does not say who its images are from; a natural partition needs a folder "
+        "with further folders inside of each class, as in cats/anna/1.png. Take another "
+        "partition."
+    ),
+    mark(
+        "the training images come from {count} groups, fewer than the {clients} clients; take"
+        " at most {most} clients."
+    ),
+    mark(
+        "{kind} withstands {hostile} hostile clients among at least {least} in a round; here "
+        "there are {there}. {advice}, or take more clients."
+    ),
+    mark(
+        "multikrum may keep {most} of {there} updates with {hostile} hostile ones; lower "
+        "strategy.keep"
+    ),
+    mark("drop_out = 1 leaves no client to answer; set it below 1"),
+    mark(
+        "privacy of clients is proved for noisy means; {kind} is none, or sends more. Take "
+        "fedavg, fedprox or an adaptive one."
+    ),
+    mark(
+        "a target epsilon of {target} is exceeded by a single round with noise multiplier "
+        "{noise} at a fraction of {rate}; take more noise, a smaller fraction, or a larger "
+        "target"
+    ),
+    mark(
+        "fedbn keeps batch normalisation at the clients, and this model has none; set its "
+        "norm to batch, or take fedavg"
+    ),
+    mark(
+        "fedbn takes the global model's batch statistics from validation images; set "
+        "data.validation above 0"
+    ),
+    mark(
+        "nothing came of any of the {count} rounds: the last was skipped, as {cause}. The "
+        "model is as it was at the start."
+    ),
 )
 
 

@@ -22,7 +22,7 @@ READY_MS, PREVIEW_MS = 60_000, 10_000
 POLL_MS = 50
 DONE, FAILED, BAD_INPUT, REJECTED, CANCELLED = 0, 1, 2, 3, 130
 CODES = {"done": DONE, "rejected": REJECTED, "cancelled": CANCELLED}
-VIEWS = ("train", "attack", "evaluate", "export")
+VIEWS = ("train", "attack", "evaluate", "privacy", "audit", "export")
 
 Until = Callable[[], bool]
 
@@ -92,7 +92,7 @@ class Photographer(QObject):
     def _views(self) -> Iterator[tuple[Until, int]]:
         window = self.window
         for kind in VIEWS:
-            info = window.session.book.newest(kind)
+            info = window.newest(kind)
             window.tab = LIVE
             if info is not None:
                 window.show_run(info.id)

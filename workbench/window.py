@@ -329,8 +329,8 @@ class Window(Shell):
     def _go_to_kind(self, kind: str) -> None:
         """The run of this kind that was shown, else the newest, else an empty view."""
         self.tab = LIVE
-        info, newest = self.info(self.shown), self.session.book.newest(kind)
-        if info is not None and info.kind == kind:
+        info, newest = self.info(self.shown), self.newest(kind)
+        if info is not None and self.place_of(info) == kind:
             self.show_run(info.id)
         elif newest is not None:
             self.show_run(newest.id)
@@ -384,7 +384,7 @@ class Window(Shell):
                 self._compare_something(info)
             self.pages.setCurrentWidget(self.compare)
         else:
-            self.place = info.kind if info else self.inspector.kind
+            self.place = self.place_of(info) if info else self.inspector.kind
             if tab == DETAILS:
                 self.details.show_run(info, self.names())
             self.pages.setCurrentWidget(self.details if tab == DETAILS else self.view(self.place))
@@ -413,8 +413,9 @@ class Window(Shell):
         if info is None or not self.ready:
             return
         self.shown = run_id
-        if info.kind in self.panels:
-            self.inspector.show_run(self.panels[info.kind], info.spec)
+        panel = self.panel_of(info)
+        if panel is not None:
+            self.inspector.show_run(panel, info.spec)
         self._draw_shown(info)
         self.run_list.select(run_id)
         self.turn(DETAILS if self.tab == DETAILS else LIVE)
@@ -443,7 +444,7 @@ class Window(Shell):
         """Draw the shown run from its record."""
         record = self.session.record(info.id)
         color = f"series:{self.session.book.color_index(info.id)}"
-        self.view(info.kind).show_run(self.session.book.named(info), record, color)
+        self.view_of(info).show_run(self.session.book.named(info), record, color)
         self.log.show_metrics(record)
         if self.tab == DETAILS:
             self.details.show_run(info, self.names())
@@ -458,6 +459,7 @@ class Window(Shell):
             view.beside = partial(self._beside, kind)
             view.ask, view.drop = self.session.ask, self.session.drop
             view.save_set = self.do.export_set
+            view.runs, view.read, view.go_to = self._all_runs, self.session.stored, self.choose_run
             self.views[kind] = view
             self.pages.addWidget(view)
         return self.views[kind]
@@ -467,13 +469,37 @@ class Window(Shell):
         return [
             (info, stored(info.id), f"series:{book.color_index(info.id)}")
             for info in map(book.info, book.compared)
-            if info is not None and info.kind == kind and info.id != self.shown
+            if info is not None and self.place_of(info) == kind and info.id != self.shown
         ]
+
+    def _all_runs(self) -> list[tuple[RunInfo, str, str]]:
+        """Every run, what it is called, and its colour."""
+        book, labels = self.session.book, self.session.book.labels()
+        return [(i, labels[i.id], f"series:{book.color_index(i.id)}") for i in book.infos()]
 
     def _beside_changed(self) -> None:
         info = self.info(self.shown)
-        if info is not None and info.kind in self.views:
-            self.views[info.kind].beside_changed()
+        if info is not None and self.place_of(info) in self.views:
+            self.view_of(info).beside_changed()
+
+    def place_of(self, info: RunInfo) -> str:
+        """The place of the rail that a run belongs to."""
+        from workbench.panels import place_of
+
+        return place_of(info.kind, info.spec)
+
+    def panel_of(self, info: RunInfo) -> Panel | None:
+        """The panel of a run; None if this version knows none."""
+        return self.panels.get(self.place_of(info))
+
+    def view_of(self, info: RunInfo) -> LiveView:
+        """The view that draws a run."""
+        return self.view(self.place_of(info))
+
+    def newest(self, place: str) -> RunInfo | None:
+        """The newest run of a place of the rail."""
+        found = [info for info in self.session.book.infos() if self.place_of(info) == place]
+        return max(found, key=lambda info: info.id, default=None)
 
     def info(self, run_id: str | None) -> RunInfo | None:
         return self.session.book.info(run_id) if run_id and self.session else None
@@ -489,7 +515,8 @@ class Window(Shell):
 
     def _show_form(self, kind: str) -> None:
         """The form of a kind; one that needs a model has the one that is shown, or the newest."""
-        values, model = dict(self.settings.forms.get(kind, {})), self.do.exportable()
+        remembered, model = self.settings.forms.get(kind, {}), self.do.exportable()
+        values = {**self.panels[kind].start, **remembered}
         field = self.panels[kind].spec.model_fields.get("model")
         if field is not None and field.is_required() and model:
             values["model"] = model
@@ -564,7 +591,7 @@ class Window(Shell):
                 "error",
                 ((tr("Details"), partial(self.show_details, run_id)),),
             )
-        view = self.views.get(info.kind) if info is not None else None
+        view = self.views.get(self.place_of(info)) if info is not None else None
         if view is not None and run_id == self.shown and self.following and status == "done":
             self._stay_until = time.monotonic() + view.farewell()
         if run_id in self._batch and self._is_over(self._batch):
@@ -636,7 +663,7 @@ class Window(Shell):
     def _news(self, run_id: str, news: News) -> None:
         info = self.info(run_id)
         if run_id == self.shown and info is not None:
-            self.view(info.kind).news(news)
+            self.view_of(info).news(news)
 
     def _reloaded(self, run_id: str) -> None:
         info = self.info(run_id)
@@ -648,18 +675,26 @@ class Window(Shell):
             infos = self.session.book.infos()
             self.inspector.set_runs([(info.id, info.name, info.kind) for info in infos])
             self._offer_models()
+            self._tell_views()
         self._show_legend()
         self._show_state()
 
     def _run_changed(self, run_id: str) -> None:
         info = self.info(run_id)
         if run_id == self.shown and info is not None:
-            if info.kind in self.views:
-                self.views[info.kind].update_info(self.session.book.named(info))
+            if self.place_of(info) in self.views:
+                self.view_of(info).update_info(self.session.book.named(info))
             if self.tab == DETAILS:
                 self.details.show_run(info, self.names())
+        if info is not None and info.status not in ("queued", "running"):
+            self._tell_views()
         self.do.progressed(run_id)
         self._moved = True
+
+    def _tell_views(self) -> None:
+        """What other runs came to has changed."""
+        for view in self.views.values():
+            view.runs_changed()
 
     def _form_edited(self) -> None:
         """Show what the form would give, while no run is shown."""
@@ -898,8 +933,8 @@ def _group(order: int) -> int:
 
 
 def outcome(info: RunInfo) -> str:
-    """The accuracies a run came to, in a few words."""
-    from workbench.views.text import percent
+    """The accuracies and the epsilon that a run came to, in a few words."""
+    from workbench.views.text import number, percent
     from workbench.words import word
 
     parts = [
@@ -907,4 +942,8 @@ def outcome(info: RunInfo) -> str:
         for key in ("clean_accuracy", "robust_accuracy")
         if isinstance(info.summary.get(key), int | float)
     ]
+    for key, sign in (("epsilon_lower_bound", "ε ≥"), ("epsilon", "ε")):
+        if isinstance(info.summary.get(key), int | float):
+            parts.append(f"{sign} {number(float(info.summary[key]))}")
+            break
     return " · ".join(parts)

@@ -65,6 +65,7 @@ _WORDS = {
     "robust_accuracy_by_attack": mark("Robust accuracy after"),
     "by_attack": mark("Robust accuracy of an attack is that"),
     "broken_by_curve": mark("Broken by the curve alone"),
+    "broken_by_checks": mark("Broken by the checks alone"),
     "mean_queries": mark("Queries for each sample"),
     "corruption_accuracy": mark("Accuracy under corruptions"),
     "curve_points": mark("Points of the curve"),
@@ -80,6 +81,48 @@ _WORDS = {
     "broken": mark("Broken"),
     "still_fooling": mark("Still fooling as PNG"),
     "seconds": mark("Duration"),
+    # Privacy and audits.
+    "privacy": mark("Privacy"),
+    "clipped": mark("Clipped gradients"),
+    "max_grad_norm": mark("Clipping norm"),
+    "epsilon": mark("Privacy loss ε"),
+    "epsilon_rdp": mark("Privacy loss ε, by RDP"),
+    "epsilon_prv": mark("Privacy loss ε, by PRV"),
+    "delta": "δ",
+    "noise_multiplier": mark("Noise multiplier"),
+    "sample_rate": mark("Sample rate"),
+    "noise_source": mark("Noise comes from"),
+    "guarantee": mark("Guarantee"),
+    "epsilon_lower_bound": mark("Privacy loss ε is at least"),
+    "epsilon_reach": mark("Largest bound that could be shown"),
+    "confidence": mark("Confidence"),
+    "canaries": mark("Canaries"),
+    "guesses": mark("Guesses"),
+    "right": mark("Right guesses"),
+    "method": mark("Method"),
+    "auc": "AUC",
+    "auc_interval": mark("AUC, interval"),
+    "auc_by_method": "AUC",
+    "balanced_accuracy": mark("Balanced accuracy"),
+    "tpr_at_fpr_0.001": mark("Found at 0.1 % false"),
+    "tpr_at_fpr_0.001_interval": mark("Found at 0.1 % false, interval"),
+    "tpr_at_fpr_0.01": mark("Found at 1 % false"),
+    "tpr_at_fpr_0.01_interval": mark("Found at 1 % false, interval"),
+    "members": mark("Training images judged"),
+    "others": mark("Other images judged"),
+    "shadows": mark("Shadow models"),
+    "shadow_accuracy": mark("Accuracy of the shadow models"),
+    "model_accuracy": mark("Accuracy of the model"),
+    "agreement_interval": mark("Agreement, interval"),
+    "queries": mark("Queries"),
+    "psnr": "PSNR",
+    "best_psnr": mark("Best PSNR"),
+    "ssim": "SSIM",
+    "recognised": mark("Recognised"),
+    "recognised_originals": mark("Originals recognised"),
+    "images": mark("Images"),
+    "labels_right": mark("Labels read right"),
+    "partial": mark("Stopped early"),
     "forward_evaluations": mark("Forward evaluations"),
     "gradient_evaluations": mark("Gradient evaluations"),
     "zero_gradients": mark("Zero gradients"),
@@ -105,6 +148,31 @@ IN_TURN, ALONE = mark("after that attack and all before it"), mark("after that a
 
 _NOTES = (
     mark("resumed at step {step}, epoch {epoch}"),
+    mark("resumed after round {number}"),
+    mark("round {number} is skipped, and the model kept: {cause}"),
+    mark("client {client} did not answer in time in round {number}"),
+    mark("clients {clients} did not answer in time in round {number}"),
+    mark("clients {clients} failed in round {number}: {cause}"),
+    mark("the updates of clients {clients} in round {number} are rejected: {cause}"),
+    mark(
+        "the global model's answers are not finite after round {number}, and no client can go on "
+        "from it. A lower learning rate prevents that, or a strategy that withstands hostile "
+        "clients."
+    ),
+    mark("client {client} failed in round {number}: {cause}"),
+    mark("the update of client {client} in round {number} is rejected: {cause}"),
+    mark("client {client} sent nothing in round {number} that could be kept"),
+    mark(
+        "noise multiplier {noise}, each client in a round with probability {rate}, {rounds} "
+        "rounds: epsilon {epsilon} at delta {delta}, of every client. It covers the global "
+        "models and the epsilon. What is shown of single clients is not covered: it stays in "
+        "this workspace."
+    ),
+    mark("the target is reached after {count} of {planned} rounds"),
+    mark(
+        "delta {delta} is not below 1 / {clients} clients: the promise holds even for a "
+        "mechanism that publishes all of one of them"
+    ),
     mark("there is no checkpoint to go on from: it begins again"),
     mark("resumed at iteration {count}"),
     mark("Encrypted with a passphrase. Whoever knows it opens the file anywhere, with:\n{command}"),
@@ -160,6 +228,10 @@ _NOTES = (
         "the same radius: robust accuracy counts them as broken."
     ),
     mark(
+        "{count} samples that withstood the attacks were broken by the checks, within the same "
+        "radius: robust accuracy counts them as broken."
+    ),
+    mark(
         "the model returns probabilities: all its outputs are 0 or more and add up to 1. Losses "
         "apply the softmax a second time, which flattens their gradients, so that an attack finds "
         "less than it could. Take the softmax off the model's end."
@@ -180,6 +252,57 @@ _NOTES = (
         "split is not what it was. Its accuracies are too high. Put the data back as it was, or "
         "train a model from the beginning on what it is now."
     ),
+    # Private training.
+    mark(
+        "noise multiplier {noise}, sample rate {rate}, {steps} steps: epsilon {epsilon} at delta "
+        "{delta}. It covers the model and its epsilon. Losses, accuracies and norms of the "
+        "training images that are shown meanwhile are not covered: they stay in this workspace."
+    ),
+    mark("the target is reached after {steps} of {planned} steps"),
+    mark(
+        "delta {delta} is not below 1 / {count} training images: the promise holds even for a "
+        "mechanism that publishes one of them"
+    ),
+    mark(
+        "batches and noise come from the seed, to be repeatable: whoever knows or guesses it can "
+        "take the noise off. Set privacy.secure for a model that leaves the house."
+    ),
+    mark(
+        "naive noise gives no guarantee: the gradient of the whole batch is clamped, so that one "
+        "image can change all of it, and no epsilon can be computed. For one, take {privacy}."
+    ),
+    # Audits.
+    mark("the run promises no epsilon that the bound could be held against"),
+    mark(
+        "{count} canaries show an epsilon of at most {most}, even where every guess is right, and "
+        "{claimed} is promised: this audit could not contradict it. Train with more canaries."
+    ),
+    mark("{what} has {count} images: so many are asked about"),
+    mark(
+        "the model has batch normalisation or dropout: its gradient is taken without, by running "
+        "statistics, which is easier to invert than the one of a training step"
+    ),
+    mark(
+        "{method} follows the slope of the gradient's distance, which activations with a kink "
+        "hardly have; sigmoid or tanh show what it can do, and cosine needs neither"
+    ),
+    mark(
+        "the shadow models are trained privately as well, with the same noise: what they say of an "
+        "image is then what the audited model would have said"
+    ),
+    mark(
+        "the audited run had canaries: of a kind that are samples, some training images were left "
+        "out or had other labels, and count as members here all the same"
+    ),
+    mark(
+        "the audited run started from {name}, and so do the shadow models: what that model had "
+        "learnt of an image before, they all know"
+    ),
+    mark(
+        "{count} images that were not trained on are too few to tell a share of {share}: true "
+        "positives there are those above the highest score of any"
+    ),
+    mark("stopped after {done} of {count} shadow models"),
 )
 """What tasks say while they work, for translation."""
 

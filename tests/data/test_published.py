@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import load
-from engine.data.published import _SOURCES, _fetch, _Meter
+from engine.data import load, stratified
+from engine.data.published import _SOURCES, _fetch, _Meter, training_images
 from engine.data.spec import CIFAR10, MNIST, FashionMNIST
 from engine.errors import BadInput, Cancelled, UnavailableError
 from engine.events import Progress
@@ -240,3 +240,14 @@ def test_other_files_beside_a_partial_copy_stay(bench, drain, tmp_path, monkeypa
         monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
         drain(load(MNIST(), bench))
     assert mine.read_text() == "keep"
+
+
+@pytest.mark.parametrize("spec", [MNIST, FashionMNIST, CIFAR10])
+@pytest.mark.parametrize("validation", [0.0, 0.1, 0.137])
+def test_the_training_split_is_counted_unread(spec, validation):
+    counts = _SOURCES[spec().kind].classes
+    assert sum(counts) == (50_000 if spec is CIFAR10 else 60_000)
+    labels = torch.arange(10).repeat_interleave(torch.tensor(counts))
+    kept, _ = stratified(labels, validation, 0)
+    assert training_images(spec(validation=validation)) == len(kept)
+    assert training_images(spec(validation=validation, limit=500)) == 500

@@ -461,7 +461,8 @@ def test_presets_are_valid_and_named(form_of, preset):
     before = form.values()
     form.apply_preset(preset)
     assert form.problems == ()
-    assert form._preset_button.toolTip() == preset.name
+    if preset.place == preset.task:  # others are offered elsewhere
+        assert form._preset_button.toolTip() == preset.name
     if preset.task == "attack":
         assert form.values()["model"] == RUNS[0][0]
     if form.undo_stack.canUndo():

@@ -101,6 +101,27 @@ def test_the_rail_is_in_groups(open_window: Open, tmp_path: Path) -> None:
     assert all(a < line < b for a, line, b in zip(tops, lines, tops[1:]))
 
 
+def test_a_low_window_keeps_its_icons_and_scrolls_to_the_open_place(
+    open_window: Open, qtbot: Any
+) -> None:
+    window = open_window(engine=False)
+    high = window.rail._places["train"].height()
+    window.resize(window.minimumSize())
+    window.go("export")
+    button = window.rail._places["export"]
+    assert button.height() == high >= theme.px(30)
+
+    def in_sight() -> bool:
+        area = window.rail._scroll.viewport()
+        place = button.mapTo(area, button.rect().center())
+        return bool(area.rect().contains(place))
+
+    qtbot.waitUntil(in_sight)
+    window.go("train")
+    button = window.rail._places["train"]
+    qtbot.waitUntil(in_sight)
+
+
 def test_pages_are_found_by_name(open_window: Open, tmp_path: Path) -> None:
     broken = attacked(tmp_path / "w", trained(tmp_path / "w"))
     window = open_window(tmp_path / "w", engine=False)

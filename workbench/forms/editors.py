@@ -12,12 +12,14 @@ from typing import Any, Protocol, TypeAlias
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent, QWheelEvent
 from PySide6.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QToolButton,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -157,6 +159,38 @@ class Combo(QComboBox):
             super().wheelEvent(event)
         else:
             event.ignore()
+
+
+class Checks(QWidget):
+    """Any of a few values, in the order in which they are offered."""
+
+    typing = False
+
+    def __init__(
+        self, choices: Sequence[Any], edited: Edited, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.choices = tuple(choices)
+        self.boxes = tuple(QCheckBox(self) for _ in self.choices)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 2, 0, 2)
+        column.setSpacing(4)
+        for box in self.boxes:
+            box.clicked.connect(edited)
+            column.addWidget(box)
+        self.setFocusProxy(self.boxes[0])
+
+    def value(self) -> list[Any]:
+        return [c for c, box in zip(self.choices, self.boxes) if box.isChecked()]
+
+    def set_value(self, value: Any) -> None:
+        for choice, box in zip(self.choices, self.boxes):
+            box.setChecked(choice in (value or ()))
+
+    def retranslate(self) -> None:
+        for choice, box in zip(self.choices, self.boxes):
+            box.setText(name_of(str(choice)))
+            box.setAccessibleName(name_of(str(choice)))
 
 
 class RunEditor(QWidget):

@@ -44,20 +44,34 @@ class SpecForm(QWidget):
     changed = Signal()
     """A value has changed, by a person, an undo, a preset or `set_values`."""
 
-    def __init__(self, spec: type[Spec], parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        spec: type[Spec],
+        parent: QWidget | None = None,
+        *,
+        first: Sequence[str] = (),
+        start: Mapping[str, Any] | None = None,
+        presets: str = "",
+    ) -> None:
+        """`first`: sections that stand above all others. `start`: what it begins with, and goes
+        back to, where that is not the spec's default. `presets`: of which place it offers
+        them, unless that is the spec's kind."""
         super().__init__(parent)
         self.spec_class = spec
+        self._start = dict(start or {})
         self.runs: tuple[RunChoice, ...] = ()
         self.undo_stack = QUndoStack(self)
         self._kind = kind_of(spec) or ""
-        self._presets = presets_of(self._kind)
+        self._presets = presets_of(presets or self._kind)
         self._problems: tuple[Problem, ...] | None = None
         self._told: tuple[Problem, ...] = ()
         self._touched: set[Path] = set()
         self._reveal = False
-        start = defaults(spec)
         self._scroll = QScrollArea(self)
-        self._fields = Fields(self, (), spec, start, self._scroll, groups=mark("Run"))
+        begin = complete(spec, self._start)
+        self._fields = Fields(
+            self, (), spec, begin, self._scroll, groups=mark("Run"), leading=first
+        )
         self._fields.setContentsMargins(12, 4, 12, 12)
         self._known = self.values()
         self._banner = problem_label(self)
@@ -140,11 +154,11 @@ class SpecForm(QWidget):
         """Everything as the spec has it by default, apart from references that must be given."""
         fields = self.spec_class.model_fields
         kept = {k: v for k, v in self._references().items() if fields[k].is_required()}
-        self._replace(kept, tr("Reset to defaults"))
+        self._replace(self._start | kept, tr("Reset to defaults"))
 
     def apply_preset(self, preset: Preset) -> None:
         """The preset, and defaults for the rest; references stay."""
-        self._replace(self._references() | preset.values, tr(preset.name))
+        self._replace(self._start | self._references() | preset.values, tr(preset.name))
 
     def spec(self) -> Task | None:
         """What is shown, as a task, or None, and then every problem is shown."""
@@ -361,7 +375,7 @@ class SpecForm(QWidget):
     def _show_preset(self) -> None:
         """The name of the preset that is shown unchanged, if one is."""
         shown = self._known | {"seed": 0}
-        usual = defaults(self.spec_class) | self._references()
+        usual = complete(self.spec_class, self._start) | self._references()
         fitting = (p for p in self._presets if _same(usual | p.values, shown))
         preset = next(fitting, None)
         text = tr(preset.name) if preset else tr("Preset")

@@ -13,6 +13,8 @@ from workbench.forms.reading import Values
 @dataclass(frozen=True, slots=True)
 class Preset:
     task: str
+    place: str
+    """Where in the window it is offered: the task's own place, or one for a part of its runs."""
     name: str
     help: str
     cite: str
@@ -24,11 +26,18 @@ def presets() -> tuple[Preset, ...]:
     """Every preset, in the order of the file."""
     text = resources.path("presets.toml").read_text(encoding="utf-8")
     return tuple(
-        Preset(p["task"], p["name"], p["help"], p.get("cite", ""), p["values"])
+        Preset(
+            p["task"],
+            p.get("place", p["task"]),
+            p["name"],
+            p["help"],
+            p.get("cite", ""),
+            p["values"],
+        )
         for p in tomllib.loads(text)["preset"]
     )
 
 
-def presets_of(task: str) -> tuple[Preset, ...]:
-    """Those of one kind of task."""
-    return tuple(preset for preset in presets() if preset.task == task)
+def presets_of(place: str) -> tuple[Preset, ...]:
+    """Those of one place: of a kind of task, or of a part of one."""
+    return tuple(preset for preset in presets() if preset.place == place)

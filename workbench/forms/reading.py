@@ -46,6 +46,8 @@ def shape_of(field: FieldInfo) -> Shape:
     many = origin is tuple
     if many:
         annotation = typing.get_args(annotation)[0]
+        if typing.get_origin(annotation) is Literal:
+            return Shape("choice", many, optional, typing.get_args(annotation))
     for known in (bool, int, float, str):
         if annotation is known:
             return Shape(known.__name__, many, optional)  # type: ignore[arg-type]
@@ -271,6 +273,18 @@ PROBLEMS = (
     mark(
         "attacks: with an epsilon of 0 none of them can change anything, and the robust accuracy "
         "would be the clean one; give at least one an eps above 0"
+    ),
+    mark(
+        "certified_radius says where certified accuracy is judged, and none is required: "
+        'give certified_accuracy too, as in ">= 0.9", or leave the radius out'
+    ),
+    mark(
+        "require: nothing proves a certified accuracy; give certify, of the kind ibp or "
+        "smoothing, or leave certified_accuracy out"
+    ),
+    mark(
+        "require: at which radius certified accuracy is judged is not said; give "
+        "certified_radius, or the certificate some radii"
     ),
 )
 """What `engine.task.parse` says of a fault, for translation."""

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QSizePolicy, QVBoxLay
 
 from engine.task import Spec, extra_of
 from workbench.forms.editors import (
+    Checks,
     Combo,
     Editor,
     History,
@@ -64,7 +65,8 @@ class Row:
         if self._shape.type == "bool":
             return SwitchEditor(edited, parent)
         if self._shape.type == "choice":
-            return Combo(self._shape.choices, edited, parent)
+            made = Checks if self._shape.many else Combo
+            return made(self._shape.choices, edited, parent)
         unit = str(self._extra.get("unit", ""))
         return TextEditor(self._shape, edited, owner, parent, unit)
 

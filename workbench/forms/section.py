@@ -295,8 +295,8 @@ class Section(Faulty):
 class Fields(QWidget):
     """The fields of one spec: rows first come first shown, rarely needed ones under "More".
 
-    With `groups` (at the top of a form) references come first, plain fields stand together under
-    a header of their own, and sections are ruled off.
+    With `groups` (at the top of a form) references come first, then the sections `leading`, plain
+    fields stand together under a header of their own, and sections are ruled off.
     """
 
     def __init__(
@@ -308,9 +308,11 @@ class Fields(QWidget):
         parent: QWidget,
         *,
         groups: str = "",
+        leading: Sequence[str] = (),
     ) -> None:
         super().__init__(parent)
         self._owner, self._path, self._spec = owner, path, spec
+        self._leading = tuple(leading)
         self._start = complete(spec, values)
         self.nodes: Nodes = {}
         self._more: QWidget | None = None
@@ -349,6 +351,8 @@ class Fields(QWidget):
         rest.sort(key=lambda name: name == "seed")
         self._fill(self._layout, first, wide=True)  # names of runs and paths are long
         before = [n for n in inside if rest and names.index(n) < self._place_of_rest(names, rest)]
+        leading = [name for name in self._leading if name in inside]
+        before = leading + [name for name in before if name not in leading]
         for name in before:
             self._add_section(self._layout, name, ruled=bool(self._layout.count()))
         if rest:

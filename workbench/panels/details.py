@@ -25,6 +25,17 @@ from workbench.words import word
 CHOOSE = mark("Choose a run in the list.")
 RESULTS = mark("What the run finds out appears here.")
 FILES = mark("The files that the run writes appear here.")
+FOUND = "tpr_at_fpr"
+"""What the names of true positives at a rate of false ones begin with."""
+AGREEMENT = mark("Agreement with the model")
+"""Of an extraction; in tables of an evaluation it is that with other seeds."""
+SHARES = ("agreement", "recognised", "recognised_originals", "labels_right", "confidence")
+"""Quantities that are shares, beside those whose names say so."""
+SAID = {
+    "noise_source": {"seed": mark("the seed"), "system": mark("the operating system")},
+    "guarantee": {"none": mark("none")},
+}
+"""What some quantities that are words can be."""
 
 
 class DetailsView(QWidget):
@@ -146,7 +157,9 @@ def called(key: str) -> str:
     from workbench.panels.evaluate_view import attack_name
 
     group, dot, which = key.partition(".")
-    if not dot:
+    if key == "agreement":
+        return tr(AGREEMENT)
+    if not dot or key.startswith(FOUND):
         return word(key)
     return f"{word(group)}: {which if which[:1].isdigit() else attack_name(which)}"
 
@@ -155,8 +168,7 @@ def value_text(key: str, value: Any) -> str:
     """A summary's value as a person reads it: accuracies and rates in percent."""
     if isinstance(value, bool):
         return tr("yes") if value else tr("no")
-    share = key.partition(".")[0].endswith(("accuracy", "_rate", "_interval", "_by_attack"))
-    if isinstance(value, int | float) and share:
+    if isinstance(value, int | float) and _is_share(key):
         return percent(float(value))
     if isinstance(value, list | tuple):
         return ", ".join(value_text(key, part) for part in value)
@@ -166,6 +178,10 @@ def value_text(key: str, value: Any) -> str:
         return unmet_text(str(value))
     if key == "by_attack":
         return tr(str(value))
+    if key in SAID:
+        return tr(SAID[key].get(str(value), str(value)))
+    if key == "method":
+        return name_of(str(value))
     if key == "size":
         return size_text(float(value))
     if isinstance(value, int):
@@ -173,6 +189,15 @@ def value_text(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{number(value, 4)} s" if key == "seconds" else number(value, 4)
     return str(value)
+
+
+def _is_share(key: str) -> bool:
+    ends = ("accuracy", "_rate", "_interval", "_by_attack")
+    if key.startswith("auc"):  # an area, and its interval
+        return False
+    if key == "sample_rate":  # tiny, and never in percent where it is spoken of
+        return False
+    return key in SHARES or key.startswith(FOUND) or key.partition(".")[0].endswith(ends)
 
 
 def local_time(text: str) -> str:

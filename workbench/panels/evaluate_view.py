@@ -34,7 +34,19 @@ CERTIFIED = mark("Drawn as samples are certified.")
 """What will appear in the cards."""
 UNMET = (
     mark(
+        "{what} >= {least} at {norm} {radius} is required; it is {share} on {count} samples, so "
+        "at least {low}",
+    ),
+    mark(
+        "{what} >= {least} at {norm} {radius} is required; it is {share}, but the certificate is "
+        "contradicted"
+    ),
+    mark(
         "{what} >= {least} is required; it is {share} on {count} samples, so at least {low}",
+    ),
+    mark(
+        "epsilon at most {upper} was promised at delta {delta}; the canaries show that it is at "
+        "least {lower}, with a confidence of {sure}"
     ),
     mark("{what} >= {least} is required; it is {share}, but the checks doubt that: {flags}"),
 )
@@ -592,7 +604,8 @@ def unmet_text(text: str) -> str:
     """What was required and is not so, in the person's language."""
     for pattern in UNMET:
         if (found := matched(text, pattern)) is not None:
-            inside = {"what": _accuracy, "flags": _titles} | dict.fromkeys(SHARES, _percent)
+            inside = {"what": _accuracy, "flags": _titles, "norm": name_of, "sure": _sure}
+            inside |= dict.fromkeys(SHARES, _percent)
             return tr(pattern, **{k: inside.get(k, str)(v) for k, v in found.items()})
     return text
 
@@ -603,6 +616,10 @@ SHARES = ("least", "share", "low")
 
 def _percent(fraction: str) -> str:
     return f"{100 * float(fraction):.2f}".rstrip("0").rstrip(".") + f"{NARROW}%"
+
+
+def _sure(share: str) -> str:
+    return _percent(str(float(share.rstrip("%")) / 100))
 
 
 def _accuracy(words: str) -> str:

@@ -166,7 +166,9 @@ class Inspector(QWidget):
         self._unset = panel.unset
         self._title = panel.title
         if panel.kind not in self.forms:
-            form = SpecForm(panel.spec, self)
+            form = SpecForm(
+                panel.spec, self, first=panel.first, start=panel.start, presets=panel.kind
+            )
             form.set_runs(self._runs)
             form.changed.connect(self._settle.start)
             form.changed.connect(self._say_unset)

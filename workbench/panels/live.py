@@ -40,6 +40,8 @@ FRACTIONS = ("accuracy", "rate", "share", "fraction")
 PREVIEW_ROW, TABLES_ROW = 50, 60
 """Rows of the grid below all curves and pictures. (Two widgets that take turns must not share a
 cell: Qt then forgets the spacing.)"""
+Runs: TypeAlias = Callable[[], Sequence[tuple[RunInfo, str, str]]]
+"""Every run of the workspace, newest first: what is known of it, what it is called, its colour."""
 OWN_GROUPS = ("train/", "attack/")
 """Beginnings of names of the series that a run is about."""
 NOTHING = mark("This run recorded no {card}.")
@@ -95,6 +97,11 @@ class LiveView(QWidget):
         """Whose pages can be turned to by name."""
         self.save_set: Callable[[str], None] = lambda run_id: None
         """Asks where the adversarial examples of a run are to be written."""
+        self.runs: Runs = lambda: ()
+        self.read: Callable[[str], Record] = lambda run_id: Record()
+        """What the store has of a run."""
+        self.go_to: Callable[[str], None] = lambda run_id: None
+        """Shows another run, in its own view."""
         self._color = "series:0"
         self._hidden, self._empty = tuple(hidden), empty
         self._titles = dict(tables or {})
@@ -167,6 +174,9 @@ class LiveView(QWidget):
 
     def beside_changed(self) -> None:
         """Other runs are compared now than before: see `beside`."""
+
+    def runs_changed(self) -> None:
+        """Runs came or went, or one has ended: see `runs`."""
 
     def farewell(self) -> float:
         """The run that is followed has ended well: seconds that a person should have to see it
@@ -263,7 +273,14 @@ class LiveView(QWidget):
         return self.tables[name]
 
     def _add_curve(self, curve: Curve) -> None:
-        card = CurveCard(
+        card = self._make_curve(curve)
+        card.plot.frame.counted = self.counted
+        card.setMinimumHeight(theme.px(150))
+        self.curves[curve.quantity] = card
+        self._place(card)
+
+    def _make_curve(self, curve: Curve) -> CurveCard:
+        return CurveCard(
             curve.title,
             unit=curve.unit,
             percent=curve.percent,
@@ -271,10 +288,6 @@ class LiveView(QWidget):
             empty=self._empty,
             parent=self,
         )
-        card.plot.frame.counted = self.counted
-        card.setMinimumHeight(theme.px(150))
-        self.curves[curve.quantity] = card
-        self._place(card)
 
     def _make_grid(self) -> QGridLayout:
         """Two columns that scroll when they are higher than the window."""
@@ -303,12 +316,19 @@ class LiveView(QWidget):
         """Put a card into the grid: curves and pictures two in a row, tables below them."""
         card.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self._cells.append((card, wide))
-        narrow = [cell for cell, is_wide in self._cells if not is_wide]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        narrow = self._in_order([cell for cell, is_wide in self._cells if not is_wide])
         rest = [cell for cell, is_wide in self._cells if is_wide]
         for place, cell in enumerate(narrow):
             self.grid.addWidget(seat(cell), self.first_row + place // 2, place % 2)
         for place, cell in enumerate(rest):
             self.grid.addWidget(seat(cell), TABLES_ROW + place, 0, 1, 2)
+
+    def _in_order(self, cells: list[QWidget]) -> list[QWidget]:
+        """The cards that stand two in a row, in the order in which they are read."""
+        return cells
 
 
 def quantity(name: str) -> str:

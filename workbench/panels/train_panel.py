@@ -17,7 +17,8 @@ ORDER = 10
 
 
 def detail(spec: Mapping[str, Any]) -> str:
-    """As in "CNN · Digits · AdamW", or "from plain · TRADES · against KL"."""
+    """As in "CNN · Digits · AdamW", "CNN · Digits · DP-SGD ε 3" or "from plain · TRADES · against
+    KL"."""
     parts = []
     if spec.get("init"):
         parts.append(tr("from {name}", name=spec["init"]))
@@ -26,12 +27,24 @@ def detail(spec: Mapping[str, Any]) -> str:
 
         for field, default in (("model", DEFAULT_MODEL), ("data", DEFAULT_DATA)):
             parts.append(name_of((spec.get(field) or {"kind": default.kind})["kind"]))
-        parts.append(name_of(spec["optimizer"]["kind"]))
+        if not spec.get("privacy"):
+            parts.append(name_of(spec["optimizer"]["kind"]))
     if adversarial := spec.get("adversarial"):
         parts.append(name_of(adversarial["kind"]))
         if "attack" in adversarial:
             parts.append(tr("against {attack}", attack=name_of(adversarial["attack"]["kind"])))
+    if privacy := spec.get("privacy"):
+        parts.append(private(privacy))
     return " · ".join(parts) or name_of("train")
+
+
+def private(privacy: Mapping[str, Any]) -> str:
+    """As in "DP-SGD ε 3", or "DP-SGD σ 1.1" without a target."""
+    kind = name_of(privacy["kind"])
+    for field, sign in (("epsilon", "ε"), ("noise_multiplier", "σ")):
+        if privacy.get(field) is not None:
+            return f"{kind} {sign} {privacy[field]:g}"
+    return kind
 
 
 def unset(values: Mapping[str, Any]) -> Mapping[str, str]:

@@ -17,8 +17,6 @@ from workbench.views.mosaic import Mosaic
 from workbench.views.table import TableCard
 from workbench.words import word
 
-WHILE_RUNNING = ("gradient_norm", "lr")
-"""Curves that give way to the preview while there is no run."""
 SPLITS = ("train", "validation", "test")
 LOCAL = ("digits", "folder")
 """Data sets that can be looked at without downloading anything."""
@@ -27,6 +25,19 @@ LOCAL = ("digits", "folder")
 class TrainView(LiveView):
     """Four curves and the layers; before a run, what its data and model are."""
 
+    CURVES: tuple[Curve, ...] = (
+        Curve("loss", mark("Loss")),
+        Curve("accuracy", mark("Accuracy"), percent=True),
+        Curve("gradient_norm", mark("Gradient norm")),
+        Curve("lr", mark("Learning rate"), smooth=False),
+    )
+    WHILE_RUNNING: tuple[str, ...] = ("gradient_norm", "lr")
+    """Curves that give way to the preview while there is no run."""
+    _data: Mapping[str, Any] = {}
+    _model: Mapping[str, Any] = {}
+    _values: Mapping[str, Any] = {}
+    """What the engine said of data and model, and what the form says."""
+
     def __init__(self, parent: QWidget | None = None) -> None:
         self.pictures = Mosaic(mark("Data"), empty=mark("The first images of the data set."))
         self.facts = TableCard(
@@ -34,21 +45,13 @@ class TrainView(LiveView):
         )
         super().__init__(
             parent,
-            curves=(
-                Curve("loss", mark("Loss")),
-                Curve("accuracy", mark("Accuracy"), percent=True),
-                Curve("gradient_norm", mark("Gradient norm")),
-                Curve("lr", mark("Learning rate"), smooth=False),
-            ),
+            curves=self.CURVES,
             tables={"parameters": mark("Parameters")},
             hidden=("images_per_second",),
             empty=mark("Drawn while a model trains. Set it up in the form and press Start run."),
         )
         self.grid.addWidget(self.pictures, PREVIEW_ROW, 0)
         self.grid.addWidget(self.facts, PREVIEW_ROW, 1)
-        self._data: Mapping[str, Any] = {}
-        self._model: Mapping[str, Any] = {}
-        self._values: Mapping[str, Any] = {}
         self._preview(True)
 
     def show_run(self, info: RunInfo, record: Record, color: str) -> None:
@@ -62,7 +65,7 @@ class TrainView(LiveView):
     def _preview(self, on: bool) -> None:
         for card in (self.pictures, self.facts):
             card.setVisible(on)
-        for name in WHILE_RUNNING:
+        for name in self.WHILE_RUNNING:
             if name in self.curves:
                 self.curves[name].setVisible(not on)
 
@@ -149,17 +152,22 @@ class TrainView(LiveView):
 
     def retranslate(self) -> None:
         super().retranslate()
-        if self.info is None and hasattr(self, "_data"):
+        if self.info is None:
             self._show_facts()
 
     def _show_facts(self) -> None:
-        if not self._data:
-            return
+        if self._data:
+            self.facts.set_table((tr("Property"), tr("Value")), self._facts())
+
+    def _steps(self, images: int, batch: int) -> int:
+        """Of one epoch."""
+        whole, rest = divmod(images, batch)
+        return max(1, whole + (rest > 1))  # a rest of one image is left out
+
+    def _facts(self) -> list[tuple[str, Any]]:
         counts, shape = self._data["counts"], self._data["shape"]
         batch = int(self._values.get("batch_size") or 1)
-        epochs = int(self._values.get("epochs") or 0)
-        whole, rest = divmod(counts["train"], batch)
-        steps = max(1, whole + (rest > 1)) * epochs  # a rest of one image is left out
+        steps = self._steps(counts["train"], batch) * int(self._values.get("epochs") or 0)
         rows: list[tuple[str, Any]] = [
             (tr("Images, {split}", split=word(split)), counts[split]) for split in SPLITS
         ]
@@ -173,4 +181,4 @@ class TrainView(LiveView):
                 (tr("Parameters"), self._model["parameters"]),
                 (tr("FLOPs of one image"), self._model["flops"]),
             ]
-        self.facts.set_table((tr("Property"), tr("Value")), rows)
+        return rows

@@ -7,6 +7,7 @@ listen to its signals; nobody else holds a list of runs.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from PySide6.QtCore import QObject, Signal
@@ -51,7 +52,9 @@ MAKES_EXAMPLES = ("attack", "evaluate")
 
 def has_model(info: RunInfo) -> bool:
     """Whether a run has brought forth a model."""
-    return info.kind in MAKES_MODELS and info.status == "done"
+    if info.status != "done":
+        return False
+    return info.kind in MAKES_MODELS or any(a.get("name") == "model" for a in info.artifacts)
 
 
 def word_of(status: str) -> str:
@@ -221,6 +224,14 @@ class Book(QObject):
         name = self.name(run_id)
         alike = sum(info.name == name for info in self._infos.values())
         return f"{name} · {run_id[-4:]}" if alike > 1 else name
+
+    def labels(self) -> dict[str, str]:
+        """Those of all runs, by id."""
+        alike = Counter(info.name for info in self._infos.values())
+        return {
+            run_id: f"{info.name} · {run_id[-4:]}" if alike[info.name] > 1 else info.name
+            for run_id, info in self._infos.items()
+        }
 
     def compare(self, run_id: str, on: bool) -> None:
         if on and run_id not in self.compared:

@@ -25,13 +25,14 @@ from workbench.panels import detail_of
 from workbench.panels.attack_panel import attack_of
 from workbench.panels.details import flat, value_text
 from workbench.panels.live import FRACTIONS, quantity
+from workbench.panels.tradeoff import TradeoffCard
 from workbench.runs.book import Book, has_model, word_of
 from workbench.runs.record import Record
 from workbench.views.bars import BarsCard
 from workbench.views.card import Card, seat
 from workbench.views.curves import CurveCard
 from workbench.views.table import Percent, TableCard
-from workbench.views.text import signed
+from workbench.views.text import number, signed
 from workbench.words import title, warning_of, word
 
 GROUPS = ("validation", "train", "attack")
@@ -39,6 +40,8 @@ GROUPS = ("validation", "train", "attack")
 FIRST = ("accuracy", "loss", "attack robust_accuracy", "attack success_rate")
 LEFT_OUT = ("lr", "images_per_second", "mean_norm", "gradient_norm")
 COLUMNS = ("clean_accuracy", "robust_accuracy")
+EPSILON = "epsilon"
+"""The promise of a private run, beside its accuracy."""
 TITLES = {
     "accuracy": mark("Validation accuracy"),
     "loss": mark("Validation loss"),
@@ -77,6 +80,9 @@ class CompareView(QWidget):
         self.finding.foot.addLayout(below)
         self.bars = BarsCard(mark("Accuracy, clean and under attack"))
         self.table = TableCard(mark("Summaries"), parent=self)
+        self.tradeoff = TradeoffCard(self)
+        """Where a private run is compared."""
+        self.tradeoff.hide()
         self._nothing = QLabel(self)
         self._nothing.setProperty("tone", "muted")
         self._nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -114,7 +120,7 @@ class CompareView(QWidget):
         self.refresh()
 
     def _size(self) -> None:
-        for card in (self.bars, self.finding):
+        for card in (self.bars, self.finding, self.tradeoff):
             card.setMinimumHeight(theme.px(230))
         self._size_table(len(self.table.model.rows))
 
@@ -202,13 +208,20 @@ class CompareView(QWidget):
     def _show_table(self, infos: Sequence[RunInfo]) -> None:
         self._size_table(len(infos))
         keys = [key for key in COLUMNS if any(key in info.summary for info in infos)]
+        private = any(EPSILON in info.summary for info in infos)
         self.table.set_table(
-            (tr("Name"), tr("What"), *(tr("{quantity}, %", quantity=word(key)) for key in keys)),
+            (
+                tr("Name"),
+                tr("What"),
+                *(tr("{quantity}, %", quantity=word(key)) for key in keys),
+                *([word(EPSILON)] if private else []),
+            ),
             [
                 (
                     info.name if info.status == "done" else f"{info.name} ({word_of(info.status)})",
                     detail_of(info.kind, info.spec),
                     *(_percent(info.summary.get(key)) for key in keys),
+                    *([info.summary.get(EPSILON)] if private else []),
                 )
                 for info in infos
             ],
@@ -240,6 +253,15 @@ class CompareView(QWidget):
                 color = f"series:{self.book.color_index(info.id)}"
                 card.set_series(info.id, info.name, color)
                 card.replace(info.id, steps, values)
+        self._show_tradeoff(infos, len(wanted))
+
+    def _show_tradeoff(self, infos: Sequence[RunInfo], place: int) -> None:
+        """After the curves, what privacy costs, if there is any."""
+        assert self.book is not None
+        runs = [(i, i.name, f"series:{self.book.color_index(i.id)}") for i in infos]
+        self.tradeoff.show_runs(runs, None, None)
+        self._grid.addWidget(seat(self.tradeoff), 2 + place // 2, place % 2)
+        self.tradeoff.setHidden(self.tradeoff.is_empty)
 
     def _card(self, what: str) -> CurveCard:
         if what not in self._cards:
@@ -297,7 +319,7 @@ def _rank(name: str) -> int:
 
 
 def findings(infos: Sequence[RunInfo]) -> list[str]:
-    """What the compared attacks say, in sentences."""
+    """What the compared attacks say, in sentences, and what privacy costs."""
     sentences = []
     for info in infos:
         summary = flat(info.summary)
@@ -314,7 +336,39 @@ def findings(infos: Sequence[RunInfo]) -> list[str]:
                     attack=attack_of(info.spec),
                 )
             )
-    return sentences + _difference(infos)
+    return sentences + _difference(infos) + _price(infos)
+
+
+def _price(infos: Sequence[RunInfo]) -> list[str]:
+    """What each private training comes to, beside the best of those without privacy."""
+    trained = [
+        info
+        for info in infos
+        if info.kind == "train" and isinstance(info.summary.get("clean_accuracy"), int | float)
+    ]
+    plain = [info for info in trained if not info.spec.get("privacy")]
+    best = max(plain, key=lambda info: float(info.summary["clean_accuracy"]), default=None)
+    sentences = []
+    for info in trained:
+        epsilon, clean = info.summary.get(EPSILON), float(info.summary["clean_accuracy"])
+        if not isinstance(epsilon, int | float):
+            continue
+        text = tr(
+            "{run} is right on {clean} of the test images, at an epsilon of {epsilon}.",
+            run=info.name,
+            clean=value_text("accuracy", clean),
+            epsilon=number(float(epsilon)),
+        )
+        if best is not None:
+            change = 100 * (clean - float(best.summary["clean_accuracy"]))
+            points = signed(f"{change:.1f}".replace("-", "−"))
+            text += " " + tr(
+                "That is {points} points against {other}, without privacy.",
+                points=points,
+                other=best.name,
+            )
+        sentences.append(text)
+    return sentences
 
 
 def _difference(infos: Sequence[RunInfo]) -> list[str]:

@@ -32,8 +32,6 @@ class _Warning(QWidget):
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
         self.sign, self.words = QLabel(self), QLabel(self)
-        theme.set_icon(self.sign, "warning", "warning", 14)
-        self.words.setProperty("tone", "warn")
         self.words.setWordWrap(True)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 4, 0, 4)
@@ -42,7 +40,11 @@ class _Warning(QWidget):
         row.addWidget(self.words, 1)
         self.hide()
 
-    def set_text(self, text: str) -> None:
+    def set_text(self, text: str, bad: bool) -> None:
+        theme.set_icon(self.sign, "warning", "danger" if bad else "warning", 14)
+        self.words.setProperty("tone", "bad" if bad else "warn")
+        self.words.style().unpolish(self.words)
+        self.words.style().polish(self.words)
         self.words.setText(text)
         self.words.setAccessibleName(text)
         self.setVisible(bool(text))
@@ -139,10 +141,11 @@ class Card(QFrame):
                 room -= part.sizeHint().width() + self.header.spacing()
         self.delta.setVisible(bool(self.delta.text()) and room >= 0)
 
-    def set_note(self, text: str) -> None:
-        """A faint remark at the right of the title, as in "24 · 28 x 28"."""
+    def set_note(self, text: str, *shorter: str) -> None:
+        """A faint remark at the right of the title, as in "24 · 28 x 28"; `shorter` where there is
+        no room for it (`Elided`)."""
         if self.note.text() != text:
-            self.note.setText(text)
+            self.note.setText(text, *shorter)
             self.note.setVisible(bool(text))  # it takes no room from the title
             self._fit_header()
 
@@ -151,9 +154,10 @@ class Card(QFrame):
         self._empty_label().setText(text)
         self._empty_label().setVisible(bool(text))
 
-    def warn(self, text: str) -> None:
-        """Below what is shown: why it may mislead (already translated). Empty takes it away."""
-        self._warning.set_text(text)
+    def warn(self, text: str, *, bad: bool = False) -> None:
+        """Below what is shown: why it may mislead (already translated), or, if it is `bad`, what is
+        wrong with it. Empty takes it away."""
+        self._warning.set_text(text, bad)
 
     def explain(self, text: str) -> None:
         """What to say from now on while there is nothing to show, in English; `{card}` in it stands

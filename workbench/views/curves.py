@@ -12,7 +12,6 @@ from PySide6.QtCore import QMarginsF, QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import (
     QAction,
     QActionGroup,
-    QFontMetricsF,
     QKeyEvent,
     QMouseEvent,
     QPainter,
@@ -28,7 +27,8 @@ from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.views import axis, plot
 from workbench.views.picture import PictureCard
-from workbench.views.plot import Chart, Curve, Frame, Range
+from workbench.views.plot import Chart, Curve, Frame, Line, Range
+from workbench.views.readout import paint_readout
 from workbench.views.text import number, signed
 
 SMOOTHING: tuple[tuple[str, float], ...] = (
@@ -121,12 +121,15 @@ class CurveCard(PictureCard):
         self.set_value("")
         self.rest()
 
-    def set_line(self, name: str, value: float | None) -> None:
-        """A dashed line with a name, as for a budget; None takes it away."""
+    def set_line(
+        self, name: str, value: float | None, color: str = "warning", *, left: bool = False
+    ) -> None:
+        """A dashed line with a name, as for a budget, at its right end or its `left` one; None
+        takes it away."""
         if value is None:
             self.plot.frame.lines.pop(name, None)
         else:
-            self.plot.frame.lines[name] = value
+            self.plot.frame.lines[name] = Line(value, color, left)
         self.plot.fit(live=self.plot.live)
 
     def set_log(self, log: bool) -> None:
@@ -451,53 +454,17 @@ class Plot(pg.GraphicsView):
         self.forget()
 
     def _paint_readout(self, painter: QPainter, wanted: float) -> None:
-        px, frame = theme.px, self.frame
+        frame = self.frame
         step, rows = self.readout(wanted)
         x = frame.area.left() + (step - frame.x[0]) * frame.area.width() / (frame.x[1] - frame.x[0])
         if not rows or not frame.area.left() - 1 <= x <= frame.area.right() + 1:
             return
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
         painter.setPen(QPen(theme.color("faint", 0.7), 1))
         painter.drawLine(QPointF(x, frame.area.top()), QPointF(x, frame.area.bottom()))
-        font, strong = theme.font(11), theme.font(11, 600)
-        metrics, bold = QFontMetricsF(font), QFontMetricsF(strong)
         head = tr("step {step}", step=f"{step:,.0f}".replace(",", "\u202f"))
         if self.frame.over:
             head = f"{tr(self.frame.over)} {number(step)}"
-        labels = [metrics.elidedText(row[1], Qt.TextElideMode.ElideRight, px(140)) for row in rows]
-        names = max(metrics.horizontalAdvance(label) for label in labels)
-        values = max(bold.horizontalAdvance(row[2]) for row in rows)
-        line = px(17)
-        width = max(names + values + px(42), metrics.horizontalAdvance(head) + px(20))
-        height = line * (len(rows) + 1) + px(8)
-        left = x + px(10) if x + px(10) + width < self.width() else x - px(10) - width
-        left = min(max(left, 2.0), max(self.width() - width - 2, 2.0))
-        box = QRectF(
-            left, min(frame.area.top() + 2, max(self.height() - height - 2, 0)), width, height
-        )
-        painter.setPen(QPen(theme.color("border"), 1))
-        painter.setBrush(theme.color("card", 0.96))
-        painter.drawRoundedRect(box, px(6), px(6))
-        painter.setFont(font)
-        painter.setPen(theme.color("faint"))
-        y = box.top() + px(4)
-        middle = Qt.AlignmentFlag.AlignVCenter
-        painter.drawText(QRectF(box.left() + px(10), y, width, line), middle, head)
-        for label, (color, _, value) in zip(labels, rows):
-            y += line
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(theme.color(color))
-            painter.drawEllipse(QPointF(box.left() + px(14), y + line / 2), px(3.5), px(3.5))
-            painter.setPen(theme.color("muted"))
-            painter.setFont(font)
-            painter.drawText(QRectF(box.left() + px(24), y, names + 4, line), middle, label)
-            painter.setPen(theme.color("text"))
-            painter.setFont(strong)
-            painter.drawText(
-                QRectF(box.left(), y, width - px(10), line),
-                middle | Qt.AlignmentFlag.AlignRight,
-                value,
-            )
+        paint_readout(painter, QRectF(self.rect()), x, frame.area.top(), head, rows)
 
     # --- hands ---
 

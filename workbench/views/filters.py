@@ -106,6 +106,8 @@ def mark_text(name: str) -> str:
     attack = name.removeprefix(BY)
     if attack == "curve":
         return tr("Broken by the curve alone")
+    if attack == "checks":
+        return tr("Broken by the checks alone")
     kind, dash, number = attack.rpartition("-")
     shown = f"{name_of(kind)} {number}" if dash and number.isdigit() else name_of(attack)
     return tr("Broken by {attack}", attack=shown)

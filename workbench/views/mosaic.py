@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,8 @@ class MosaicView(QWidget):
         self._packed: Packed | None = None
         self._base: QPixmap | None = None
         self._grid: Grid | None = None
+        self.words: Callable[[Caption], str] | None = None
+        """What stands at the foot of each picture that is large enough, from its caption."""
         self._stamps: dict[tuple[str, bool, int], QPixmap | None] = {}
         self._drag: QPointF | None = None
         self.setMouseTracking(True)
@@ -307,6 +309,8 @@ class MosaicView(QWidget):
             self._draw_scaled(base, grid, area)
         if self.badges and self.captions:
             self._draw_badges(base, grid, area)
+        if self.words is not None and self.captions:
+            self._draw_words(base, grid)
         self._mark_untouched(base, grid)
         base.setDevicePixelRatio(ratio)
         return base
@@ -359,6 +363,28 @@ class MosaicView(QWidget):
                 painter.drawPixmap(
                     int(left + width - size.width()), int(top + height - size.height()), stamp
                 )
+        painter.end()
+
+    def _draw_words(self, base: QPixmap, grid: Grid) -> None:
+        """A strip along the foot of each picture; none where it would hide a third of it."""
+        assert self.words is not None
+        ratio = self.devicePixelRatioF()
+        font = theme.font(11, 600)
+        font.setPixelSize(round(font.pixelSize() * ratio))
+        metrics = QFontMetricsF(font)
+        high = metrics.height() + 2 * ratio
+        painter = QPainter(base)
+        painter.setFont(font)
+        for number, index in enumerate(self.order):
+            place = QRectF(*grid.place(number))
+            text = self.words(self.captions[index]) if index < len(self.captions) else ""
+            if not text or high > place.height() / 3:
+                continue
+            strip = QRectF(place.left(), place.bottom() - high, place.width(), high)
+            painter.fillRect(strip, QColor(0, 0, 0, 168))
+            painter.setPen(QColor("#ffffff"))
+            shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, place.width() - 6 * ratio)
+            painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, shown)
         painter.end()
 
     def _stamp(self, text: str, correct: bool, room: int) -> QPixmap | None:
@@ -620,10 +646,11 @@ class Mosaic(Card):
         if not count or view.scale is not None:
             self.set_note("")
         elif self.wrong and view.badges:
-            self.set_note(tr("{wrong}/{count} wrong", wrong=self.wrong, count=count))
+            text = tr("{wrong}/{count} wrong", wrong=self.wrong, count=count)
+            self.set_note(text, f"{self.wrong}/{count}", "")
         else:
             size = f"{width} × {height} px"
-            self.set_note(f"{count} · {size}" if count > 1 else size)
+            self.set_note(*((f"{count} · {size}", f"{count}") if count > 1 else (size,)), "")
 
     def _show_emptiness(self) -> None:
         empty = not len(self.view.order)

@@ -102,6 +102,15 @@ def span_for(count: int, strength: float) -> float:
     return max(1.0, 2.0 ** math.floor(math.log2(count / 24 * strength)))
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A dashed line across the curves, named at its right end, or its `left` one."""
+
+    value: float
+    color: str = "warning"
+    left: bool = False
+
+
 @dataclass
 class Frame:
     """Everything that decides how the curves are drawn, but their values."""
@@ -113,7 +122,7 @@ class Frame:
     unit: str = ""
     over: str = ""  # what x is (English), where it is no step
     counted: str = mark("Step")  # else what is counted along x
-    lines: dict[str, float] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
     area: QRectF = field(default_factory=QRectF)
 
     def heights(self, y: Floats) -> Floats:
@@ -176,9 +185,9 @@ def value_range(curves: Sequence[Curve], frame: Frame, within: Range | None = No
             low = float(seen.min()) if len(seen) else math.nan
         lows.append(low)
         highs.append(high)
-    for value in frame.lines.values():
-        lows.append(value)
-        highs.append(value)
+    for line in frame.lines.values():
+        lows.append(line.value)
+        highs.append(line.value)
     if frame.log:
         lows = [math.log10(v) if v > 0 else math.nan for v in lows]
         highs = [math.log10(v) if v > 0 else math.nan for v in highs]
@@ -373,19 +382,18 @@ class Chart:
         for line in self._lines:
             self.box.removeItem(line)
         self._lines.clear()
-        color = theme.color("warning")
-        pen = _pen(color, 1, (4, 3))
-        for name, value in self.frame.lines.items():
-            text = f"{name} {self.frame.text(value)}".strip()
-            height = float(self.frame.heights(np.array([value]))[0])
+        for name, wanted in self.frame.lines.items():
+            text = f"{name} {self.frame.text(wanted.value)}".strip()
+            height = float(self.frame.heights(np.array([wanted.value]))[0])
             if not math.isfinite(height):
                 continue
+            color, end = theme.color(wanted.color), 0.0 if wanted.left else 1.0
             line = pg.InfiniteLine(
                 height,
                 angle=0,
-                pen=pen,
+                pen=_pen(color, 1, (4, 3)),
                 label=text.replace("{", "{{").replace("}", "}}"),
-                labelOpts={"position": 1.0, "color": color, "anchors": [(1, 0), (1, 1)]},
+                labelOpts={"position": end, "color": color, "anchors": [(end, 0), (end, 1)]},
             )
             line.label.setFont(theme.font(11, 500))
             line.setZValue(3)

@@ -72,6 +72,23 @@ HEADINGS = {
     "after": mark("After"),
     "outcome": mark("Outcome"),
     "size_of_change": mark("Size"),
+    "method": mark("Method"),
+    "auc": mark("AUC"),
+    "balanced_accuracy": mark("Balanced, %"),
+    "tpr_at_fpr_0.001": mark("Found at 0.1 % false, %"),
+    "tpr_at_fpr_0.01": mark("Found at 1 % false, %"),
+    "queries": mark("Queries"),
+    "delta": "δ",
+    "epsilon_promised": mark("Promised at most"),
+    "epsilon_lower_bound": mark("Shown at least"),
+    "guesses": mark("Guesses"),
+    "right": mark("Right"),
+    "canaries": mark("Canaries"),
+    "gradient": mark("Gradient"),
+    "label": mark("Label"),
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "recognised": mark("Recognised"),
 }
 """Columns whose names mean something else in a form."""
 

@@ -12,16 +12,20 @@ from workbench import theme
 
 
 class Elided(QLabel):
-    """One line that ends in … where it does not fit; the whole text is its tool tip then."""
+    """One line that ends in … where it does not fit, unless there is a shorter text to take its
+    place; the whole text is its tool tip then."""
 
     def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._text = text
+        self._shorter: tuple[str, ...] = ()
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.setText(text)
 
-    def setText(self, text: str) -> None:
-        self._text = text
+    def setText(self, text: str, *shorter: str) -> None:
+        """`shorter`: texts that may stand for it, each shorter than the one before. Half of a
+        number is another number: what holds one gives shorter texts, the last of them empty."""
+        self._text, self._shorter = text, shorter
         self._fit()
         self.updateGeometry()
 
@@ -46,7 +50,11 @@ class Elided(QLabel):
 
     def _fit(self) -> None:
         room = max(self.contentsRect().width(), 0)
-        shown = QFontMetrics(self.font()).elidedText(self._text, Qt.TextElideMode.ElideRight, room)
+        metrics = QFontMetrics(self.font())
+        for text in (self._text, *self._shorter):
+            shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, room)
+            if shown == text:
+                break
         if shown != super().text():
             super().setText(shown)
             self.setToolTip(self._text if shown != self._text else "")

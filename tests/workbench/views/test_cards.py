@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QApplication, QFileDialog, QMessageBox, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QMessageBox, QVBoxLayout, QWidget
 from pytestqt.qtbot import QtBot
 
 from workbench import i18n, theme
@@ -64,6 +64,22 @@ def test_elided_text_is_whole_in_its_tool_tip(qtbot: QtBot) -> None:
     assert label.toolTip() == label.text() == label.accessibleName()
     label.resize(600, 20)
     assert label.toolTip() == ""
+
+
+def test_half_of_a_number_is_never_shown(qtbot: QtBot) -> None:
+    label = Elided()
+    qtbot.addWidget(label)
+    label.show()
+    label.setText("256/256 wrong", "256/256", "")
+    seen = []
+    for width in range(200, 0, -1):
+        label.resize(width, 20)
+        shown = QLabel.text(label)
+        assert label.toolTip() == ("" if shown == "256/256 wrong" else "256/256 wrong")
+        if not seen or seen[-1] != shown:
+            seen.append(shown)
+    assert seen == ["256/256 wrong", "256/256", ""]
+    assert label.text() == label.accessibleName() == "256/256 wrong"
 
 
 def test_a_switch_works_by_hand_and_key(qtbot: QtBot) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, Qt
 from PySide6.QtGui import QColor, QImage
+from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
 from engine.events import Images
@@ -128,6 +129,10 @@ def test_a_wrong_prediction_is_said_by_more_than_colour(qtbot: QtBot) -> None:
     card.set_images(pixels(24), captions(24, wrong=3))
     assert card.wrong == 3
     assert card.note.text() == "3/24 wrong"
+    for width in range(300, 80, -10):
+        card.resize(width, 320)
+        assert QLabel.text(card.note) in ("3/24 wrong", "3/24", "")
+    card.resize(300, 320)
     text = describe(captions(1, wrong=1)[0], ["cat", "dog"])
     assert text == "true class cat, predicted dog ✕"
     badge_good = card.view._stamp("1", True, 40)
