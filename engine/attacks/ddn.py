@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engine.attacks.geometry import length_of
 from engine.attacks.losses import cross_entropy
 from engine.attacks.method import Answer, Method, Problem
 from engine.attacks.spec import DDN
@@ -39,7 +40,7 @@ def ddn(spec: DDN) -> Method[Sphere]:
 
     def start(of: Problem) -> Sphere:
         clean = of.ball.centre
-        corner = _length(torch.maximum(clean, 1 - clean))
+        corner = length_of(torch.maximum(clean, 1 - clean))
         return Sphere(clean, torch.full_like(corner, spec.first_radius), corner)
 
     def step(of: Problem, at: Sphere, answer: Answer, number: int) -> Sphere:
@@ -47,13 +48,15 @@ def ddn(spec: DDN) -> Method[Sphere]:
         radius = at.radius * torch.where(across, 1 - spec.gamma, 1 + spec.gamma)
         radius = torch.minimum(radius, at.corner)
         along = answer.gradient if of.ball.mask is None else answer.gradient * of.ball.mask
-        length = _length(along)
+        length = length_of(along)
         flat = (length < _TINY).flatten().nonzero().squeeze(1)
         along = along / length.clamp_min(_TINY)
-        along[flat] = normal(derive(of.seed, "direction", number), of.ids[flat], along.shape[1:])
+        if flat.shape[0]:
+            seed = derive(of.seed, "direction", number)
+            along[flat] = normal(seed, of.ids[flat], along.shape[1:])
         share = 0.01 + 0.99 * (1 + math.cos(math.pi * number / spec.steps)) / 2
         change = along.mul_(share).add_(at.x).sub_(of.ball.centre)
-        change *= radius / _length(change).clamp_min(_TINY)
+        change *= radius / length_of(change).clamp_min(_TINY)
         x = of.ball.clip(change.add_(of.ball.centre))
         if spec.levels is not None:
             # What the mask keeps is not rounded.
@@ -61,8 +64,3 @@ def ddn(spec: DDN) -> Method[Sphere]:
         return Sphere(x, radius, at.corner)
 
     return Method(start, step, cross_entropy, spec.steps, minimal=True, leaves=False)
-
-
-def _length(x: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
-    return length

@@ -5,8 +5,9 @@ takes one gradient a step where the whole Jacobian takes one for each class (Cro
 "Reliable evaluation...", section 4).
 
 It follows the authors' code (AutoAttack): without the final search of algorithm 1, with noise of
-half the radius for restarts. The projections onto hyperplane and box are solved by Newton steps on
-their dual instead of by sorting, in a tenth of the time.
+half the radius for restarts; and where a radius is given, who is broken inside it is done, and not
+looked at again by the restarts and classes that follow. The projections onto hyperplane and box are
+solved by Newton steps on their dual instead of by sorting, in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def _fab(spec: FAB, aim: int | None, *, noisy: bool, minimal: bool) -> Method[Wa
         wants=wants,
         minimal=minimal,
         leaves=not minimal,
+        settles=True,
         aim=aim,
         name="fab" if aim is None else "fab-t",
     )

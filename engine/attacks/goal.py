@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -71,15 +72,21 @@ class Goal:
             wanted = self.classes(logits.shape[1])[:, None]
             lead = -self.lead if self.targeted else self.lead
             logits = logits.scatter_add(1, wanted, torch.full_like(logits[:, :1], lead))
-        prediction = predicted(logits)
-        if self.targeted:
-            return prediction == self.classes(logits.shape[1])
-        return (prediction != self.labels) & (prediction >= 0)
+        top = logits.argmax(1)
+        wrong = top == self.classes(logits.shape[1]) if self.targeted else top != self.labels
+        return wrong if numbers(logits) else wrong & finite(logits)
 
 
 def predicted(logits: Tensor) -> Tensor:
     """The class with the largest logit, int64 (N,); -1 where a logit is not a finite number."""
-    return torch.where(finite(logits), logits.argmax(1), -1)
+    top = logits.argmax(1)
+    return top if numbers(logits) else torch.where(finite(logits), top, -1)
+
+
+def numbers(values: Tensor) -> bool:
+    """Whether all values are known to be finite, which is cheap to see on a CPU: their sum is. Of a
+    GPU nothing is asked, and of a sum that overflows nothing is known: see for yourself then."""
+    return values.device.type == "cpu" and math.isfinite(values.sum().item())
 
 
 def finite(logits: Tensor) -> Tensor:

@@ -21,10 +21,9 @@ def cross_entropy(_: Any, logits: Tensor, goal: Goal) -> Tensor:
 def margin(_: Any, logits: Tensor, goal: Goal) -> Tensor:
     """Largest other logit minus the label's, > 0 where the label loses; targeted, the target's
     minus the largest other (Carlini and Wagner 2017, section IV-A, loss f6 without its limit)."""
-    classes = goal.classes(logits.shape[1])
-    own = logits.gather(1, classes[:, None])
-    others = logits.scatter(1, classes[:, None], float("-inf"))
-    loss = others.amax(1) - own[:, 0]
+    classes = goal.classes(logits.shape[1]).unsqueeze(1)
+    others = logits.scatter(1, classes, float("-inf")).amax(1, keepdim=True)
+    loss = (others - logits.gather(1, classes)).squeeze(1)
     return -loss if goal.targeted else loss
 
 

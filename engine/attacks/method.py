@@ -68,7 +68,7 @@ class Problem:
     starts: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.ids.shape[0]  # len of a tensor takes five times as long
 
     def __getitem__(self, keep: Rows) -> Problem:
         """The problem of the samples at `keep`."""
@@ -100,6 +100,8 @@ class Method(Generic[State]):
         is smallest in the ball's norm is kept.
     leaves: a sample leaves the search at its first success, as it does of every fixed budget; of
         the minimal methods only those that stop there (DeepFool) say so.
+    settles: a minimal method of several rounds: a sample that one of them has broken inside a ball
+        that has an end takes part in no further one.
     measure: (ball, images) -> (N,), by which the smallest is chosen. None is the ball's size.
     known: state -> bool (N,), samples whose `x` has been asked about before, and the logits (N, K)
         there. They are not asked again, unless the model draws at random; as queries they count.
@@ -121,6 +123,7 @@ class Method(Generic[State]):
     needs_clean: bool = False
     minimal: bool = False
     leaves: bool = True
+    settles: bool = False
     measure: Callable[[Ball, Tensor], Tensor] | None = None
     known: Callable[[State], tuple[Tensor, Tensor]] | None = None
     done: Callable[[State], Tensor] | None = None

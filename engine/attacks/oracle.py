@@ -2,8 +2,13 @@
 
 Every question runs in eval mode, in float32 unless said otherwise, with grad mode as it needs it
 and with random state of its own; whatever the caller had is back before the answer is returned,
-also if the model raises. Gradients are taken of the input alone, so that parameters' `.grad` and
+also if the model raises. (numpy's and Python's generators are looked after in the first pass, and
+later if that used them.) Gradients are taken of the input alone, so that parameters' `.grad` and
 `requires_grad` are never touched.
+
+What follows an answer is a dozen small operations. On a CPU it is decided by numbers that Python
+has (`goal.numbers`) which of them are needed; of a GPU, which would have to be waited for, nothing
+is asked, and all are done.
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ import torch.autograd.forward_ad as fwAD
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from engine.attacks.goal import Goal, Rows, finite
+from engine.attacks.elsewhere import Elsewhere
+from engine.attacks.goal import Goal, Rows, finite, numbers
 from engine.attacks.method import Answer, Method, Problem, Want
 from engine.errors import BadInput, is_memory
 from engine.models.transforms import masking
@@ -28,6 +34,10 @@ _TOGETHER = 120_000
 """Values of the images that a CPU puts through the model together (153 of MNIST's): of more the
 activations do not fit its caches, and their memory is given back to the system after each pass,
 which clears it for the next (with 255 such images APGD takes a seventh longer, with 500 more)."""
+
+
+_AS_IT_IS = nullcontext()
+"""Entering any other context takes time."""
 
 
 @dataclass(slots=True)
@@ -47,7 +57,8 @@ class Oracle:
     `bf16` takes gradients under bf16 autocast; without a gradient it is always float32. `chunk` is
     how many images go through the model together: all of them, until memory runs out; from then on
     half as many, and so on. `through` takes gradients straight through what hides them
-    (`engine.models.transforms`).
+    (`engine.models.transforms`). `elsewhere` gives the model numpy's and Python's generators of its
+    own too; a training, which has its own, does without.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class Oracle:
         device: torch.device,
         bf16: bool,
         through: bool = False,
+        elsewhere: bool = True,
     ) -> None:
         self._model = model
         self._device = device
@@ -67,20 +79,24 @@ class Oracle:
         self._hiding = masking(model) if through else []
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
         direct = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        self._direct: _Direct | nullcontext[None] = _Direct() if direct else nullcontext()
+        self._direct = _Direct() if direct else None
         # A model that draws (a noisy defence) draws from here, not from the caller's generators.
         self.random = _states(derive(seed, "model"), device)
+        self._elsewhere = Elsewhere(derive(seed, "elsewhere")) if elsewhere else None
         none = torch.zeros((), dtype=torch.int64, device=device)
         self.counts = Counts(0, 0, none, none)
+        self._zero = torch.zeros((), device=device)
         self.chunk: int | None = None
         self.rewrites: bool | None = None
         """Whether the model writes into what it is given; None before the first pass."""
         self.draws: bool | None = None
         """Whether a pass has drawn at random so far; None before the first."""
+        self._kind: torch.dtype | None = None
+        """What images are converted to for a model that takes none in float32."""
 
     def look(self, x: Tensor) -> Tensor:
         """Logits at `x`, float32 (N, K)."""
-        logits: Tensor = self._chunked(len(x), lambda part: (self._look(x[part]),))[0]
+        logits: Tensor = self._chunked(x.shape[0], lambda part: (self._look(x[part]),))[0]
         return logits
 
     def ask(self, method: Method[Any], of: Problem, at: Any, number: int, want: Want) -> Answer:
@@ -99,12 +115,12 @@ class Oracle:
     ) -> Answer:
         """The same, where `logits` hold the answer for the samples that are `known`."""
         rest = (~known).nonzero().squeeze(1)
-        if len(rest) == len(of):
+        unknown = rest.shape[0]
+        if unknown == known.shape[0]:
             logits = self.look(at.x)
-        elif len(rest):
+        elif unknown:
             logits = logits.index_copy(0, rest, self.look(at.x[rest]))
-        slope = at.x.new_zeros(()).expand_as(at.x)
-        return Answer(logits, method.loss(at, logits, of.goal), slope)
+        return Answer(logits, method.loss(at, logits, of.goal), self._zero.expand_as(at.x))
 
     def _chunked(
         self, count: int, compute: Callable[[slice], tuple[Tensor, ...]], each: int = 1
@@ -128,10 +144,12 @@ class Oracle:
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def _look(self, x: Tensor) -> Tensor:
+        x = x.detach()
         with self.aside(grad=False, bf16=False):
-            logits = _joined([self._logits(x.detach()[part]) for part in self._parts(x, 1)])
-        self.counts.forward += len(x)
-        self.counts.nan = self.counts.nan + (~finite(logits)).sum()
+            logits = _joined([self._logits(part) for part in self._parts(x, 1)])
+        self.counts.forward += x.shape[0]
+        if not numbers(logits):
+            self.counts.nan = self.counts.nan + (~finite(logits)).sum()
         return logits
 
     def _ask(
@@ -142,32 +160,39 @@ class Oracle:
         if want == "logits":
             logits = self._look(x)
             loss = method.loss(at, logits, _goals(of, many))
-            slope = x.new_zeros(()).expand_as(x)
+            slope = self._zero.expand_as(x)
             return logits.unflatten(0, many), loss.unflatten(0, many), slope.unflatten(0, many)
         # Autograd takes no tensor that was made in inference mode.
         x = x.clone() if x.is_inference() else x.detach()
-        each = len(x) // len(of)
+        count = x.shape[0]
+        each = count // len(of)
         with self.aside(grad=True, bf16=self._bf16):
-            answers = [
-                self._climbed(
-                    method,
-                    *_some(of, at, slice(part.start // each, part.stop // each)),
-                    x[part],
-                    number,
-                    want,
-                )
-                for part in self._parts(x, each)
-            ]
+            begin, answers = 0, []
+            for part in self._parts(x, each):
+                end = begin + part.shape[0] // each
+                some = _some(of, at, slice(begin, end))
+                answers.append(self._climbed(method, *some, part, number, want))
+                begin = end
         logits, loss, slope = map(_joined, zip(*answers, strict=True))
-        steepest = slope.flatten(1).abs().amax(1)
-        faulty = ~(finite(logits) & steepest.isfinite())
-        self.counts.forward += len(x)
-        self.counts.gradient += len(x)
-        if not method.minimal:  # a loss that is met has none
-            self.counts.zero = self.counts.zero + (steepest == 0).sum()
-        self.counts.nan = self.counts.nan + faulty.sum()
-        slope = slope.nan_to_num_(0.0, 0.0, 0.0)
+        self.counts.forward += count
+        self.counts.gradient += count
+        slope = self._checked(logits, slope, method.minimal)
+        if len(many) == 1:
+            return logits, loss, slope
         return logits.unflatten(0, many), loss.unflatten(0, many), slope.unflatten(0, many)
+
+    def _checked(self, logits: Tensor, slope: Tensor, minimal: bool) -> Tensor:
+        """The slope, without what is no number in it; counts that, and where it is zero."""
+        steepest = slope.flatten(1).abs().amax(1)
+        if numbers(logits) and numbers(steepest):
+            if not minimal and not steepest.amin().item():
+                self.counts.zero = self.counts.zero + (steepest == 0).sum()
+            return slope
+        if not minimal:  # a loss that is met has none
+            self.counts.zero = self.counts.zero + (steepest == 0).sum()
+        faulty = ~(finite(logits) & steepest.isfinite())
+        self.counts.nan = self.counts.nan + faulty.sum()
+        return slope.nan_to_num_(0.0, 0.0, 0.0)
 
     def _climbed(
         self, method: Method[Any], of: Problem, at: Any, x: Tensor, number: int, want: Want
@@ -175,43 +200,73 @@ class Oracle:
         """Logits, loss and slope at `x`, the points of the state `at` one after the other."""
         x = x.requires_grad_()
         goal = _goals(of, at.x.shape[:-3])
-        with self._direct:  # backwards too, where a checkpoint of the model computes again
+        direct: AbstractContextManager[Any] = self._direct or nullcontext()
+        with direct:
             logits = self._logits(x if method.view is None else method.view(of, x, number))
-            loss = method.loss(at, logits, goal)
-            outputs = logits
-            if want == "jacobian" and method.outputs is not None:
-                outputs = method.outputs(at, logits, goal)
-            with self._alone():
+        loss = method.loss(at, logits, goal)
+        outputs = logits
+        if want == "jacobian" and method.outputs is not None:
+            outputs = method.outputs(at, logits, goal)
+        with direct:  # where a checkpoint of the model computes again
+            if self._direct is not None:
+                self._direct.alone = True
+            try:
                 slope = _jacobian(outputs, x) if want == "jacobian" else _slopes(loss, x)
+            finally:
+                if self._direct is not None:
+                    self._direct.alone = False
+        if self._direct is not None and not self._direct.used:
+            self._direct = None  # it looks at every call of torch
         return logits.detach(), loss.detach(), slope
 
-    def _alone(self) -> AbstractContextManager[None]:
-        direct = self._direct
-        return direct.images_alone() if isinstance(direct, _Direct) else nullcontext()
-
-    def _parts(self, x: Tensor, each: int) -> list[slice]:
-        """Where to cut `x`, `each` images of a sample in a row, for the processor's caches."""
-        most = len(x)
-        if self._device.type == "cpu":
-            most = max(1, _TOGETHER // (each * x[0].numel())) * each
-        return [slice(k, min(k + most, len(x))) for k in range(0, len(x), most)]
+    def _parts(self, x: Tensor, each: int) -> Sequence[Tensor]:
+        """`x`, cut into parts for the processor's caches; `each` images of a sample in a row."""
+        if self._device.type != "cpu":
+            return (x,)
+        most = max(1, _TOGETHER // (each * x.shape[1:].numel())) * each
+        return (x,) if x.shape[0] <= most else x.split(most)
 
     def _autocast(self, bf16: bool) -> torch.autocast | nullcontext[None]:
-        """As asked, whatever the caller's; entering it takes time."""
+        """As asked, whatever the caller's."""
         kind = self._device.type
         if not bf16 and not torch.is_autocast_enabled(kind):
-            return nullcontext()
+            return _AS_IT_IS
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16)
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = self._answer(x)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        if self.rewrites is None and self._kind is None:
+            logits = self._first_answer(x)
+        else:
+            logits = self._answer(x if self._kind is None else x.to(self._kind))
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise BadInput(
                 f"The model must return logits of shape ({len(x)}, classes) for {len(x)} images, "
                 f"but it returned {shape}. Wrap it in a module that returns its logits alone."
             )
-        return logits.float()
+        return _rounded(logits) if logits.dtype == torch.float64 else logits.float()
+
+    def _first_answer(self, x: Tensor) -> Any:
+        """What the model returns, also if it takes no images in float32: then they are converted to
+        what it computes with. One that converts them itself knows better how."""
+        try:
+            return self._answer(x)
+        except RuntimeError as error:
+            kinds = _kinds(self._model) - {torch.float32}
+            if not kinds or is_memory(error):
+                raise
+            self._kind, why = min(kinds, key=str), error
+        try:
+            return self._answer(x.to(self._kind))
+        except RuntimeError as error:
+            if is_memory(error) or str(error) == str(why):
+                raise
+            names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+            raise BadInput(
+                f"The model computes in {names}, and takes images neither in float32 ({why}) nor "
+                f"in {str(self._kind).removeprefix('torch.')} ({error}). Convert all of it to one, "
+                "as by model.float()."
+            ) from error
 
     def _answer(self, x: Tensor) -> Any:
         """What the model returns. One that writes into its input gets a copy of it."""
@@ -239,30 +294,40 @@ class Oracle:
         # cuDNN differentiates recurrent layers in training mode only.
         plain = torch.backends.cudnn.flags(enabled=False) if cuda and self._recurrent else None
         opened = [part for part in self._hiding if grad and not part.straight_through]
+        elsewhere = self._elsewhere
+        if elsewhere is not None:
+            elsewhere.enter()
         callers = _states(None, self._device)
         _restore(self.random, self._device)
         try:
-            for module, training in zip(self._modules, before, strict=True):
-                if training:
+            if True in before:
+                for module in self._modules:
                     module.training = False
             for part in opened:
                 part.straight_through = True
             with (
-                torch.inference_mode(False),
-                torch.set_grad_enabled(grad),
+                torch.inference_mode(False) if torch.is_inference_mode_enabled() else _AS_IT_IS,
+                _AS_IT_IS if torch.is_grad_enabled() is grad else torch.set_grad_enabled(grad),
                 self._autocast(bf16),
-                plain or nullcontext(),
+                plain or _AS_IT_IS,
             ):
                 yield
         finally:
-            for module, training in zip(self._modules, before, strict=True):
-                if module.training is not training:  # the model may switch modes itself
-                    module.training = training
+            if [module.training for module in self._modules] != before:
+                # Only where it differs, which is quicker; the model may switch modes itself.
+                for module, training in zip(self._modules, before, strict=True):
+                    if module.training is not training:
+                        module.training = training
             for part in opened:
                 del part.straight_through  # the class has it unset
             drawn, self.random = self.random, _states(None, self._device)
             self.draws = bool(self.draws) or not all(map(torch.equal, drawn, self.random))
             _restore(callers, self._device)
+            if elsewhere is not None:
+                elsewhere.leave()
+                self.draws |= elsewhere.used
+                if not elsewhere.used:
+                    self._elsewhere = None
 
 
 class _Direct(TorchFunctionMode):
@@ -275,20 +340,15 @@ class _Direct(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func is torch.conv2d:
+            self.used = True
             return _convolved(self, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
+    used = False
+    """There was a convolution."""
     alone = False
     """Gradients of the images alone are taken: autograd does not tell a function that it could save
     itself those of parameters."""
-
-    @contextmanager
-    def images_alone(self) -> Iterator[None]:
-        self.alone = True
-        try:
-            yield
-        finally:
-            self.alone = False
 
 
 def _convolved(
@@ -378,6 +438,25 @@ def _goals(of: Problem, many: Sequence[int]) -> Goal:
     if len(many) == 1:
         return of.goal
     return of.goal[torch.arange(len(of), device=of.ids.device).repeat_interleave(many[1])]
+
+
+def _kinds(model: nn.Module) -> set[torch.dtype]:
+    """What a model computes with: of the numbers among its parameters and buffers."""
+    tensors = (*model.parameters(), *model.buffers())
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+
+
+def _rounded(logits: Tensor) -> Tensor:
+    """float64 logits, (N, K), in float32, where the same class is ahead: of two that float32 does
+    not tell apart the larger one is raised by the least that it does."""
+    found = logits.float()
+    top = logits.argmax(1, keepdim=True)
+    behind = found.argmax(1, keepdim=True) != top
+    if not bool(behind.any()):
+        return found
+    most = found.detach().amax(1, keepdim=True)
+    more = torch.nextafter(most, torch.full_like(most, float("inf"))) - most
+    return found.scatter_add(1, top, more * behind)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

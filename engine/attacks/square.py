@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from engine.attacks.geometry import Ball, L1Ball, L2Ball, LinfBall
+from engine.attacks.goal import numbers
 from engine.attacks.losses import cross_entropy, margin
 from engine.attacks.method import Answer, Method, Problem
 from engine.attacks.spec import Square
@@ -29,11 +31,18 @@ _BLOCK = 32
 """Steps whose draws are made at once, which is quicker."""
 
 
+_PAINTED = 2**16
+"""Values that are painted at once, at most."""
+
+Painted: TypeAlias = tuple[Tensor, Tensor]
+"""Of each sample the values of a square in a flat image, int64 (N, C, D), and their colours."""
+
+
 class Best(NamedTuple):
     """x: the proposal asked about, (N, C, H, W). best: the point of largest loss so far; top,
     logits: that loss, (N,), and what the model said there, (N, K). same: bool (N,), `x` is `best`.
     What a block of proposals is made of: corners, int64 (N, _BLOCK, 2, 2), the first row and column
-    of two squares; draws, uniform (N, _BLOCK, 1 + C)."""
+    of two squares; coins, bool (N, _BLOCK, 1 + C)."""
 
     x: Tensor
     best: Tensor
@@ -41,29 +50,85 @@ class Best(NamedTuple):
     logits: Tensor
     same: Tensor
     corners: Tensor
-    draws: Tensor
+    coins: Tensor
+
+
+class Painting:
+    """The next squares of a block with their colours, for several steps at a time: what is painted
+    does not depend on what was found. Of the samples that are still there: when some have left, it
+    is made anew, for few steps at first."""
+
+    def __init__(self) -> None:
+        self._corners: Tensor | None = None
+        self._begin = self._count = 0
+        self._places: Tensor | None = None
+        self._colours: Tensor | None = None
+
+    def at(
+        self, ball: LinfBall, corners: Tensor, coins: Tensor, sides: Sequence[int], now: int
+    ) -> Painted:
+        """Of step `now` of the block of `corners` and `coins`, whose squares are so high."""
+        if self._corners is not corners:
+            self._corners, self._count = corners, 0
+        elif 0 <= now - self._begin < self._count:
+            return self._step(now - self._begin)
+        samples, channels = ball.centre.shape[:2]
+        side = sides[now]
+        most = max(1, _PAINTED // (samples * channels * side * side))
+        self._begin = now
+        # Squares only become smaller: those of this height come one after the other.
+        self._count = min(max(1, 2 * self._count), most, sides[now:].count(side))
+        steps = slice(now, now + self._count)
+        places = _places(corners[:, steps, 0], side, ball.centre)
+        flat = places.flatten(2)
+        high, low = (end.flatten(2).gather(2, flat) for end in (ball.high, ball.low))
+        shown = coins[:, steps, 1:].transpose(1, 2).unsqueeze(3)
+        self._places = places
+        self._colours = torch.where(shown, high.view(places.shape), low.view(places.shape))
+        return self._step(0)
+
+    def _step(self, number: int) -> Painted:
+        assert self._places is not None
+        assert self._colours is not None
+        return self._places.select(2, number), self._colours.select(2, number)
 
 
 def square(spec: Square) -> tuple[Method[Best], ...]:
     """One method for each restart."""
+    painting = Painting()
+
+    @functools.cache
+    def sides(block: int, height: int, width: int) -> tuple[int, ...]:
+        steps = range(block * _BLOCK, (block + 1) * _BLOCK)
+        return tuple(_side(spec, number, height, width) for number in steps)
 
     def start(of: Problem) -> Best:
         first = _stripes(of) if isinstance(of.ball, LinfBall) else _tiles(of, of.ball)
         top = first.new_full((len(of),), float("-inf"))
         same = torch.zeros_like(top, dtype=torch.bool)
-        return Best(first, first, top, of.clean, same, *_block(spec, of, 0))
+        return Best(first, first, top, of.clean, same, *block(of, 0))
+
+    def block(of: Problem, number: int) -> tuple[Tensor, Tensor]:
+        return _block(of, number, sides(number // _BLOCK, *of.ball.centre.shape[2:]))
 
     def step(of: Problem, at: Best, answer: Answer, number: int) -> Best:
-        better = answer.loss > at.top
-        best = torch.where(better[:, None, None, None], at.x, at.best)
-        top = torch.where(better, answer.loss, at.top)
-        logits = torch.where(better[:, None], answer.logits, at.logits)
+        _, best, top, logits, _, corners, coins = at
+        better = answer.loss > top
+        if bool(better.any()):
+            best = torch.where(better.view(-1, 1, 1, 1), at.x, best)
+            top = torch.where(better, answer.loss, top)
+            logits = torch.where(better.view(-1, 1), answer.logits, logits)
         now = number % _BLOCK
-        block = at[5:] if now or not number else _block(spec, of, number)
-        corners, draws = (part[:, now] for part in block)
-        move = _recoloured if isinstance(of.ball, LinfBall) else _moved
-        x, same = move(of.ball, best, corners, draws, _side(spec, number, best))
-        return Best(x, best, top, logits, same & top.isfinite(), *block)
+        if number and not now:
+            corners, coins = block(of, number)
+        size = sides(number // _BLOCK, *best.shape[2:])
+        if isinstance(of.ball, LinfBall):
+            x, same = _recoloured(best, painting.at(of.ball, corners, coins, size, now))
+            if not numbers(top):
+                same = same & top.isfinite()
+        else:
+            x, same = _moved(of.ball, best, corners[:, now], coins[:, now], size[now]), at.same
+        return Best(x, best, top, logits, same, corners, coins)
 
     loss = cross_entropy if spec.targeted else margin
     known = _known if spec.norm == "linf" else None
@@ -77,13 +142,12 @@ def _known(at: Best) -> tuple[Tensor, Tensor]:
     return at.same, at.logits
 
 
-def _side(spec: Square, number: int, image: Tensor) -> int:
+def _side(spec: Square, number: int, height: int, width: int) -> int:
     """Height and width of the square of a step: a share `p` of the image, halved as the search goes
     on (section 3.3 of the paper, for 10,000 steps)."""
     if spec.rescale_schedule:
         number = int(number / spec.steps * 10_000)
     halvings = sum(number > limit for limit in _HALVED)
-    height, width = image.shape[-2:]
     side = round(math.sqrt(spec.share / 2**halvings * height * width))
     if spec.norm == "linf":
         return min(max(side, 1), height, width)
@@ -91,25 +155,31 @@ def _side(spec: Square, number: int, image: Tensor) -> int:
     return min(side + 1 - side % 2, height, width)
 
 
-def _block(spec: Square, of: Problem, number: int) -> tuple[Tensor, Tensor]:
-    """Corners and draws of the steps from `number` on. The draws say whether to turn a square (l2,
-    l1), and the sign of each channel."""
+def _block(of: Problem, number: int, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Corners and coins of the steps from `number` on, of squares so high. The coins say whether to
+    turn a square (l2, l1), and the sign of each channel."""
     centre = of.ball.centre
     count = 5 + centre.shape[1]
     draws = uniform(derive(of.seed, "square", number), of.ids, (_BLOCK, count))
-    sides = torch.tensor([_side(spec, number + k, centre) for k in range(_BLOCK)])
-    room = torch.tensor(centre.shape[2:]) - sides[:, None, None]
+    room = torch.tensor(centre.shape[2:]) - torch.tensor(list(sides))[:, None, None]
     places = draws[:, :, :4].unflatten(2, (2, 2))
-    return (places * room.to(centre.device)).long(), draws[:, :, 4:]
+    return (places * room.to(centre.device)).long(), draws[:, :, 4:] > 0.5
 
 
 def _places(corners: Tensor, side: int, image: Tensor) -> Tensor:
-    """The values of the first square in a flat image, int64 (N, C, side * side)."""
+    """The values of squares with these corners, int64 (N, K, 2), in a flat image, int64
+    (N, C, K, side * side)."""
     _, channels, _, width = image.shape
-    steps = torch.arange(side, device=corners.device)
-    inside = (steps[:, None] * width + steps).flatten()
-    first = corners[:, 0, :1] * width + corners[:, 0, 1:]
-    return (first + inside)[:, None].expand(-1, channels, -1)
+    rows, columns = corners.split(1, dim=2)
+    places: Tensor = rows * width + columns + _inside(side, width, corners.device)
+    return places.unsqueeze(1).expand(-1, channels, -1, -1)
+
+
+@functools.lru_cache(maxsize=64)
+def _inside(side: int, width: int, device: torch.device) -> Tensor:
+    """The values of the square in the corner of a flat image, int64 (side * side,)."""
+    steps = torch.arange(side, device=device)
+    return (steps[:, None] * width + steps).flatten()
 
 
 # --- linf -----------------------------------------------------------------------------------------
@@ -123,15 +193,10 @@ def _stripes(of: Problem) -> Tensor:
     return torch.where(up, of.ball.high, of.ball.low)
 
 
-def _recoloured(
-    ball: Ball, best: Tensor, corners: Tensor, draws: Tensor, side: int
-) -> tuple[Tensor, Tensor]:
+def _recoloured(best: Tensor, painted: Painted) -> tuple[Tensor, Tensor]:
     """The best point with each channel of one square at either end of what the ball allows; and
     whether that is the best point itself, bool (N,)."""
-    assert isinstance(ball, LinfBall)
-    places = _places(corners, side, best)
-    high, low = (end.flatten(2).gather(2, places) for end in (ball.high, ball.low))
-    colours = torch.where(draws[:, 1:, None] > 0.5, high, low)
+    places, colours = painted
     flat = best.flatten(2)
     same = (flat.gather(2, places) == colours).flatten(1).all(1)
     return flat.scatter(2, places, colours).view_as(best), same
@@ -157,19 +222,17 @@ def _tiles(of: Problem, ball: Ball) -> Tensor:
     return _settled(ball, change)
 
 
-def _moved(
-    ball: Ball, best: Tensor, corners: Tensor, draws: Tensor, side: int
-) -> tuple[Tensor, Tensor]:
+def _moved(ball: Ball, best: Tensor, corners: Tensor, coins: Tensor, side: int) -> Tensor:
     """The best point with what one square had changed moved to another, where it is added to two
-    pyramids of opposite sign. That is never the best point itself, bool (N,)."""
+    pyramids of opposite sign. That is never the best point itself."""
     order = _order(ball)
     change = best - ball.centre
     here, there = (_square(corners[:, which], side, best) for which in (0, 1))
-    places = _places(corners, side, best)
+    places = _places(corners[:, :1], side, best).squeeze(2)
     old = change.flatten(2).gather(2, places).unflatten(2, (side, side))
     shape = _pyramids(side, order).to(best)
-    turned = draws[:, 0, None, None, None] > 0.5
-    sign = 2.0 * (draws[:, 1:, None, None] > 0.5) - 1
+    turned = coins[:, 0, None, None, None]
+    sign = 2.0 * coins[:, 1:, None, None] - 1
     new = torch.where(turned, shape.mT, shape) * sign + old / (_size(old, order) + 1e-12)
     spent = _size(change, order, whole=True)
     free = _size(change * (here | there), order)
@@ -180,7 +243,7 @@ def _moved(
         room = ((ball.eps - spent).clamp_min(0) / channels + free) * channels
     new = new / (_size(new, order) + 1e-12) * room
     change = change.masked_fill(there, 0).flatten(2).scatter(2, places, new.flatten(2))
-    return _settled(ball, change.view_as(best)), torch.zeros_like(turned).flatten()
+    return _settled(ball, change.view_as(best))
 
 
 def _settled(ball: Ball, change: Tensor) -> Tensor:

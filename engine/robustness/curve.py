@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -84,6 +84,11 @@ class Curve:
     first: Tensor
     cost: Cost
     runs: float
+
+    def lowered(self, known: Tensor) -> Curve:
+        """With perturbations of these sizes known too, float64 (N,)."""
+        ladder = torch.tensor(self.radii, dtype=torch.float64)
+        return replace(self, first=torch.minimum(self.first, torch.searchsorted(ladder, known)))
 
     def robust(self, place: int) -> int:
         """How many samples stay correct at the radius at `place`."""

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from engine.robustness.curve import Curve, grid, trace
 from engine.robustness.flags import Flag
 from engine.robustness.searching import Cost, Found, Subject, search
 from engine.robustness.sensitivity import Shift, Sibling
-from engine.robustness.spec import Evaluate
+from engine.robustness.spec import Certificate, Evaluate
 from engine.robustness.staging import Stage
 from engine.robustness.witness import Witness
 from engine.task import Steps
@@ -72,10 +72,20 @@ class Attacked:
         return float(self.found.norm[self.broken].max()) if bool(self.broken.any()) else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was found in the attacks' ball, but not by one of them. alone: whom it broke within
+    their radius, and nothing before it, bool (N,)."""
+
+    norm: Norm
+    found: Found
+    alone: Tensor
+
+
 @dataclass(slots=True)
 class Report:
     """What is known so far. `worst` is the pointwise worst case over the attacks, each within its
-    own radius, and over what the curve found within the largest of them in its norm."""
+    own radius, and over what curve and checks found within the largest of them in their norm."""
 
     on: Subject
     worst: Found
@@ -84,10 +94,8 @@ class Report:
     """Of each norm: sizes of the smallest perturbations found, (N,), infinite where none was."""
     curve: Curve | None = None
     curve_norm: Norm = "linf"
-    curve_found: Found | None = None
-    """What broke samples while the curve was drawn."""
-    curve_alone: Tensor | None = None
-    """Whom that broke within the radius of the attacks, which all missed them, bool (N,)."""
+    beside: dict[Literal["curve", "checks"], Beside] = field(default_factory=dict)
+    """What was found while the curve was drawn, and by the checks."""
     flags: list[Flag] = field(default_factory=list)
     corruptions: list[Shift] = field(default_factory=list)
     noise: list[Shift] = field(default_factory=list)
@@ -125,13 +133,14 @@ def run_evaluate(spec: Evaluate, bench: Bench) -> Steps:
     notes += [Note("info", TARGETED.format(kind)) for kind in aimed]
     yield Table("classes", ("index", "name"), tuple(enumerate(chosen.data.classes)))
     on = yield from subject_of(chosen, bench, spec.batch_size)
-    prover = None if spec.certify is None else spec.certify.prover(on)
+    certificate = spec.certificate()
+    prover = None if certificate is None else certificate.prover(on)
     report = Report(on, Found.nothing(on, keep=True), changed=chosen.changed)
     stage = Stage(on, spec.show)
     try:
         yield from _evaluate(spec, radii, report, stage)
-        if prover is not None:
-            yield from _certify(spec, prover, report)
+        if certificate is not None and prover is not None:
+            yield from _certify(certificate, prover, report)
     except Cancelled:
         report.partial = True
     unmet = [] if report.partial else reporting.judge(spec, report)
@@ -166,10 +175,10 @@ def _evaluate(
     report.curve_norm = norm
     if spec.curve and eps > 0 and norm != "free":
         yield from _draw_curve(spec, norm, eps, report, stage)
+    robust = report.robust  # by what the checks find, they are not told whether they could
     if spec.checked:
-        known = _within(report, where) if same else None
-        report.flags += yield from lies.compare(on, where, size, known, spec.checked, spec.queries)
-    if (text := lies.too_few(on, report.robust, spec.checked)) is not None:
+        yield from _compare(spec, where, size, same, report, stage)
+    if (text := lies.too_few(on, robust, spec.checked)) is not None:
         report.unsaid.append(text)
     if not same:
         others = ", ".join(sorted({a.norm for a in spec.attacks if a.eps != 0}))
@@ -372,14 +381,47 @@ def _draw_curve(
 ) -> Generator[Event, None, None]:
     on, radii = report.on, grid(eps, spec.curve, norm)
     known, through = report.smallest[norm], spec.through_transforms
-    found = report.curve_found = Found.nothing(on, keep=True)
+    found = Found.nothing(on, keep=True)
     try:
         report.curve = yield from trace(on, radii, norm, known, found=found, through=through)
-    finally:  # it is in the same ball, and verified like all others
-        report.curve_alone = _fold(report.worst, found, eps)
-        pictures = tuple(stage.further("curve", norm, report.worst))
+    finally:
+        pictures = _count(report, "curve", norm, eps, found, stage)
     yield from pictures
     yield reporting.curve_table(report)
+
+
+def _compare(
+    spec: Evaluate, norm: Norm, eps: float, same: bool, report: Report, stage: Stage
+) -> Generator[Event, None, None]:
+    """The checks that attack, in a ball that is `same` as that of attacks, or one of their own."""
+    on = report.on
+    known = _within(report, norm) if same else None
+    found = Found.nothing(on, keep=True) if same else None
+    pictures: tuple[Event, ...] = ()
+    try:
+        report.flags += yield from lies.compare(
+            on, norm, eps, known, spec.checked, spec.queries, found=found
+        )
+    finally:
+        if found is not None:
+            pictures = _count(report, "checks", norm, eps, found, stage)
+            if report.curve is not None and norm == report.curve_norm:
+                report.curve = report.curve.lowered(found.norm)
+    yield from pictures
+
+
+def _count(
+    report: Report,
+    name: Literal["curve", "checks"],
+    norm: Norm,
+    eps: float,
+    found: Found,
+    stage: Stage,
+) -> tuple[Event, ...]:
+    """Count what `found` has in the ball of the attacks: it is verified like all that these found.
+    The pictures of it."""
+    report.beside[name] = Beside(norm, found, _fold(report.worst, found, eps))
+    return tuple(stage.further(name, norm, report.worst))
 
 
 def _compare_with(ref: str, report: Report) -> Generator[Event, None, None]:
@@ -399,14 +441,14 @@ def _compare_with(ref: str, report: Report) -> Generator[Event, None, None]:
     report.siblings.append(found)
 
 
-def _certify(spec: Evaluate, prover: Prover, report: Report) -> Generator[Event, None, None]:
+def _certify(
+    certificate: Certificate, prover: Prover, report: Report
+) -> Generator[Event, None, None]:
     """Last, since it takes longest: whoever has waited enough stops it, and has all the rest."""
-    assert spec.certify is not None
     on = report.on
-    report.certified = Certified.nothing(spec.certify, on)
+    report.certified = Certified.nothing(certificate, on)
     yield reporting.certificate_table(report)
     yield from certified.certify(on, prover, report.certified)
-    others = [(each.name, each.found) for each in report.attacks]
-    if report.curve_found is not None:
-        others.append(("curve", report.curve_found))
+    others: list[tuple[str, Found]] = [(each.name, each.found) for each in report.attacks]
+    others += [(name, each.found) for name, each in report.beside.items()]
     yield from certified.confront(on, prover, report.certified, others)

@@ -327,10 +327,18 @@ def too_few(on: Subject, robust: Tensor, count: int) -> str | None:
 
 
 def compare(
-    on: Subject, norm: Norm, eps: float, evaluated: Found | None, count: int, queries: int
+    on: Subject,
+    norm: Norm,
+    eps: float,
+    evaluated: Found | None,
+    count: int,
+    queries: int,
+    *,
+    found: Found | None = None,
 ) -> Generator[Event, None, list[Flag]]:
     """The checks that attack, in the ball of `norm` and `eps`, on the first `count` samples that
-    are correct. evaluated: the worst case that the evaluation has found, on all samples."""
+    are correct. evaluated: the worst case that the evaluation has found, on all samples. found:
+    gathers what breaks a sample inside the ball, also if they are cancelled."""
     rows = on.correct.nonzero().squeeze(1)[:count]
     if not len(rows) or eps <= 0 or norm == "l0" or norm == "free":
         return []
@@ -342,10 +350,14 @@ def compare(
         spec: AttackSpec, purpose: str, those: Tensor = rows
     ) -> Generator[Event, None, Tensor]:
         """Which of `rows` it breaks, bool (M,)."""
-        found = Found.nothing(on)
+        each = Found.nothing(on, keep=found is not None)
         seed = on.bench.derive("check", purpose)
-        yield from search(on, spec, those, found, seed=seed, what="samples")
-        return found.success[rows]
+        try:
+            yield from search(on, spec, those, each, seed=seed, what="samples")
+        finally:
+            if found is not None:
+                found.join(each, eps)
+        return each.success[rows]
 
     def wins(name: str, strong: Tensor, weak: Tensor, words: str, least: float = 0.0) -> None:
         """Flag if `strong` breaks more than `weak`, which should break as many: more by chance's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
@@ -18,8 +18,8 @@ from engine.files import atomic, sha256_of
 from engine.robustness import certified
 from engine.robustness.certified import Certified
 from engine.robustness.sensitivity import Shift
-from engine.robustness.spec import Evaluate
-from engine.robustness.verdict import unmet_of
+from engine.robustness.spec import Evaluate, Require
+from engine.robustness.verdict import Standing, unmet_of
 from engine.task import Summary
 
 if TYPE_CHECKING:
@@ -43,12 +43,32 @@ def judge(spec: Evaluate, report: Report) -> list[str]:
     """What is not as required, one sentence each; nothing if nothing was required."""
     if spec.require is None:
         return []
-    hits = {
-        "clean_accuracy": int(report.on.correct.sum()),
-        "robust_accuracy": int(report.robust.sum()),
+    total = len(report.on)
+    flags = ", ".join(flag.meaning.title for flag in report.flags)
+    doubts = [f"the checks doubt that: {flags}"] if flags else []
+    standings = {
+        "clean_accuracy": Standing("clean accuracy", int(report.on.correct.sum()), total),
+        "robust_accuracy": Standing(
+            "robust accuracy",
+            int(report.robust.sum()),
+            total,
+            [] if spec.require.despite_flags else doubts,
+        ),
     }
-    titles = [flag.meaning.title for flag in report.flags]
-    return unmet_of(spec.require, hits, len(report.on), titles)
+    if report.certified is not None:
+        standings["certified_accuracy"] = _certified(spec.require, report.certified)
+    return unmet_of(spec.require, standings)
+
+
+def _certified(require: Require, found: Certified) -> Standing:
+    """What is proved at the radius that is asked for: of the classifier that was certified, on the
+    samples that were. Flags are about attacks, and no doubt of a proof; a contradiction is."""
+    radius = require.certified_radius
+    if radius is None:
+        radius = max(found.spec.radii, default=0.0)
+    doubts = ["the certificate is contradicted"] if found.contradictions else []
+    where = f"{found.spec.norm} {radius:g}"
+    return Standing("certified accuracy", found.hits(radius), found.samples, doubts, where)
 
 
 def tell(spec: Evaluate, report: Report, unmet: list[str], notes: list[Note]) -> Iterator[Event]:
@@ -77,12 +97,13 @@ def verdict(spec: Evaluate, report: Report, unmet: list[str]) -> Iterator[Event]
         )
     for text in report.unsaid:
         yield Note("warning", text)
-    if count := curve_alone(report):
-        yield Note(
-            "info",
-            f"{count} samples that withstood the attacks were broken while the curve was drawn, "
-            "within the same radius: robust accuracy counts them as broken.",
-        )
+    for name, when in WHEN.items():
+        if count := alone(report, name):
+            yield Note(
+                "info",
+                f"{count} samples that withstood the attacks were broken {when}, within the same "
+                "radius: robust accuracy counts them as broken.",
+            )
     nan = report.on.cost.nan
     if nan:
         yield Note(
@@ -91,9 +112,16 @@ def verdict(spec: Evaluate, report: Report, unmet: list[str]) -> Iterator[Event]
         )
 
 
-def curve_alone(report: Report) -> int:
-    """How many samples the curve broke within the attacks' radius, and no attack."""
-    return 0 if report.curve_alone is None else int(report.curve_alone.sum())
+WHEN: dict[Literal["curve", "checks"], str] = {
+    "curve": "while the curve was drawn",
+    "checks": "by the checks",
+}
+"""When samples are broken that no attack has broken."""
+
+
+def alone(report: Report, name: Literal["curve", "checks"]) -> int:
+    """How many samples curve or checks broke within the attacks' radius, and nothing before."""
+    return int(report.beside[name].alone.sum()) if name in report.beside else 0
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -312,8 +340,9 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
             "curve_gradient_evaluations": curve.cost.gradient,
             "curve_runs": curve.runs,
         }
-    if count := curve_alone(report):
-        found["broken_by_curve"] = count
+    for name in WHEN:
+        if count := alone(report, name):
+            found[f"broken_by_{name}"] = count
     if report.corruptions:
         each = [shift.accuracy for shift in report.corruptions]
         found["corruption_accuracy"] = sum(each) / len(each)
@@ -337,8 +366,9 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
 def _largest(report: Report, norm: Norm) -> float:
     """The largest perturbation in `norm` among those that count."""
     most = max(each.largest for each in report.attacks if each.spec.norm == norm)
-    if norm == report.curve_norm and curve_alone(report):
-        most = max(most, float(report.worst.norm[report.curve_alone].max()))
+    for each in report.beside.values():
+        if norm == each.norm and bool(each.alone.any()):
+            most = max(most, float(report.worst.norm[each.alone].max()))
     return most
 
 

@@ -125,6 +125,18 @@ class Found:
         if self.adversarial is not None:
             self.adversarial[where] = result.adversarial[better]
 
+    def join(self, other: Found, radius: float) -> None:
+        """Add what another found within `radius`; of two that broke a sample the smaller stays."""
+        better = other.within(radius) & (other.norm < self.norm)
+        self.attacked |= other.attacked
+        self.queries += other.queries
+        self.success |= better
+        self.norm[better] = other.norm[better]
+        self.predictions[better] = other.predictions[better]
+        if self.adversarial is not None:
+            assert other.adversarial is not None
+            self.adversarial[better] = other.adversarial[better]
+
     def within(self, radius: float) -> Tensor:
         """Whether a sample was broken by no more than `radius`, bool (N,)."""
         return self.success & (self.norm <= radius)

@@ -106,3 +106,28 @@ def test_a_target_is_reached() -> None:
     with torch.no_grad():
         reached = model(result.adversarial).argmax(1) == aims
     assert reached[result.success].all()
+
+
+def test_who_is_broken_inside_the_radius_is_not_looked_at_again() -> None:
+    """Of many classes aimed at one after the other: verdicts are those of each class alone, and a
+    sample takes part until the first that breaks it, as in the authors' code."""
+    classes, eps = 30, 0.1
+    model, x = conv(classes), images(16)
+    labels = right_labels(model, x)
+    spec = FAB(eps=eps, steps=6, targets=classes - 1)
+    found = attack(model, x, labels, spec)
+    whole = FAB(steps=6, targets=classes - 1)  # everybody, to the end
+    every = attack(model, x, labels, whole)
+    assert torch.equal(found.success, every.success & (every.norm <= eps))
+    assert int(found.success.sum()) > 3
+    rounds = 2 * spec.steps
+    steps = torch.where(found.success, (found.broken_in + 1) * rounds, (classes - 1) * rounds)
+    assert torch.equal(found.queries, steps)
+    assert found.forward_evaluations < every.forward_evaluations / 2
+    # A radius of a sample's own counts as well; one without an end lets it go on.
+    own = torch.full((16,), eps, dtype=torch.float64)
+    own[0] = float("inf")
+    some = attack(model, x, labels, whole, eps=own)
+    assert torch.equal(some.success[1:], found.success[1:])
+    assert torch.equal(some.queries[1:], found.queries[1:])
+    assert some.queries[0] == (classes - 1) * rounds

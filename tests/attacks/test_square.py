@@ -13,14 +13,13 @@ ROOT2 = 2**0.5
 
 
 def test_squares_shrink_as_in_the_authors_code() -> None:
-    image = torch.zeros(1, 1, 28, 28)
     spec = Square(rescale_schedule=False)
     at = (0, 10, 11, 50, 51, 200, 201, 501, 1001, 2001, 4001, 4999)
-    assert [_side(spec, n, image) for n in at] == [25, 25, 18, 18, 13, 13, 9, 6, 4, 3, 2, 2]
+    assert [_side(spec, n, 28, 28) for n in at] == [25, 25, 18, 18, 13, 13, 9, 6, 4, 3, 2, 2]
     fitted = Square(steps=1000)
-    assert [_side(fitted, n, image) for n in (0, 1, 2, 5, 6, 999)] == [25, 25, 18, 18, 13, 1]
-    assert _side(Square(norm="l2"), 4999, image) == 3
-    assert _side(Square(norm="l2"), 20, image) % 2 == 1
+    assert [_side(fitted, n, 28, 28) for n in (0, 1, 2, 5, 6, 999)] == [25, 25, 18, 18, 13, 1]
+    assert _side(Square(norm="l2"), 4999, 28, 28) == 3
+    assert _side(Square(norm="l2"), 20, 28, 28) % 2 == 1
 
 
 def test_proposals_recolour_one_square_and_keep_what_helps() -> None:

@@ -17,8 +17,8 @@ from engine.data import Dataset
 from engine.errors import BadInput, Cancelled, SpecError
 from engine.events import Event, Images, Note, Progress, Saved, Table
 from engine.models import load_model
-from engine.robustness.spec import Evaluate, Require
-from engine.robustness.verdict import unmet_of
+from engine.robustness.spec import Evaluate, IntervalBounds, Require
+from engine.robustness.verdict import Standing, unmet_of
 from engine.runner import Runner
 from engine.store import Workspace
 from engine.task import Summary, parse_task
@@ -225,16 +225,20 @@ def test_a_targeted_attack_says_what_counts(model_file: Path, tmp_path: Path) ->
 
 def test_requirements_are_judged_at_the_lower_end() -> None:
     both = Require(clean_accuracy=">= 0.97", robust_accuracy=">=0.85")
-    hits = {"clean_accuracy": 990, "robust_accuracy": 880}
-    assert unmet_of(both, hits, 1000, []) == []
-    few = {"clean_accuracy": 99, "robust_accuracy": 88}
-    text = unmet_of(both, few, 100, [])
+
+    def standing(clean: int, robust: int, samples: int, *doubts: str) -> dict[str, Standing]:
+        return {
+            "clean_accuracy": Standing("clean accuracy", clean, samples),
+            "robust_accuracy": Standing("robust accuracy", robust, samples, doubts),
+            "certified_accuracy": Standing("certified accuracy", 0, samples),
+        }
+
+    assert unmet_of(both, standing(990, 880, 1000)) == []
+    text = unmet_of(both, standing(99, 88, 100))
     assert len(text) == 2
     assert text[1].startswith("robust accuracy >= 0.85 is required; it is 0.8800 on 100 samples")
-    (doubt,) = unmet_of(both, hits, 1000, ["Zero gradients"])
-    assert doubt.endswith("the checks doubt that: Zero gradients")
-    anyway = Require(robust_accuracy=">= 0.85", despite_flags=True)
-    assert unmet_of(anyway, hits, 1000, ["Zero gradients"]) == []
+    (doubt,) = unmet_of(both, standing(990, 880, 1000, "nobody believes it"))
+    assert doubt == "robust accuracy >= 0.85 is required; it is 0.8800, but nobody believes it"
 
 
 @pytest.mark.parametrize("text", ["0.85", "> 0.85", ">= 85 %", ">= 1.2", "<= 0.5", ">= -1"])
@@ -326,3 +330,127 @@ def test_a_strength_bounds_no_size() -> None:
     """Of an attack that only the box bounds every success counts, however large in l2."""
     radii = Evaluate(model="x", attacks=(Spatial(), PGD(eps=0.1), Patch(eps=0.05))).radii()
     assert radii == (math.inf, 0.1, math.inf)
+
+
+def test_certified_accuracy_can_be_required(model_file: Path, tmp_path: Path) -> None:
+    """Of what is proved at the largest radius or the one that is named, on the lower end."""
+    proof = IntervalBounds(radii=(0.002, 0.01), samples=50, steps=1)
+    judged = {}
+    for number, (least, radius) in enumerate(
+        ((">= 0.99", None), (">= 0.01", None), (">= 0.5", 0.002), (">= 0.5", 0.0005))
+    ):
+        need = Require(certified_accuracy=least, certified_radius=radius)
+        spec = small(model_file, attacks=(FIRST,), certify=proof, require=need)
+        bench = bench_in(tmp_path / str(number))
+        _, summary = pull(spec.run(bench))
+        at = 0.01 if radius is None else radius
+        share = summary["certified_accuracy"][f"{at:g}"]
+        low, _ = wilson(round(share * 50), 50)
+        judged[least, radius] = "unmet" not in summary
+        assert judged[least, radius] == (low >= float(least.removeprefix(">=")))
+        for text in summary.get("unmet", ()):
+            assert text == (
+                f"certified accuracy {least} at linf {at:g} is required; it is {share:.4f} on 50 "
+                f"samples, so at least {low:.4f}"
+            )
+        verdict = json.loads((bench.folder / "report.json").read_text())["verdict"]
+        assert verdict == ("met" if judged[least, radius] else "rejected")
+    assert not judged[">= 0.99", None]
+    assert judged[">= 0.5", 0.0005]
+
+
+def test_a_contradicted_certificate_meets_no_requirement() -> None:
+    need = Require(certified_accuracy=">= 0.5")
+    found = Standing("certified accuracy", 99, 100, ["the certificate is contradicted"], "l2 0.5")
+    assert unmet_of(need, {"certified_accuracy": found}) == [
+        "certified accuracy >= 0.5 at l2 0.5 is required; it is 0.9900, but the certificate is "
+        "contradicted"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"require": {"certified_accuracy": ">= 0.9"}}, "nothing proves a certified accuracy"),
+        ({"require": {"certified_radius": 0.1}}, "none is required"),
+        (
+            {
+                "require": {"certified_accuracy": ">= 0.9"},
+                "certify": {"kind": "ibp", "radii": []},
+            },
+            "at which radius certified accuracy is judged is not said",
+        ),
+        (
+            {"require": {"certified_accuracy": "0.9"}, "certify": {"kind": "ibp"}},
+            "certified_accuracy",
+        ),
+    ],
+)
+def test_what_nothing_certifies_cannot_be_required(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(SpecError, match=match):
+        parse_task({"kind": "evaluate", "model": "m", **values})
+
+
+def test_what_the_checks_break_inside_the_radius_counts(model_file: Path, tmp_path: Path) -> None:
+    """A weak attack without a curve: what the lie detector's own attacks find on the samples that
+    they look at is in the same ball and verified, so that nobody counts as robust there."""
+    weak = PGD(eps=0.15, steps=1, step_size=0.15, random_start=False)
+    values = {"attacks": (weak,), "checked": 40, "queries": 50}
+    bench = bench_in(tmp_path / "a")
+    events, summary = pull(small(model_file, **values).run(bench))
+    _, without = pull(small(model_file, attacks=(weak,)).run(bench_in(tmp_path / "b")))
+    more = summary["broken_by_checks"]
+    assert more > 3
+    assert summary["broken"] == without["broken"] + more
+    assert summary["robust_accuracy_by_attack"] == without["robust_accuracy_by_attack"]
+    assert "weak_attacks" in summary["flags"]
+    assert not any("Too few samples to compare" in text for text in summary.get("unchecked", ()))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any(
+        text.startswith(f"{more} samples that withstood the attacks were broken by the checks")
+        for text in notes
+    )
+    (worst,) = (e for e in events if isinstance(e, Images) and e.name == "worst_adversarial")
+    by = [caption["attack"] for caption in worst.captions]
+    assert (by.count("checks"), by.count("pgd")) == (more, without["broken"])
+
+    kept = safetensors.torch.load_file(bench.folder / "adversarial.safetensors")
+    hit = kept["success"]
+    assert int(hit.sum()) == summary["broken"]
+    size = (kept["adversarial"].double() - kept["clean"].double()).flatten(1).abs().amax(1)
+    assert float(size.max()) <= 0.15
+    assert summary["max_norm"]["linf"] == pytest.approx(float(size.max()))
+    with torch.no_grad():
+        taken = load_model(str(model_file), bench).module(kept["adversarial"]).argmax(1)
+    assert bool((taken != kept["labels"])[hit].all())
+
+    # The curve knows of them too: at the radius of the attacks it says what is said of the model.
+    events, both = pull(small(model_file, **values, curve=4).run(bench_in(tmp_path / "c")))
+    at = {row[0]: row[1] for row in tables(events)["curve"].rows}
+    assert at[0.15] == both["robust_accuracy"]
+    assert both["broken"] == without["broken"] + both["broken_by_curve"] + both.get(
+        "broken_by_checks", 0
+    )
+
+
+def test_checks_in_another_ball_count_for_nothing(model_file: Path, tmp_path: Path) -> None:
+    """What they find says nothing of a radius that they did not look at."""
+    attacks = (FMN(norm="l0", eps=1.0, steps=5),)
+    _, summary = pull(small(model_file, attacks=attacks, checked=40).run(bench_in(tmp_path)))
+    assert "broken_by_checks" not in summary
+    assert summary["robust_accuracy"] == summary["robust_accuracy_by_attack"]["fmn"]
+
+
+def test_checks_that_are_stopped_keep_what_they_broke(model_file: Path, tmp_path: Path) -> None:
+    weak = PGD(eps=0.15, steps=1, step_size=0.15, random_start=False)
+    steps = small(model_file, attacks=(weak,), checked=40, queries=50, batch_size=20).run(
+        bench_in(tmp_path)
+    )
+    while not (isinstance(event := next(steps), Progress) and event.unit == "samples"):
+        pass
+    while not (isinstance(event, Progress) and event.done == 20):
+        event = next(steps)
+    steps.throw(Cancelled())
+    _, partial = pull(steps)
+    assert partial["partial"]
+    assert partial["broken_by_checks"] > 0

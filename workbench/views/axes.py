@@ -386,7 +386,7 @@ class AxesCard(DrawnCard):
         """What is drawn is another."""
         self.drawing.stop = None
         self._show_emptiness()
-        self.drawing.update()
+        self.drawing.forget()
 
     def _show_emptiness(self) -> None:
         self._give_way(self.is_empty, self.drawing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QRectF, QSize, Qt
-from PySide6.QtGui import QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QPainter, QPaintEvent, QPen, QPixmap
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from workbench import theme
@@ -16,12 +16,16 @@ LEAST = QSize(640, 420)
 class Drawing(QWidget):
     """Draws itself into any rectangle: the widget's own, a picture, an SVG."""
 
+    still = False
+    """Whether what `draw` painted is kept, for the pointer to move over, until `forget`."""
+
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._base: QPixmap | None = None
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        theme.manager.changed.connect(self.update)
+        theme.manager.changed.connect(self.forget)
 
     def draw(self, painter: QPainter, whole: QRectF) -> None:
         """Everything but what belongs to the pointer or the keyboard."""
@@ -30,9 +34,30 @@ class Drawing(QWidget):
     def draw_hands(self, painter: QPainter) -> None:
         """What the pointer and the keyboard add."""
 
+    def forget(self) -> None:
+        """What is drawn is another."""
+        self._base = None
+        self.update()
+
+    def _kept(self) -> QPixmap:
+        """What `draw` paints, painted once."""
+        ratio = self.devicePixelRatioF()
+        if self._base is None or self._base.size() != self.size() * ratio:
+            self._base = QPixmap(self.size() * ratio)
+            self._base.setDevicePixelRatio(ratio)
+            self._base.fill(theme.color("card"))
+            painter = QPainter(self._base)
+            self.draw(painter, QRectF(self.rect()))
+            painter.end()
+        return self._base
+
     def paintEvent(self, event: QPaintEvent) -> None:
+        base = self._kept() if self.still else None
         painter = QPainter(self)
-        self.draw(painter, QRectF(self.rect()))
+        if base is not None:
+            painter.drawPixmap(0, 0, base)
+        else:
+            self.draw(painter, QRectF(self.rect()))
         self.draw_hands(painter)
         if self.hasFocus():
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -59,7 +84,7 @@ class DrawnCard(PictureCard):
 
     def retranslate(self) -> None:
         super().retranslate()
-        self.drawing.update()
+        self.drawing.forget()
 
     def picture_size(self) -> QSize:
         return self.size().expandedTo(LEAST * theme.manager.scale)

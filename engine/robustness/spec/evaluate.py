@@ -23,7 +23,8 @@ SHARE = 'a share of 1 as in ">= 0.5"'
 
 
 class Require(Spec):
-    """What a model must reach, as in ">= 0.85"; judged on the lower end of the 95 % interval."""
+    """What a model must reach, as in ">= 0.85"; judged on the lower end of the 95 % interval.
+    Certified accuracy is that of the classifier that is certified, on the samples that are."""
 
     clean_accuracy: str | None = param(
         None,
@@ -39,12 +40,36 @@ class Require(Spec):
         pattern=LEAST,
         form=SHARE,
     )
+    certified_accuracy: str | None = param(
+        None,
+        "Certified accuracy",
+        "The least share of the certified samples that must be right and proved, as in >= 0.9; "
+        "empty asks for nothing.",
+        pattern=LEAST,
+        form=SHARE,
+    )
+    certified_radius: float | None = param(
+        None,
+        "Certified radius",
+        "Where certified accuracy is judged, in the norm of the certificate; empty is the largest "
+        "of its radii.",
+        ge=0.0,
+    )
     despite_flags: bool = param(
         False,
         "Despite flags",
         "Whether a robust accuracy that the checks doubt is good enough.",
         advanced=True,
     )
+
+    @model_validator(mode="after")
+    def _a_radius_is_of_something(self) -> Self:
+        if self.certified_radius is not None and self.certified_accuracy is None:
+            raise ValueError(
+                "certified_radius says where certified accuracy is judged, and none is required: "
+                'give certified_accuracy too, as in ">= 0.9", or leave the radius out'
+            )
+        return self
 
 
 class Evaluate(Task):
@@ -57,8 +82,8 @@ class Evaluate(Task):
         "unmet": "what was required and is not so; the run is rejected then",
         "clean_accuracy": "share of the samples that the model gets right",
         "clean_accuracy_interval": "where that lies with 95 % confidence",
-        "robust_accuracy": "share that it gets right after every attack, and after what was found "
-        "for the curve inside the attacks' radius: the worst case of each sample",
+        "robust_accuracy": "share that it gets right after every attack, and after what the curve "
+        "and the checks found inside the attacks' radius: the worst case of each sample",
         "robust_accuracy_interval": "where that lies with 95 % confidence",
         "interval": "how intervals were computed",
         "robust_accuracy_by_attack": "after each attack and all before it; with `every`, after it "
@@ -71,6 +96,8 @@ class Evaluate(Task):
         "max_norm": "the largest perturbation, by norm",
         "mean_queries": "images that the model was asked about for a sample, of all attacks",
         "broken_by_curve": "how many of them the curve alone broke, inside the attacks' radius",
+        "broken_by_checks": "how many of them the checks alone broke, inside the attacks' radius; "
+        "they attack the first samples only (`checked`)",
         "curve_points": "radii at which robust accuracy is known",
         "curve_gradient_evaluations": "images of which a gradient was taken for that",
         "curve_runs": "what it cost, in whole runs of PGD",
@@ -192,6 +219,22 @@ class Evaluate(Task):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_is_required_is_certified(self) -> Self:
+        if self.require is None or self.require.certified_accuracy is None:
+            return self
+        if self.certify is None:
+            raise ValueError(
+                "require: nothing proves a certified accuracy; give certify, of the kind ibp or "
+                "smoothing, or leave certified_accuracy out"
+            )
+        if self.require.certified_radius is None and not self.certify.radii:
+            raise ValueError(
+                "require: at which radius certified accuracy is judged is not said; give "
+                "certified_radius, or the certificate some radii"
+            )
+        return self
+
     def radii(self) -> tuple[float, ...]:
         """The radius at which each attack is judged: its own; of a search for the smallest
         perturbation without one, the largest of those that attacks of its norm have; else, and in
@@ -205,6 +248,13 @@ class Evaluate(Task):
             attack.eps or 0.0 if bound else known.get(attack.norm, math.inf)
             for attack, bound in zip(self.attacks, bounded, strict=True)
         )
+
+    def certificate(self) -> Certificate | None:
+        """The certificate, with the radius that is required among its own."""
+        radius = None if self.require is None else self.require.certified_radius
+        if self.certify is None or not radius or radius in self.certify.radii:
+            return self.certify
+        return self.certify.model_copy(update={"radii": (*self.certify.radii, radius)})
 
     def run(self, bench: "Bench") -> Steps:
         from engine.robustness.evaluating import run_evaluate
