@@ -204,12 +204,59 @@ def _parser() -> ArgumentParser:
     spending.add_argument("--steps", type=int, metavar="N", help="noisy steps in all")
     spending.add_argument("--epsilon", type=float, metavar="E", help="what may be spent")
     spending.add_argument("--delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
+    _add_federated(commands.add_parser("federated", help="start a deployment: certificates, nodes"))
     keygen = commands.add_parser("keygen", help="make a key pair")
     keygen.add_argument(
         "--to", type=Path, required=True, metavar="F", help="the secret key; keep it to yourself"
     )
     commands.add_parser("worker", parents=[place, data], help="be the window's engine process")
     return parser
+
+
+def _add_federated(parser: ArgumentParser) -> None:
+    import argparse
+    from pathlib import Path
+
+    parser.description = (
+        "The processes of a federation on several machines, or on this one: a SuperLink, and a "
+        'SuperNode for each client. A task with grid.kind = "deployment" then runs on them.'
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument(
+        "--certificates",
+        type=Path,
+        metavar="DIR",
+        help="what `certificates` wrote; only on this machine it goes without",
+    )
+    make = actions.add_parser(
+        "certificates", help="make an authority, the SuperLink's certificate, a key for each node"
+    )
+    make.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    make.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="H",
+        help="name or address by which nodes reach the SuperLink; may be given again",
+    )
+    make.add_argument("--nodes", type=int, default=2, metavar="N", help="clients (default: 2)")
+    make.add_argument("--days", type=int, default=365, help="that they hold (default: 365)")
+    link = actions.add_parser("superlink", parents=[folder], help="start a SuperLink; Ctrl-C ends")
+    link.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen at")
+    link.add_argument("--port", type=int, default=9093, metavar="P", help="default: 9093")
+    node = actions.add_parser("supernode", parents=[folder], help="start a client; Ctrl-C ends")
+    node.add_argument("--superlink", default="127.0.0.1:9093", metavar="H:P", help="its SuperLink")
+    node.add_argument(
+        "--client", type=int, required=True, metavar="K", help="which one it is, counted from 0"
+    )
+    node.add_argument("--key", type=Path, metavar="F", help="default: DIR/nodes/node-K")
+    node.add_argument("--data-root", type=Path, metavar="D", help="where its data sets lie")
+    actions.add_parser("port", help="print a port of this machine that is free")
+    app = actions.add_parser("app", help="write a recipe's federation as an app for `flwr run`")
+    app.add_argument("recipe", type=Path, help="a TOML file with a task of kind federate")
+    app.add_argument("--task", metavar="NAME", help="which one, if there are several")
+    app.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
 
 
 if __name__ == "__main__":

@@ -535,6 +535,24 @@ def epsilon(options: Namespace) -> int:
     return 0
 
 
+def federated(options: Namespace) -> int:
+    """What a real deployment needs: certificates, and Flower's processes."""
+    from engine.federated import console
+    from engine.federated.hosting import watch
+
+    match options.action:
+        case "certificates":
+            return console.certificates(options)
+        case "port":
+            return console.port()
+        case "app":
+            return console.app(options, {e.name: e.task for e in read_recipe(options.recipe)})
+    with Stop() as stop:
+        kept = console.started(options)
+        code = watch(kept, lambda line: print(line, flush=True), lambda: bool(stop.asked))
+    return 0 if stop.asked else code
+
+
 def _ratio(text: str) -> float:
     """A number, or two with a stroke between them."""
     above, stroke, below = text.partition("/")
@@ -630,5 +648,6 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "import": import_,
     "keygen": keygen,
     "epsilon": epsilon,
+    "federated": federated,
     "worker": worker,
 }

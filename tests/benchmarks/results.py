@@ -23,7 +23,7 @@ from engine.store import RunInfo, Workspace
 from engine.task import Spec, parse_task, references, with_references
 from tests.benchmarks.__main__ import machine
 
-FIGURES = ("clean_accuracy", "robust_accuracy", "certified_accuracy")
+FIGURES = ("clean_accuracy", "robust_accuracy", "certified_accuracy", "epsilon")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

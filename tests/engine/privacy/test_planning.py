@@ -84,3 +84,16 @@ def test_a_batch_of_everything_is_sampled_whole() -> None:
     told = plan(DPSGD(noise_multiplier=5.0), 100, 400, 7)
     assert (told.rate, told.planned, told.within, told.before) == (1.0, 7, 7, ())
     assert told.ahead(1e-5).steps == (1, 2, 3, 4, 5, 6, 7)
+
+
+def test_a_published_set_is_counted_without_a_download(tmp_path: Path) -> None:
+    told = asked(
+        tmp_path,
+        data={"kind": "mnist", "validation": 0.1},
+        batch_size=512,
+        epochs=1,
+        privacy={"kind": "dpsgd", "noise_multiplier": 1.0},
+    )
+    assert told["images"] == 54001  # each class's tenth, rounded
+    assert told["sample_rate"] == 512 / 54001
+    assert not list(tmp_path.rglob("*ubyte*"))

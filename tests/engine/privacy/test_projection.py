@@ -110,7 +110,9 @@ def test_without_a_promise_directions_are_exact(
     images = module.normalise(data.train.batch(torch.arange(len(data.train)))[0])
     units = torch.nn.functional.normalize(images.flatten(1).double())
     theirs = torch.linalg.svd(units).Vh[:12]
-    cosines = (directions(tmp_path).double() * theirs).sum(1).abs()
+    found = directions(tmp_path).double()
+    torch.testing.assert_close((units @ found.T).square().mean(0), torch.ones(12).double())
+    cosines = (found / found.norm(dim=1, keepdim=True) * theirs).sum(1).abs()
     torch.testing.assert_close(cosines, torch.ones(12).double(), rtol=1e-4, atol=1e-4)
 
 

@@ -1,0 +1,222 @@
+"""Differential privacy for whole clients, at a server that is trusted.
+
+Each client is drawn by its own coin (`sample_rate`), its update is clipped as a whole, and noise is
+added to the *sum*, which is divided by how many clients were *expected*. So one client more or less
+moves the sum by one clipping norm at most, whoever else was drawn, dropped out or was rejected, and
+however many images it has. Neighbouring federations differ in one client, added or removed.
+
+(Flower's wrappers are not used. They let the inner strategy weight the clients by their images, and
+divide by those that answered, while the noise is made for an equal share of those that were to
+answer: their mean moves by more than the noise covers. Their adaptive norm counts the clipped where
+Andrew et al. count the unclipped, and so runs away from its quantile; and one client changes their
+count by 1, where the noise of theorem 1 is made for 1/2.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.bench import Bench
+from engine.errors import BadInput
+from engine.events import Event, Note, Table
+from engine.federated.spec import ClientPrivacy, Federate
+from engine.privacy.accounting import curve, noise_multiplier, split_noise, steps_within, total
+from engine.privacy.ledger import Charge, Ledger
+from engine.privacy.noise import Draws, SeededDraws, SystemDraws
+from engine.task import Summary
+
+Update = dict[str, Tensor]
+
+LEDGER = "privacy.jsonl"
+"""In the run's folder."""
+
+DEFAULT_NOISE = 1.0
+POINTS = 100
+"""Rounds of a run of which epsilon is said beforehand."""
+
+LEAST_NORM, LARGEST_NORM = 1e-6, 1e6
+"""Between which an adaptive clipping norm stays."""
+
+
+class ClientNoise:
+    """What happens to the updates of a round, and what it costs. A charge is in the ledger before
+    its noise is drawn.
+
+    `clip` is the norm that updates are clipped to; where it adapts it changes with the rounds.
+    `rounds` is after how many the budget is spent, or the run over.
+    """
+
+    def __init__(self, spec: Federate, bench: Bench) -> None:
+        """Raises BadInput for a target that cannot be met, and for a ledger that is none."""
+        assert spec.privacy is not None
+        self.spec: ClientPrivacy = spec.privacy
+        self.clients = spec.clients
+        self.rate = spec.fraction
+        self.expected = self.rate * spec.clients
+        self.planned = spec.rounds
+        self.noise = self._noise()
+        resume = bench.resume
+        self.fresh = resume is None
+        self.ledger = Ledger(
+            bench.folder / LEDGER,
+            fresh=resume is None,
+            step=resume.step if resume is not None else 0,
+            secure=self.spec.secure,
+            source=json.dumps(bench.environment, sort_keys=True),
+        )
+        self.rounds = self._affordable()
+        self.random: Draws = (
+            SystemDraws(torch.device("cpu")) if self.spec.secure else _Seeded(bench)
+        )
+        self.clip = self.spec.max_update_norm
+        self.sum_noise, self.count_noise = self.noise, 0.0
+        if self.spec.adaptive is not None:
+            self.count_noise = self.spec.adaptive.count_noise * self.expected
+            self.sum_noise = split_noise(self.noise, self.count_noise)
+
+    # --- the budget -------------------------------------------------------------------------------
+
+    def _noise(self) -> float:
+        spec = self.spec
+        if spec.noise_multiplier is not None:
+            return spec.noise_multiplier
+        if spec.epsilon is None:
+            return DEFAULT_NOISE
+        return noise_multiplier(spec.epsilon, self.rate, self.planned, spec.delta)
+
+    def _affordable(self) -> int:
+        if self.spec.epsilon is None:
+            return self.planned
+        within = steps_within(self.spec.epsilon, self.noise, self.rate, self.spec.delta)
+        within -= self.ledger.repeated(self._charge())
+        if within < 1:
+            raise BadInput(
+                f"a target epsilon of {self.spec.epsilon:g} is exceeded by a single round with "
+                f"noise multiplier {self.noise:g} at a fraction of {self.rate:.4g}; take more "
+                "noise, a smaller fraction, or a larger target"
+            )
+        return min(self.planned, within)
+
+    def _charge(self, rounds: int = 1) -> Charge:
+        return Charge(self.noise, self.rate, rounds)
+
+    def begin(self) -> Iterator[Event]:
+        """What is to be said before the first round."""
+        spec = self.spec
+        ahead = curve(self.noise, self.rate, self.rounds, spec.delta, points=POINTS)
+        rows = tuple(zip(ahead.steps, ahead.pld, ahead.rdp, strict=True))
+        yield Table("budget", ("step", "epsilon", "epsilon_rdp"), rows)
+        if not self.fresh:
+            return
+        yield Note(
+            "info",
+            f"noise multiplier {self.noise:.4g}, each client in a round with probability "
+            f"{self.rate:.4g}, {self.rounds} rounds: epsilon {ahead.pld[-1]:.3f} at delta "
+            f"{spec.delta:g}, of every client. It covers the global models and the epsilon. What "
+            "is shown of single clients is not covered: it stays in this workspace.",
+        )
+        if self.rounds < self.planned:
+            yield Note(
+                "info", f"the target is reached after {self.rounds} of {self.planned} rounds"
+            )
+        if spec.delta >= 1 / self.clients:
+            yield Note(
+                "warning",
+                f"delta {spec.delta:g} is not below 1 / {self.clients} clients: the promise holds "
+                "even for a mechanism that publishes all of one of them",
+            )
+
+    def epsilon(self, rounds: int) -> float:
+        """What so many rounds have spent, and those that were repeated with other noise."""
+        charge = self._charge(rounds + self.ledger.repeated(self._charge()))
+        return total((charge,), self.spec.delta)
+
+    def settle(self, rounds: int) -> None:
+        """The run ends or rests after so many rounds."""
+        self.ledger.settle(rounds)
+
+    def summary(self) -> Summary:
+        """What was spent, by the ledger."""
+        charges, delta = self.ledger.charged(), self.spec.delta
+        return {
+            "epsilon": total(charges, delta),
+            "epsilon_rdp": total(charges, delta, "rdp"),
+            "delta": delta,
+            "noise_multiplier": self.noise,
+        }
+
+    # --- a round ----------------------------------------------------------------------------------
+
+    def picked(self, number: int) -> list[int]:
+        """The clients of a round, each by its own coin."""
+        found: list[int] = self.random.chosen(number, self.clients, self.rate).tolist()
+        return found
+
+    def mean(
+        self, updates: Sequence[Update], like: Mapping[str, Tensor], number: int
+    ) -> tuple[Update, list[bool]]:
+        """The noisy mean of a round's updates, which may be none, and which of them were clipped.
+
+        `like` are tensors of an update's names and shapes; `number` is of the round. Raises
+        StorageError where the charge cannot be written down.
+        """
+        self.ledger.reserve(self._charge(), number, last=self.rounds)
+        norms = [norm_of(update) for update in updates]
+        mean: Update = {}
+        count = sum(tensor.numel() for tensor in like.values())
+        noise = self.random.normal("clients", number, count).split(
+            [t.numel() for t in like.values()]
+        )
+        for (name, tensor), drawn in zip(like.items(), noise, strict=True):
+            total_of = drawn.view(tensor.shape) * (self.sum_noise * self.clip)
+            for update, norm in zip(updates, norms, strict=True):
+                total_of.add_(update[name], alpha=min(1.0, self.clip / norm) if norm else 1.0)
+            mean[name] = total_of / self.expected
+        clipped = [norm > self.clip for norm in norms]
+        if self.spec.adaptive is not None:
+            self._follow(clipped, number)
+        return mean, clipped
+
+    def mean_of(self, total: Update, stayed: int, clipped: int, number: int) -> Update:
+        """The noisy mean where only the `total` of the updates is known, which clients have clipped
+        themselves: `stayed` of them there are, of which so many were clipped. Raises as `mean`."""
+        self.ledger.reserve(self._charge(), number, last=self.rounds)
+        count = sum(tensor.numel() for tensor in total.values())
+        noise = self.random.normal("clients", number, count).split(
+            [t.numel() for t in total.values()]
+        )
+        mean = {
+            name: (tensor + drawn.view(tensor.shape) * (self.sum_noise * self.clip)) / self.expected
+            for (name, tensor), drawn in zip(total.items(), noise, strict=True)
+        }
+        if self.spec.adaptive is not None:
+            self._follow([place < clipped for place in range(stayed)], number)
+        return mean
+
+    def _follow(self, clipped: Sequence[bool], number: int) -> None:
+        """The clipping norm of the next round (Andrew et al. 2021, algorithm 1): what is counted
+        are halves, up or down, so that one client changes the count by no more than one half."""
+        assert self.spec.adaptive is not None
+        halves = sum(-0.5 if each else 0.5 for each in clipped)
+        halves += float(self.random.normal("count", number, 1)) * self.count_noise
+        below = 0.5 + halves / self.expected
+        change = math.exp(-self.spec.adaptive.lr * (below - self.spec.adaptive.quantile))
+        self.clip = min(LARGEST_NORM, max(LEAST_NORM, self.clip * change))
+
+
+class _Seeded(SeededDraws):
+    """Updates are on the CPU, wherever the clients train."""
+
+    def normal(self, purpose: str, step: int, count: int) -> Tensor:
+        generator = self._bench.generator("privacy", purpose, step)
+        return torch.randn(count, generator=generator)
+
+
+def norm_of(update: Mapping[str, Tensor]) -> float:
+    """The length of a whole update."""
+    return math.sqrt(sum(float(t.double().square().sum()) for t in update.values()))

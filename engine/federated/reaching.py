@@ -1,0 +1,158 @@
+"""Whether a SuperLink can be reached, and may be trusted with a run: what can be told before."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from pathlib import Path
+
+from engine.errors import BadInput, CrucibleError, UnavailableError
+
+PATIENCE = 5.0
+"""Seconds that a SuperLink has to answer."""
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `host:port`. Raises BadInput."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise BadInput(
+            f"{address!r} is no SuperLink's address; expected host:port, as in 192.168.1.7:9093"
+        )
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_secure(address: str, root_certificates: str) -> None:
+    """Raises BadInput where TLS is needed and not there, without asking the network."""
+    host, _ = host_and_port(address)
+    if root_certificates:
+        try:
+            ssl.create_default_context(cafile=str(Path(root_certificates).expanduser()))
+        except FileNotFoundError:
+            raise BadInput(
+                f"there is no file {root_certificates!r}; expected the certificate by which the "
+                "SuperLink is known, as `engine federated certificates` writes it (ca.crt)"
+            ) from None
+        except (ssl.SSLError, OSError) as error:
+            raise BadInput(f"{root_certificates!r} holds no certificate: {error}") from None
+    elif not is_loopback(host):
+        raise BadInput(
+            f"{host} is another machine: without TLS anybody on the way could read and change the "
+            "models. Give root_certificates, the ca.crt that `engine federated certificates` wrote."
+        )
+
+
+def reach(address: str, root_certificates: str) -> None:
+    """Raises UnavailableError where no SuperLink answers, and CrucibleError where it is not who it
+    should be, or speaks another language."""
+    host, port = host_and_port(address)
+    try:
+        with socket.create_connection((host, port), timeout=PATIENCE) as line:
+            if root_certificates:
+                context = ssl.create_default_context(
+                    cafile=str(Path(root_certificates).expanduser())
+                )
+                with context.wrap_socket(line, server_hostname=host):
+                    return
+            _check_plain(line, address)
+    except ssl.SSLCertVerificationError as error:
+        raise CrucibleError(
+            f"the certificate of the SuperLink at {address} does not match: "
+            f"{error.verify_message or error}. Expected one that {root_certificates} has signed, "
+            f"for {host}; make them with `engine federated certificates --host {host}`, and give "
+            "the ca.crt that was made with it."
+        ) from None
+    except ssl.SSLError as error:
+        raise CrucibleError(
+            f"what answers at {address} does not speak TLS ({error.reason or error}). Start the "
+            "SuperLink with its certificate, or leave root_certificates out on this machine."
+        ) from None
+    except TimeoutError:
+        raise UnavailableError(
+            f"nothing answers at {address} within {PATIENCE:g} s; is the machine on, and the port "
+            "open?"
+        ) from None
+    except OSError as error:
+        raise UnavailableError(
+            f"there is no SuperLink at {address} ({error.strerror or error}); start one there with "
+            "`engine federated superlink`"
+        ) from None
+
+
+def _check_plain(line: socket.socket, address: str) -> None:
+    """A server that wants TLS answers plain HTTP with an alert, or hangs up."""
+    line.sendall(b"GET / HTTP/1.1\r\nHost: superlink\r\nConnection: close\r\n\r\n")
+    try:
+        answer = line.recv(16)
+    except ConnectionError:
+        answer = b""
+    if not answer.startswith(b"HTTP/"):
+        raise CrucibleError(
+            f"the SuperLink at {address} wants TLS; give root_certificates, the ca.crt that was "
+            "made with its certificate"
+        )
+
+
+def takes_strangers(address: str, root_certificates: str) -> bool:
+    """Whether a SuperLink takes SuperNodes whose keys it was not told. Asks as such a node, and
+    takes that back."""
+    from engine.federated.flower import quiet
+
+    # isort: split
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from flwr.proto.fleet_pb2 import RegisterNodeFleetRequest, UnregisterNodeFleetRequest
+    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from httpx import HTTPError
+
+    quiet()
+    certificates = Path(root_certificates).expanduser().read_bytes() if root_certificates else None
+    client = FleetHttpClient.from_server_address(
+        server_address=address,
+        insecure=certificates is None,
+        root_certificates=certificates,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode")],
+    )
+    key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
+    try:
+        node = client.RegisterNode(RegisterNodeFleetRequest(public_key=key)).node_id
+        client.UnregisterNode(UnregisterNodeFleetRequest(node_id=node))
+    except HTTPError:
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of this machine that nobody has now."""
+    with socket.socket() as line:
+        line.bind((host, 0))
+        port: int = line.getsockname()[1]
+        return port
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises CrucibleError where a port is taken, or no address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            line.bind((host, port))
+        except OSError as error:
+            raise CrucibleError(
+                f"port {port} of {host} cannot be had ({error.strerror}): another program uses it, "
+                "or the address is not this machine's. Stop that program, or take another --port."
+            ) from None

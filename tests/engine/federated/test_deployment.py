@@ -1,0 +1,332 @@
+"""The grid deployment: certificates and keys, Flower's own processes, and what is said when one of
+them is not there, or not who it should be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from engine import resources
+from engine.errors import BadInput, Cancelled, CrucibleError, UnavailableError
+from engine.events import Progress, drain
+from engine.federated import deploying
+from engine.federated.app_folder import write_app
+from engine.federated.certificates import make_certificates
+from engine.federated.deploying import NAME, answer, connection, flwr
+from engine.federated.federating import run_federate
+from engine.federated.hosting import start_superlink, start_supernode
+from engine.federated.keeping import Kept
+from engine.federated.reaching import (
+    check_free,
+    check_secure,
+    free_port,
+    host_and_port,
+    is_loopback,
+    reach,
+    takes_strangers,
+)
+from engine.federated.spec import Deployment, Federate
+from engine.models import load_model
+from engine.recipe import read_recipe
+from engine.store import Workspace
+from engine.task import parse_task
+from tests.engine.federated.fleet import QUICK, changed, new_bench
+from tests.engine.federated.test_ray import running, within
+
+PYTHON = Path(sys.executable)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates and keys of two nodes."""
+    folder = tmp_path_factory.mktemp("made") / "certificates"
+    make_certificates(folder, ["superlink.example", "192.0.2.7"], 2)
+    return folder
+
+
+# --- certificates and keys ------------------------------------------------------------------------
+
+
+def test_certificates_are_for_whom_they_say(made: Path) -> None:
+    server = x509.load_pem_x509_certificate((made / "server.crt").read_bytes())
+    authority = x509.load_pem_x509_certificate((made / "ca.crt").read_bytes())
+    server.verify_directly_issued_by(authority)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "superlink.example"]
+    addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+    assert addresses == {"127.0.0.1", "::1", "192.0.2.7"}
+    assert not list(made.glob("ca.key"))
+
+
+def test_a_nodes_key_is_its_own_and_read_by_nobody_else(made: Path) -> None:
+    for node in (0, 1):
+        secret = made / "nodes" / f"node-{node}"
+        assert secret.stat().st_mode & 0o077 == 0
+        public: Any = load_ssh_public_key((made / "nodes" / f"node-{node}.pub").read_bytes())
+        private: Any = load_ssh_private_key(secret.read_bytes(), None)
+        assert private.public_key().public_numbers() == public.public_numbers()
+    one, other = ((made / "nodes" / f"node-{node}.pub").read_bytes() for node in (0, 1))
+    assert one != other
+    assert (made / "server.key").stat().st_mode & 0o077 == 0
+
+
+def test_certificates_are_not_made_twice_nor_for_nonsense(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has certificates already"):
+        make_certificates(made, [], 2)
+    with pytest.raises(BadInput, match="no host"):
+        make_certificates(tmp_path / "new", ["https://here"], 2)
+    assert not (tmp_path / "new").exists()
+
+
+# --- what is refused before anything is started ---------------------------------------------------
+
+
+def deployed(superlink: str, root: Path | str = "", **values: Any) -> Federate:
+    grid = Deployment(superlink=superlink, root_certificates=str(root), wait=0.0)
+    return changed(QUICK, clients=2, rounds=1, grid=grid, **values)
+
+
+def test_other_machines_need_tls(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is another machine: without TLS"):
+        next(run_federate(deployed("192.0.2.7:9093"), new_bench(tmp_path)))
+    with pytest.raises(BadInput, match="can be reached from other machines"):
+        start_superlink(None, "0.0.0.0", 9093)
+    with pytest.raises(BadInput, match="is another machine"):
+        start_supernode("192.0.2.7:9093", 0, None)
+    check_secure("192.0.2.7:9093", str(made / "ca.crt"))
+    check_secure("127.0.0.1:9093", "")
+
+
+def test_files_that_are_missing_or_something_else_are_named(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no file 'nowhere.crt'"):
+        check_secure("127.0.0.1:9093", "nowhere.crt")
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(BadInput, match="holds no certificate"):
+        check_secure("127.0.0.1:9093", str(tmp_path / "text"))
+    with pytest.raises(BadInput, match="there is no ca.crt in"):
+        start_superlink(tmp_path, "127.0.0.1", free_port())
+    with pytest.raises(BadInput, match="there is no key .*node-7"):
+        start_supernode("127.0.0.1:9093", 7, made)
+
+
+@pytest.mark.parametrize("address", ["nothing", "host:", ":80", "host:0", "host:70000"])
+def test_addresses_are_checked(address: str) -> None:
+    with pytest.raises(BadInput, match="expected host:port"):
+        host_and_port(address)
+
+
+def test_addresses_are_read() -> None:
+    assert host_and_port("[::1]:9093") == ("::1", 9093)
+    assert [is_loopback(h) for h in ("localhost", "127.3.2.1", "::1", "10.0.0.1", "a.b")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    values = {"kind": "federate", "grid": {"kind": "deployment", "superlink": "no port"}}
+    with pytest.raises(BadInput, match="a host and a port, as in"):
+        parse_task(values)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        line.listen()
+        port = line.getsockname()[1]
+        with pytest.raises(CrucibleError, match=f"port {port} of 127.0.0.1 cannot be had"):
+            check_free("127.0.0.1", port)
+        with pytest.raises(CrucibleError, match="cannot be had"):
+            start_superlink(None, "127.0.0.1", port)
+
+
+def test_no_superlink_is_said(made: Path, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(UnavailableError, match=f"there is no SuperLink at {address}"):
+        next(run_federate(deployed(address, made / "ca.crt"), new_bench(tmp_path)))
+
+
+def test_a_start_from_a_run_is_refused(made: Path, tmp_path: Path) -> None:
+    spec = deployed("127.0.0.1:9093", made / "ca.crt", init="before")
+    with pytest.raises(BadInput, match="whose files its server does not have"):
+        next(run_federate(spec, new_bench(tmp_path)))
+
+
+@pytest.fixture
+def tls(made: Path) -> Iterator[str]:
+    """The address of somebody who speaks TLS with the certificate that was made."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made / "server.crt", made / "server.key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    line, _ = server.accept()
+                    with line, context.wrap_socket(line, server_side=True) as each:
+                        each.recv(1)
+                except ssl.SSLError:
+                    continue
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5.0)
+
+
+def test_the_certificate_is_checked(made: Path, tls: str, tmp_path: Path) -> None:
+    reach(tls, str(made / "ca.crt"))
+    make_certificates(tmp_path / "other", [], 1)
+    other = tmp_path / "other" / "ca.crt"
+    with pytest.raises(CrucibleError, match=r"does not match: .*Expected one that .* has signed"):
+        next(run_federate(deployed(tls, other), new_bench(tmp_path)))
+    with pytest.raises(CrucibleError, match="wants TLS; give root_certificates"):
+        reach(tls, "")
+
+
+def test_the_name_in_the_certificate_is_checked(
+    made: Path, tls: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a machine of that address would be, whose certificate names another."""
+    connect = socket.create_connection
+
+    def elsewhere(address: tuple[str, int], timeout: float) -> socket.socket:
+        return connect(("127.0.0.1", address[1]), timeout)
+
+    monkeypatch.setattr(socket, "create_connection", elsewhere)
+    port = tls.rpartition(":")[2]
+    reach(f"192.0.2.7:{port}", str(made / "ca.crt"))
+    with pytest.raises(CrucibleError, match="does not match: .*192.0.2.8"):
+        reach(f"192.0.2.8:{port}", str(made / "ca.crt"))
+
+
+def test_what_speaks_no_tls_is_said(made: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            line, _ = server.accept()
+            with line:
+                line.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                line.recv(4096)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(CrucibleError, match="does not speak TLS"):
+            reach(f"127.0.0.1:{server.getsockname()[1]}", str(made / "ca.crt"))
+        thread.join(5.0)
+
+
+# --- a SuperLink without nodes --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def superlink(made: Path) -> Iterator[tuple[str, Kept]]:
+    port = free_port()
+    kept = start_superlink(made, "127.0.0.1", port)
+    yield f"127.0.0.1:{port}", kept
+    kept.end()
+    assert kept.wait(20.0)
+
+
+@pytest.mark.timeout(200)
+def test_it_knows_the_keys_that_were_made_and_no_others(
+    superlink: tuple[str, Kept], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that takes others is refused where it is on another machine."""
+    address, _ = superlink
+    root = str(made / "ca.crt")
+    assert not takes_strangers(address, root)
+    grid = Deployment(superlink=address, root_certificates=root)
+    listed = answer(flwr(connection(grid), "supernode", "list", NAME, "--format", "json"), 60.0)
+    assert listed.count('"node-id"') == 2
+    monkeypatch.setattr(deploying, "is_loopback", lambda host: False)
+    monkeypatch.setattr(deploying, "takes_strangers", lambda *_: True)
+    with pytest.raises(BadInput, match="takes SuperNodes that it does not know"):
+        next(run_federate(deployed(address, made / "ca.crt"), new_bench(tmp_path)))
+
+
+@pytest.mark.timeout(200)
+def test_cancelling_stops_the_run_there_and_a_superlink_that_goes_is_told(
+    superlink: tuple[str, Kept], made: Path, tmp_path: Path
+) -> None:
+    address, kept = superlink
+    grid = Deployment(superlink=address, root_certificates=str(made / "ca.crt"), wait=500.0)
+    spec = changed(QUICK, clients=2, grid=grid)
+    steps = run_federate(spec, new_bench(tmp_path))
+    while next(steps) != Progress(0, 2, "nodes"):
+        pass
+    with pytest.raises(Cancelled):
+        steps.throw(Cancelled())
+
+    def stopped() -> bool:
+        listed = answer(flwr(connection(grid), "ls", NAME, "--format", "json"), 60.0)
+        return "stopped" in listed
+
+    assert within(60.0, stopped)
+    steps = run_federate(spec, new_bench(tmp_path, "b"))
+    while next(steps) != Progress(0, 2, "nodes"):
+        pass
+    kept.end()
+    with pytest.raises(CrucibleError, match="the SuperLink is gone in the middle of the run"):
+        drain(steps)
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(290)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_the_loopback_script_plays_a_federation_and_leaves_nothing(tmp_path: Path) -> None:
+    """With TLS and keys, from the certificates to the end: the model is that of the local grid."""
+    folder = tmp_path / "deployment"
+    env = {**os.environ, "ENGINE": str(PYTHON.parent / "engine"), "CRUCIBLE_MARK": tmp_path.name}
+    recipe = resources.path("federated", "loopback.toml")
+    script = resources.path("federated", "loopback.sh")
+    done = subprocess.run(
+        ["bash", str(script), str(folder), "deployed.rounds=1"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    logs = "".join(path.read_text() for path in folder.glob("*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    assert within(15.0, lambda: running(f"CRUCIBLE_MARK={tmp_path.name}") == [])
+    (run,) = Workspace(folder / "workspace").runs()
+    bench = new_bench(tmp_path, "look")
+    there = load_model(str(run.folder / "model.safetensors"), bench).module.state_dict()
+    (entry,) = read_recipe(recipe, {"deployed.rounds": 1, "deployed.grid.kind": "deployment"})
+    values = entry.task.to_dict() | {"grid": {"kind": "local"}}
+    local = new_bench(tmp_path, "local", entry.task.seed)
+    drain(run_federate(parse_task(values), local))  # type: ignore[arg-type]
+    here = load_model(str(local.folder / "model.safetensors"), bench).module.state_dict()
+    assert here.keys() == there.keys()
+    for name, tensor in here.items():
+        assert float((tensor.double() - there[name].double()).abs().max()) < 1e-6
+
+
+def test_the_app_folder_is_what_flower_takes(tmp_path: Path) -> None:
+    from flwr.cli.build import build_fab_from_disk
+    from flwr.cli.config_utils import load_and_validate
+
+    app = write_app(tmp_path / "app", {"spec": QUICK.to_dict()})
+    settings, warnings = load_and_validate(app / "pyproject.toml")
+    assert warnings == []
+    assert settings == tomli.loads((app / "pyproject.toml").read_text())
+    assert build_fab_from_disk(app)

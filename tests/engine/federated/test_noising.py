@@ -1,0 +1,253 @@
+"""Privacy of clients: one client moves what is released by one clipping norm, whatever happens; the
+accountant's figure; Flower's wrappers, which this room does without."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.errors import BadInput, Cancelled
+from engine.events import Note, Scalars, Table, drain
+from engine.federated.federating import run_federate
+from engine.federated.noising import LEDGER, ClientNoise, norm_of
+from engine.federated.spec import AdaptiveClipping, ClientPrivacy, FedAdam, Federate, Local
+from engine.privacy import epsilon
+from engine.privacy.ledger import read_charges
+from engine.training.spec import SGD
+from tests.engine.federated.fleet import SMALL, changed, new_bench, play
+
+Update = dict[str, Tensor]
+PRIVATE = Federate(
+    seed=3,
+    model=SMALL,
+    clients=30,
+    rounds=3,
+    fraction=0.4,
+    optimizer=SGD(lr=0.5, momentum=0.0),
+    privacy=ClientPrivacy(noise_multiplier=1.2, max_update_norm=0.5),
+    grid=Local(threads=2),
+)
+
+
+def noise_of(tmp_path: Path, name: str = "n", **values: Any) -> ClientNoise:
+    privacy = ClientPrivacy(**{"noise_multiplier": 1e-6, "max_update_norm": 2.0, **values})
+    spec = changed(PRIVATE, privacy=privacy, clients=20, fraction=0.5, rounds=10_000)
+    return ClientNoise(spec, new_bench(tmp_path, name))
+
+
+def some(count: int, length: float = 10.0) -> list[Update]:
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"a": (6,), "b": (2, 3)}
+    return [
+        {name: length * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+        for _ in range(count)
+    ]
+
+
+LIKE = {"a": torch.zeros(6), "b": torch.zeros(2, 3)}
+
+
+@pytest.mark.parametrize("there", [1, 4, 15])
+def test_one_client_moves_the_sum_by_one_norm_at_most(tmp_path: Path, there: int) -> None:
+    """However many others answered: what is divided by is the number expected, 10 here."""
+    updates = some(there)
+    with_it, clipped = noise_of(tmp_path, "with").mean(updates, LIKE, 1)
+    without, _ = noise_of(tmp_path, "without").mean(updates[:-1], LIKE, 1)
+    moved = norm_of({name: 10 * (with_it[name] - without[name]) for name in LIKE})
+    assert moved == pytest.approx(2.0, rel=1e-4)
+    assert clipped == [True] * there
+
+
+def test_a_small_update_is_left_as_it_is(tmp_path: Path) -> None:
+    updates = some(3, length=0.01)
+    found, clipped = noise_of(tmp_path).mean(updates, LIKE, 1)
+    for name in LIKE:
+        expected = sum(update[name] for update in updates) / 10
+        assert torch.allclose(found[name], expected, atol=1e-5)
+    assert clipped == [False] * 3
+
+
+def test_the_noise_is_as_strong_as_it_says(tmp_path: Path) -> None:
+    noise = noise_of(tmp_path, noise_multiplier=3.0)
+    like = {"a": torch.zeros(200_000)}
+    found, _ = noise.mean([], like, 1)
+    assert float(found["a"].std()) == pytest.approx(3.0 * 2.0 / 10, rel=0.01)
+    again, _ = noise.mean([], like, 2)
+    assert abs(float(torch.corrcoef(torch.stack([found["a"], again["a"]]))[0, 1])) < 0.01
+    same, _ = noise_of(tmp_path, "other", noise_multiplier=3.0).mean([], like, 1)
+    assert torch.equal(same["a"], found["a"])
+
+
+def test_adaptive_clipping_finds_the_quantile(tmp_path: Path) -> None:
+    """Norms are 1 to 20; three quarters of them are below 15."""
+    noise = noise_of(
+        tmp_path,
+        noise_multiplier=0.5,
+        max_update_norm=0.1,
+        adaptive=AdaptiveClipping(quantile=0.75, lr=0.2, count_noise=0.05),
+    )
+    noise.expected = 20.0
+    updates = [{"a": torch.zeros(6), "b": torch.full((2, 3), n / 6**0.5)} for n in range(1, 21)]
+    clips = []
+    for number in range(1, 161):
+        noise.mean(updates, LIKE, number)
+        clips.append(noise.clip)
+    assert 12 < float(np.mean(clips[80:])) < 18
+
+
+def test_adaptive_clipping_pays_for_its_count(tmp_path: Path) -> None:
+    """Theorem 1 of Andrew et al. 2021: z^-2 is the sum's and the count's together."""
+    adaptive = AdaptiveClipping(count_noise=0.2)
+    noise = noise_of(tmp_path, noise_multiplier=1.1, adaptive=adaptive)
+    assert noise.count_noise == pytest.approx(2.0)
+    assert noise.sum_noise**-2 + (2 * noise.count_noise) ** -2 == pytest.approx(1.1**-2)
+    with pytest.raises(BadInput, match="count of clipped gradients spends more"):
+        noise_of(tmp_path, "b", noise_multiplier=9.0, adaptive=AdaptiveClipping(count_noise=0.05))
+
+
+def test_a_private_run_says_what_it_spent(tmp_path: Path) -> None:
+    events, summary = play(tmp_path, PRIVATE)
+    expected = epsilon(1.2, 0.4, 3, 1e-5)
+    assert summary["epsilon"] == pytest.approx(expected)
+    assert summary["epsilon_rdp"] == pytest.approx(epsilon(1.2, 0.4, 3, 1e-5, "rdp"))
+    assert summary["delta"] == 1e-5
+    spent = {
+        e.step: e.values["privacy/epsilon"]
+        for e in events
+        if isinstance(e, Scalars) and "privacy/epsilon" in e.values
+    }
+    assert spent == {n: pytest.approx(epsilon(1.2, 0.4, n, 1e-5)) for n in (1, 2, 3)}
+    table = [e for e in events if isinstance(e, Table) and e.name == "clients"][-1]
+    column = table.columns.index("epsilon")
+    assert {row[column] for row in table.rows} == {spent[3]}
+    assert len({len(e.rows) for e in events if isinstance(e, Table) and e.name == "clients"}) > 1
+    charges = read_charges(tmp_path / "runs" / "a" / LEDGER)
+    assert [(c.noise_multiplier, c.sample_rate, c.steps) for c in charges] == [(1.2, 0.4, 3)]
+
+
+def test_the_charge_is_on_disk_before_the_noise_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    right = torch.randn
+
+    def look(*args: Any, **more: Any) -> Tensor:
+        path = tmp_path / "runs" / "a" / LEDGER
+        seen.append(sum(charge.steps for charge in read_charges(path)))
+        return right(*args, **more)
+
+    monkeypatch.setattr("engine.federated.noising.torch.randn", look)
+    play(tmp_path, PRIVATE)
+    assert all(steps >= number for number, steps in enumerate(seen, 1))
+    assert len(seen) >= 3
+
+
+def test_a_target_ends_the_run_in_time(tmp_path: Path) -> None:
+    one = epsilon(1.2, 0.4, 2, 1e-5)
+    privacy = ClientPrivacy(noise_multiplier=1.2, epsilon=one + 0.01)
+    events, summary = play(tmp_path, changed(PRIVATE, privacy=privacy, rounds=50))
+    assert summary["rounds"] == 2
+    assert summary["epsilon"] <= one + 0.01
+    assert any(
+        "the target is reached after 2 of 50 rounds" in e.text
+        for e in events
+        if isinstance(e, Note)
+    )
+    found = play(tmp_path, changed(PRIVATE, privacy=ClientPrivacy(epsilon=4.0)), "b")[1]
+    assert found["rounds"] == 3
+    assert 3.9 < found["epsilon"] <= 4.0
+    hopeless = ClientPrivacy(noise_multiplier=0.5, epsilon=0.1)
+    with pytest.raises(BadInput, match="exceeded by a single round"):
+        play(tmp_path, changed(PRIVATE, privacy=hopeless), "c")
+
+
+@pytest.mark.parametrize("strategy", [None, FedAdam()])
+def test_a_private_run_goes_on_with_the_same_budget(tmp_path: Path, strategy: Any) -> None:
+    spec = changed(PRIVATE, rounds=4)
+    if strategy is not None:
+        adaptive = ClientPrivacy(noise_multiplier=1.2, adaptive=AdaptiveClipping(count_noise=0.3))
+        spec = changed(spec, strategy=strategy, privacy=adaptive)
+    _, expected = play(tmp_path, spec, "whole")
+    steps = run_federate(spec, new_bench(tmp_path, "cut"))
+    for event in steps:
+        if isinstance(event, Scalars) and event.step == 3:
+            break
+    with pytest.raises(StopIteration):
+        while True:
+            steps.throw(Cancelled())
+    again = new_bench(tmp_path, "cut")
+    checkpoint = again.checkpoints.latest()
+    assert checkpoint is not None
+    again.restore(checkpoint)
+    found: dict[str, Any] = drain(run_federate(spec, again))
+    assert found == expected
+
+
+def test_secure_noise_cannot_be_repeated(tmp_path: Path) -> None:
+    privacy = ClientPrivacy(noise_multiplier=1.2, secure=True)
+    spec = changed(PRIVATE, privacy=privacy, rounds=1)
+    one, two = (play(tmp_path, spec, name)[1]["weights_sha256"] for name in "ab")
+    assert one != two
+
+
+def test_a_round_without_clients_is_noise_all_the_same(tmp_path: Path) -> None:
+    """That nobody was drawn is not to be seen."""
+    spec = changed(PRIVATE, clients=2, fraction=0.01, rounds=2)
+    events, summary = play(tmp_path, spec)
+    assert "skipped" not in summary
+    rows = [e for e in events if isinstance(e, Table) and e.name == "rounds"][-1].rows
+    assert rows[0][2] == 0
+
+
+def test_flowers_adaptive_norm_runs_away_from_its_quantile() -> None:
+    """Why its wrappers are not used: where all are clipped, the norm should grow, and shrinks."""
+    from flwr.serverapp.strategy import DifferentialPrivacyServerSideAdaptiveClipping, FedAvg
+    from flwr.supercore.differential_privacy import adaptive_clip_inputs_inplace
+
+    wrapper = DifferentialPrivacyServerSideAdaptiveClipping(
+        FedAvg(), noise_multiplier=0.0, num_sampled_clients=10, initial_clipping_norm=1.0
+    )
+    clipped = sum(
+        adaptive_clip_inputs_inplace([np.full(4, 50.0)], wrapper.clipping_norm) for _ in range(10)
+    )
+    assert clipped == 10
+    wrapper._geometric_update(clipped / 10)
+    assert wrapper.clipping_norm == pytest.approx(math.exp(-0.1))
+
+
+def test_flowers_fixed_clipping_weights_clients_by_their_images() -> None:
+    """One client with most of the images moves its mean by nearly a whole norm; the noise that is
+    added is made for a tenth of one."""
+    from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
+    from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+    from flwr.supercore.differential_privacy import compute_stdv
+
+    def mean(first: float) -> float:
+        wrapper = DifferentialPrivacyServerSideFixedClipping(
+            FedAvg(), noise_multiplier=0.0, clipping_norm=1.0, num_sampled_clients=10
+        )
+        wrapper.current_arrays = ArrayRecord({"a": Array(np.zeros(1))})
+        make: Any = Message
+        replies = []
+        for client in range(10):
+            update = first if client == 0 else 1e-9  # it divides by a zero
+            content = RecordDict(
+                {
+                    "arrays": ArrayRecord({"a": Array(np.full(1, update))}),
+                    "metrics": MetricRecord({"num-examples": 991 if client == 0 else 1}),
+                }
+            )
+            about = Metadata(1, "", client + 2, 1, "", "", 0.0, 1.0, "train")
+            replies.append(make(content=content, metadata=about))
+        arrays, _ = wrapper.aggregate_train(1, replies)
+        assert arrays is not None
+        return float(arrays["a"].numpy()[0])
+
+    assert mean(1.0) - mean(1e-9) == pytest.approx(0.991)
+    assert compute_stdv(1.0, 1.0, 10) == pytest.approx(0.1)
