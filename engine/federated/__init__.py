@@ -3,7 +3,8 @@
 `federating` is the task; `federation` plays its rounds on a grid, and says what it saw;
 `conducting` is the server's side of a round, a Flower Strategy around one of `strategies`; `apps`
 are Flower's ClientApp and ServerApp; `learning` is a client's own training, `local` the grid in
-this process.
+this process. `simulating` and `deploying` are the other grids, whose servers are other processes
+(`relaying`, `keeping`, `guard`); `hosting` starts a deployment's. `secure` is secure aggregation.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ SERVER, CLIENT = "crucible_app.apps:server", "crucible_app.apps:client"
 
 APPS = '''"""Crucible's federated apps, which `engine` brings."""
 
-from engine.federated.apps import client, server
+from engine.federated.entry import client, server
 
 __all__ = ["client", "server"]
 '''

@@ -25,6 +25,7 @@ from engine.events import Event, drain
 from engine.federated import secure
 from engine.federated.compression import compressed
 from engine.federated.conducting import DROPPED, FIXED, STOPPED
+from engine.federated.entry import CLIENT, introduce
 from engine.federated.federating import federate
 from engine.federated.federation import Federation
 from engine.federated.flower import arrays_in, is_live, number_in, quiet, record, tensors
@@ -41,8 +42,6 @@ from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, Record
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-CLIENT = "partition-id"
-"""Under which a node's configuration holds which client it is."""
 ROOT = "data-root"
 """Under which it may say where the node's data sets lie."""
 TASK = "task"
@@ -74,11 +73,7 @@ def forget(name: str) -> None:
 # --- the clients ----------------------------------------------------------------------------------
 
 
-@client.query()
-def introduce(message: Message, context: Context) -> Message:
-    """Which client the node is."""
-    found = MetricRecord({"client": int(context.node_config[CLIENT])})
-    return Message(RecordDict({"metrics": found}), reply_to=message)
+client.query()(introduce)
 
 
 @client.query("keys")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine.errors import BadInput, CrucibleError
 from engine.federated.certificates import CA, NODES, SERVER, SERVER_KEY
-from engine.federated.deploying import NAME, answer, connection, flwr
+from engine.federated.command_line import NAME, answer, connection, flwr
 from engine.federated.keeping import Kept
 from engine.federated.reaching import (
     check_free,
@@ -139,11 +139,11 @@ def watch(kept: Kept, say: Say, stopped: Callable[[], bool]) -> int:
 
 
 def _kept(command: list[str]) -> Kept:
-    """A process of Flower's, with a home and a working folder of its own, which go with it. It
-    finds Flower's other commands beside this Python."""
+    """A process of Flower's, with a home for all that it writes, which goes with it. It finds
+    Flower's other commands beside this Python."""
     home = Path(tempfile.mkdtemp(prefix="crucible-"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    env = {"FLWR_HOME": str(home), "PATH": path}
+    env = {"FLWR_HOME": str(home), "TMPDIR": str(home), "PATH": path}
     return Kept(command, env=env, cwd=home, remove=home, grace=GRACE)
 
 

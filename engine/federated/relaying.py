@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from engine.bench import Bench
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Saved, from_message, to_message
+from engine.federated.noising import LEDGER
 from engine.task import Steps, Summary
 
 PIECE = 48 * 1024
@@ -62,10 +63,13 @@ def tell(steps: Steps, say: Say, cancelled: Callable[[], bool] = lambda: False) 
 
 
 def with_files(say: Say, folder: Path) -> Say:
-    """`say` that sends the files that are said to be saved, before it says so. Those above LARGEST
-    stay where they are, which a note tells."""
+    """`say` that sends the files that are said to be saved, before it says so, and the ledger of
+    privacy. Those above LARGEST stay where they are, which a note tells."""
 
     def said(body: Mapping[str, Any]) -> None:
+        if "summary" in body and (folder / LEDGER).is_file():
+            for piece in _pieces(LEDGER, folder / LEDGER):
+                say(piece)
         if body.get("event") == "saved":
             path = folder / body["path"]
             if path.stat().st_size > LARGEST:

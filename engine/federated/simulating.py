@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bench import Bench
-from engine.errors import BadInput
+from engine.errors import BadInput, CrucibleError
 from engine.federated.app_folder import write_app
 from engine.federated.checking import check
 from engine.federated.keeping import Kept
@@ -100,8 +100,13 @@ def main() -> None:
         said.write(json.dumps(body) + "\n")
         said.flush()
 
-    play(task, say, cancelled.is_set)
-    os._exit(0)  # the guard ends what Ray has started, sooner than Ray does
+    try:
+        play(task, say, cancelled.is_set)
+    except Exception as error:
+        code = error.exit_code if isinstance(error, CrucibleError) else 1
+        say({"failed": str(error) or type(error).__name__, "exit_code": code})
+    finally:
+        os._exit(0)  # the guard ends what Ray has started, sooner than Ray does
 
 
 def _listen(cancelled: threading.Event) -> None:
@@ -137,8 +142,10 @@ def play(task: Mapping[str, Any], say: Any, cancelled: Any) -> None:
 
     @server.main()
     def conduct(grid: Grid, context: Context) -> None:
-        tell(apps.conduct(task, folder, grid), say, cancelled)
-        os._exit(0)
+        try:
+            tell(apps.conduct(task, folder, grid), say, cancelled)
+        finally:
+            os._exit(0)
 
     processes = min(spec.grid.processes or cores(), spec.clients)
     cuda = bench.device.type == "cuda"

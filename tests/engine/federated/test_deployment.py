@@ -3,6 +3,7 @@ them is not there, or not who it should be."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -19,12 +20,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from engine import resources
+from engine.__main__ import main
 from engine.errors import BadInput, Cancelled, CrucibleError, UnavailableError
 from engine.events import Progress, drain
 from engine.federated import deploying
 from engine.federated.app_folder import write_app
 from engine.federated.certificates import make_certificates
-from engine.federated.deploying import NAME, answer, connection, flwr
+from engine.federated.command_line import NAME, answer, connection, flwr
 from engine.federated.federating import run_federate
 from engine.federated.hosting import start_superlink, start_supernode
 from engine.federated.keeping import Kept
@@ -40,7 +42,6 @@ from engine.federated.reaching import (
 from engine.federated.spec import Deployment, Federate
 from engine.models import load_model
 from engine.recipe import read_recipe
-from engine.store import Workspace
 from engine.task import parse_task
 from tests.engine.federated.fleet import QUICK, changed, new_bench
 from tests.engine.federated.test_ray import running, within
@@ -243,7 +244,7 @@ def superlink(made: Path) -> Iterator[tuple[str, Kept]]:
     assert kept.wait(20.0)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_it_knows_the_keys_that_were_made_and_no_others(
     superlink: tuple[str, Kept], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +261,7 @@ def test_it_knows_the_keys_that_were_made_and_no_others(
         next(run_federate(deployed(address, made / "ca.crt"), new_bench(tmp_path)))
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_cancelling_stops_the_run_there_and_a_superlink_that_goes_is_told(
     superlink: tuple[str, Kept], made: Path, tmp_path: Path
 ) -> None:
@@ -289,7 +290,7 @@ def test_cancelling_stops_the_run_there_and_a_superlink_that_goes_is_told(
 # --- all of it ------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_the_loopback_script_plays_a_federation_and_leaves_nothing(tmp_path: Path) -> None:
     """With TLS and keys, from the certificates to the end: the model is that of the local grid."""
@@ -302,15 +303,15 @@ def test_the_loopback_script_plays_a_federation_and_leaves_nothing(tmp_path: Pat
         env=env,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         check=False,
     )
     logs = "".join(path.read_text() for path in folder.glob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
     assert within(15.0, lambda: running(f"CRUCIBLE_MARK={tmp_path.name}") == [])
-    (run,) = Workspace(folder / "workspace").runs()
+    (model,) = folder.glob("workspace/runs/*/model.safetensors")
     bench = new_bench(tmp_path, "look")
-    there = load_model(str(run.folder / "model.safetensors"), bench).module.state_dict()
+    there = load_model(str(model), bench).module.state_dict()
     (entry,) = read_recipe(recipe, {"deployed.rounds": 1, "deployed.grid.kind": "deployment"})
     values = entry.task.to_dict() | {"grid": {"kind": "local"}}
     local = new_bench(tmp_path, "local", entry.task.seed)
@@ -330,3 +331,49 @@ def test_the_app_folder_is_what_flower_takes(tmp_path: Path) -> None:
     assert warnings == []
     assert settings == tomli.loads((app / "pyproject.toml").read_text())
     assert build_fab_from_disk(app)
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def test_the_commands_make_what_is_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made"
+    assert main(["federated", "certificates", "--to", str(made), "--nodes", "3"]) == 0
+    assert sorted(path.name for path in (made / "nodes").iterdir()) == [
+        "node-0",
+        "node-0.pub",
+        "node-1",
+        "node-1.pub",
+        "node-2",
+        "node-2.pub",
+    ]
+    recipe = resources.path("federated", "loopback.toml")
+    app = tmp_path / "app"
+    assert main(["federated", "app", str(recipe), "--to", str(app)]) == 0
+    settings = tomli.loads((app / "pyproject.toml").read_text())
+    task = json.loads(settings["tool"]["flwr"]["app"]["config"]["task"])
+    assert task["spec"]["clients"] == 2
+    assert main(["federated", "port"]) == 0
+    assert 0 < int(capsys.readouterr().out.split()[-1]) < 65536
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["certificates", "--to", "TMP", "--nodes", "0"], "must be at least 1"),
+        (["certificates", "--to", "TMP/new", "--host", "a b"], "is no host"),
+        (["superlink", "--host", "0.0.0.0"], "needs certificates and keys"),
+        (["supernode", "--superlink", "192.0.2.7:9093", "--client", "0"], "without TLS"),
+        (["app", "RECIPES/first_minute.toml", "--to", "TMP/app"], "has no task of kind federate"),
+        (["app", "RECIPES/federated_minute.toml", "--to", "TMP"], "give --to a new folder"),
+    ],
+)
+def test_the_commands_refuse_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    recipes = str(resources.path("recipes"))
+    filled = [each.replace("TMP", str(tmp_path)).replace("RECIPES", recipes) for each in arguments]
+    assert main(["federated", *filled]) == 2
+    assert words in capsys.readouterr().err

@@ -42,11 +42,13 @@ from engine.federated.spec import (
     FedBN,
     Federate,
     FedProx,
+    FreeRider,
     Int8,
     Local,
     MultiKrum,
     Scaffold,
     Scaled,
+    SignFlip,
     TopK,
 )
 from engine.models import build, channel_statistics, load_model, weights_sha256
@@ -194,6 +196,20 @@ def test_it_learns_digits_and_says_how(tmp_path: Path) -> None:
     assert weights_sha256(loaded.module.state_dict()) == summary["weights_sha256"]
     assert loaded.card.training["kind"] == "federate"
     assert loaded.card.learnt
+
+
+def test_it_says_who_is_at_work_and_who_is_hostile(tmp_path: Path) -> None:
+    hostile = (SignFlip(count=2), FreeRider(clients=(1,)))
+    spec = Federate(seed=SEED, rounds=2, fraction=0.4, hostile=hostile, model=CNN(width=4))
+    events, _ = play(tmp_path, spec)
+    rows = last(events, "hostile")
+    assert sorted(row["kind"] for row in rows) == ["free_rider", "sign_flip", "sign_flip"]
+    assert {"client": 1, "kind": "free_rider"} in rows
+    tables = [e for e in events if isinstance(e, Table) and e.name in ("picked", "clients")]
+    assert [table.name for table in tables] == ["picked", "clients"] * 2
+    for number, (picked, clients) in enumerate(zip(tables[::2], tables[1::2], strict=True), 1):
+        assert [row[0] for row in picked.rows] == [number] * 4
+        assert [row[1] for row in picked.rows] == [row[0] for row in clients.rows]
 
 
 # --- nothing depends on the threads ---------------------------------------------------------------

@@ -266,7 +266,7 @@ def sent(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @needs_ray
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_ray_gives_the_same_first_round_and_leaves_nothing(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

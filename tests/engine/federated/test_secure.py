@@ -242,7 +242,8 @@ def test_masks_follow_from_the_whole_secret() -> None:
     assert (theirs[0] == theirs[1]).all()
     (words, longs), (others, _) = mask(one, 8), mask(other, 8)
     assert not (words == others).any()
-    assert words.dtype == np.uint32 and longs.shape == (len(TOTALS),)
+    assert words.dtype == np.uint32
+    assert longs.shape == (len(TOTALS),)
     again, _ = mask(one, 8)
     assert (words == again).all()
 
