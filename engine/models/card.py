@@ -17,7 +17,7 @@ from engine.data.spec import DataSpec
 from engine.errors import BadInput
 from engine.files import atomic
 from engine.models.spec import ModelSpec
-from engine.task import OneOf, Spec, parse
+from engine.task import OneOf, Spec, Task, parse
 
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
@@ -52,6 +52,9 @@ class ModelCard(Spec):
     learnt: tuple[str, ...] = ()
     """A sketch (`engine.data.Dataset.sketch`) of each set of training images that the weights
     learnt from: in this run, and in those that it started from."""
+    withheld: bool = False
+    """Whether the file does not tell what the weights learnt from: it is kept beside it, in the
+    run's folder. So it is with a private model, and with what is made of one."""
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     """Accuracies are fractions."""
@@ -62,9 +65,17 @@ class ModelCard(Spec):
     """UTC, ISO 8601."""
 
 
+def told(task: Task, *, private: bool) -> dict[str, Any]:
+    """A training as the card tells it: of a private one without the seed, from which noise can be
+    drawn again."""
+    found = task.to_dict()
+    if private:
+        del found["seed"]
+    return found
+
+
 def keep_learnt(folder: Path, learnt: tuple[str, ...]) -> None:
-    """Keep in a run's folder what its model learnt from, where the card must not tell it: a private
-    model goes out without."""
+    """Keep in a run's folder what its model learnt from, where the card does not tell it."""
     with atomic(folder / LEARNT) as file:
         file.write(json.dumps(learnt).encode())
 
@@ -72,7 +83,7 @@ def keep_learnt(folder: Path, learnt: tuple[str, ...]) -> None:
 def with_learnt(card: ModelCard, folder: Path) -> ModelCard:
     """The card of a run's model, with what is kept beside it."""
     path = folder / LEARNT
-    if card.learnt or not path.is_file():
+    if not card.withheld or not path.is_file():
         return card
     return card.model_copy(update={"learnt": tuple(json.loads(path.read_text("utf-8")))})
 

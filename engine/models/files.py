@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from engine.errors import BadInput, CrucibleError
 from engine.files import atomic
 from engine.models.building import build
-from engine.models.card import ModelCard, parse_card, read_metadata, with_learnt
+from engine.models.card import (
+    ModelCard,
+    keep_learnt,
+    parse_card,
+    read_metadata,
+    with_learnt,
+)
 from engine.models.trust import trusts
 
 if TYPE_CHECKING:
@@ -56,13 +62,18 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
 def save_model(path: Path, model: nn.Module | Mapping[str, Tensor], card: ModelCard) -> ModelCard:
     """Write a model, or its state dict, to `path`; what was there is replaced in one step.
 
-    Returns the card with the hash of the weights in it, as it was written. Raises BadInput or
+    Returns the card with the hash of the weights in it; what it withholds is kept in a file beside
+    the model's. Raises BadInput or
     CrucibleError where the file cannot be written, with the old one intact.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     card = card.model_copy(update={"weights_sha256": weights_sha256(state)})
     stored, aliases = _untie(state)
-    metadata = {"card": json.dumps(card.to_dict())}
+    told = card
+    if card.withheld:  # both tell who was trained on
+        keep_learnt(path.parent, card.learnt)
+        told = card.model_copy(update={"learnt": (), "data_fingerprint": ""})
+    metadata = {"card": json.dumps(told.to_dict())}
     if aliases:
         metadata["aliases"] = json.dumps(aliases)
     content = safetensors.torch.save(stored, metadata)

@@ -91,6 +91,7 @@ def run_import(spec: Import, bench: Bench) -> Steps:
             classes=classes,
             data_fingerprint=data.fingerprint,
             learnt=learnt,
+            withheld=past is not None and past.withheld,
             training={"imported": Path(spec.weights).name},
             metrics={"clean_accuracy": accuracy},
             versions=bench.environment.get("versions", {}),

@@ -136,7 +136,7 @@ class MLP(ModelSpec):
         0,
         "Projection",
         "Begins with a fixed layer that keeps only so many principal directions of the training "
-        "images; a private training pays for finding them. 0 is none.",
+        "images, whitened; a private training pays for finding them. 0 is none.",
         cite="Abadi et al. 2016, section 4",
         ge=0,
         le=65536,
@@ -276,6 +276,13 @@ class Scattering(ModelSpec):
         cite="Tramèr and Boneh 2021, section 2.2",
         ge=0,
         le=4096,
+    )
+    centre: bool = param(
+        False,
+        "Centre",
+        "Takes away the mean of the maps over the training images, which no class differs in; a "
+        "private training pays a little for finding it.",
+        cite="Tramèr and Boneh 2021, section 2.2",
     )
     channels: tuple[int, ...] = param(
         (),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import BadInput
-from engine.models.projecting import Projection
+from engine.models.fitting import Centre, Projection
 from engine.models.scattering import Scattering as Wavelets
 from engine.models.spec import CNN, MLP, RNN, LeNet, ResNet18, Scattering, Strided, Transformer
 from engine.models.transforms import Quantise
@@ -246,6 +246,13 @@ def scattering(spec: Scattering, shape: Shape, classes: int) -> nn.Module:
                 f"{', '.join(fitting)}, or 0 for no normalisation"
             )
         layers.append(nn.GroupNorm(spec.groups, channels, affine=False))
+    if spec.centre:
+        if not spec.groups:
+            raise BadInput(
+                "without groups nothing limits how much one image moves the mean of the maps; set "
+                "groups, or centre to false"
+            )
+        layers.append(Centre(wavelets.shape))
     for i, out in enumerate(spec.channels):
         if out < 1:
             raise BadInput(f"a convolution has at least one channel, but one is to have {out}")

@@ -16,8 +16,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from engine.errors import BadInput
 from engine.events import Event, Note, Table
-from engine.privacy.accounting import curve, split_noise, total
+from engine.privacy.accounting import curve, split_noise, steps_within, total
 from engine.privacy.canaries import Canaries, make_canaries
 from engine.privacy.clipping import Clipper
 from engine.privacy.ledger import Charge, Ledger
@@ -30,6 +31,9 @@ from engine.training.mechanism import Mechanism, PrivateSetting
 
 LEDGER = "privacy.jsonl"
 """In the run's folder."""
+
+BLOCK = 8
+"""Steps that are reserved at once with secure noise, of which a run that is killed loses some."""
 
 POINTS = 100
 """Steps of a run of which epsilon is said."""
@@ -67,9 +71,8 @@ class DPSGDMechanism(Mechanism):
             secure=spec.secure,
             source=json.dumps(setting.bench.environment, sort_keys=True),
         )
-        # Steps that were spent and lead nowhere: a resumed run takes them again, as others.
-        self.repeated = self.ledger.repeated(self._charge())
-        self.steps: int = asked.within if spec.epsilon is None else asked.within - self.repeated
+        self.wasted = self._wasted()
+        self.steps: int = self._affordable(asked.within)
         self.gradient_noise = self.noise
         if spec.clipping == "adaptive":
             self.count_deviation = spec.count_noise * setting.batch_size
@@ -81,7 +84,9 @@ class DPSGDMechanism(Mechanism):
             label_smoothing=setting.label_smoothing, reduction="none"
         )
         bench = setting.bench
-        self.random: Draws = SystemDraws(bench.device) if spec.secure else SeededDraws(bench)
+        self.random: Draws = (
+            SystemDraws(bench.device) if spec.secure else SeededDraws(bench, setting.salt)
+        )
         self.norm = torch.tensor(spec.max_grad_norm, dtype=torch.float64)
         self.canaries: Canaries | None = make_canaries(spec, setting, self.random, sum(self.sizes))
         self.spent: dict[int, float] = {}
@@ -92,14 +97,33 @@ class DPSGDMechanism(Mechanism):
 
     # --- the budget -------------------------------------------------------------------------------
 
+    def _wasted(self) -> tuple[Charge, ...]:
+        """What was spent and leads nowhere: a run that was cut short takes it again, as others."""
+        kinds = (*self.before, self._charge())
+        counted = [replace(kind, steps=self.ledger.repeated(kind)) for kind in kinds]
+        return tuple(charge for charge in counted if charge.steps)
+
+    def _affordable(self, within: int) -> int:
+        """Steps after which the run ends, those before it was resumed among them."""
+        spec = self.spec
+        if spec.epsilon is None or not self.wasted:
+            return within
+        spent = (*self.before, *self.wasted)
+        left = steps_within(spec.epsilon, self.noise, self.rate, spec.delta, before=spent)
+        if left < 1:
+            raise BadInput(
+                f"the target epsilon of {spec.epsilon:g} is used up: the run was cut short after "
+                f"noise was reserved for {self.ledger.steps()} steps, which count although their "
+                "result is lost. Start a new run"
+            )
+        return min(within, left)
+
     def _charge(self) -> Charge:
         return Charge(self.noise, self.rate)
 
     def begin(self) -> Iterator[Event]:
         spec, delta = self.spec, self.spec.delta
-        before = self.before
-        if self.repeated:
-            before = (*before, replace(self._charge(), steps=self.repeated))
+        before = (*self.before, *self.wasted)
         ahead = curve(self.noise, self.rate, self.steps, delta, points=POINTS, before=before)
         self.spent = dict(zip(ahead.steps, ahead.pld, strict=True))
         rows = zip(ahead.steps, ahead.pld, ahead.rdp, strict=True)
@@ -109,9 +133,10 @@ class DPSGDMechanism(Mechanism):
         yield Note(
             "info",
             f"noise multiplier {self.noise:.4g}, sample rate {self.rate:.4g}, {self.steps} steps: "
-            f"epsilon {ahead.pld[-1]:.3f} at delta {delta:g}. It covers the model and its epsilon. "
-            "Losses, accuracies and norms of the training images that are shown meanwhile are not "
-            "covered: they stay in this workspace.",
+            f"epsilon {ahead.pld[-1]:.3f} at delta {delta:g}. It covers what the model learns from "
+            "the training images in this run; not the validation images, by which early stopping "
+            "chooses. Losses, accuracies and norms that are shown meanwhile are not covered: they "
+            "stay in this workspace.",
         )
         if self.steps < self.planned:
             yield Note("info", f"the target is reached after {self.steps} of {self.planned} steps")
@@ -129,18 +154,18 @@ class DPSGDMechanism(Mechanism):
             )
 
     def tell(self, statistic: Tensor) -> Tensor:
-        """With Gaussian noise on every entry, the same on both sides of the diagonal (Dwork et al.
-        2014, algorithm 1)."""
+        """With Gaussian noise on every entry (Dwork et al. 2014)."""
         (charge,) = self.before
         self.ledger.reserve(charge, 1, last=1)
-        noise = self.random.normal("statistic", 0, statistic.numel()).view_as(statistic).triu()
-        return statistic + charge.noise_multiplier * (noise + noise.triu(1).T)
+        noise = self.random.normal("statistic", 0, statistic.numel()).view_as(statistic)
+        return statistic + charge.noise_multiplier * noise
 
     # --- a step -----------------------------------------------------------------------------------
 
     def places(self, step: int) -> Tensor:
         told = len(self.before)
-        self.ledger.reserve(self._charge(), told + step + 1, last=told + self.steps)
+        ahead = min(self.steps, step + BLOCK) if self.spec.secure else self.steps
+        self.ledger.reserve(self._charge(), told + step + 1, last=told + ahead)
         places = self.random.chosen(step, self.count, self.rate)
         return self.canaries.kept(places) if self.canaries is not None else places
 
@@ -164,7 +189,9 @@ class DPSGDMechanism(Mechanism):
         self._note(batch.step, whole, norm)
         if self.spec.clipping == "adaptive":
             self._follow(whole, batch.step)
-        return Outcome(done.losses.mean(), done.logits, None)
+        # One image whose loss is no number adds nothing, and does not end the run either.
+        finite = done.losses[done.losses.isfinite()]
+        return Outcome(finite.mean(), done.logits, None)
 
     def _weights(self, norms: Tensor) -> Tensor:
         """How much of each gradient is left, for norms (L, N): (N,), or (L, N) where each layer has

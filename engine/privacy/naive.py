@@ -21,7 +21,7 @@ class NaiveMechanism(Mechanism):
     def __init__(self, spec: Naive, setting: PrivateSetting) -> None:
         self.spec = spec
         self.model = setting.model
-        self.draws_of = SeededDraws(setting.bench)
+        self.draws_of = SeededDraws(setting.bench, setting.salt)
         self.loss = nn.CrossEntropyLoss(label_smoothing=setting.label_smoothing)
 
     def begin(self) -> Iterator[Event]:

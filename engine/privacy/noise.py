@@ -39,19 +39,23 @@ class Draws(ABC):
 
 
 class SeededDraws(Draws):
-    """From the task's own seed: repeatable, by whoever knows it."""
+    """From the task's own seed: repeatable, by whoever knows it.
+
+    `salt` says what is computed, and from which data: two runs that differ in anything draw other
+    noise, though their seed be the same, or one could be subtracted from the other."""
 
     source = "seed"
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, salt: str = "") -> None:
         self._bench = bench
+        self._salt = salt
 
     def uniform(self, purpose: str, step: int, count: int) -> Tensor:
-        generator = self._bench.generator("privacy", purpose, step)
+        generator = self._bench.generator("privacy", self._salt, purpose, step)
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
     def normal(self, purpose: str, step: int, count: int) -> Tensor:
-        seed = self._bench.derive("privacy", purpose, step)
+        seed = self._bench.derive("privacy", self._salt, purpose, step)
         generator = torch.Generator(self._bench.device).manual_seed(seed)
         return torch.randn(count, generator=generator, device=self._bench.device)
 

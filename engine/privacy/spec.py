@@ -89,7 +89,7 @@ class DPSGD(PrivateTraining):
         "Where the model needs a statistic of the training images before the first step, such as "
         "mlp's projection: deviation of the noise on it, in units of what one image changes. Paid "
         "for from the same budget.",
-        cite="Abadi et al. 2016, section 4; Dwork et al. 2014, algorithm 1",
+        cite="Abadi et al. 2016, section 4; Dwork et al. 2014",
         gt=0.0,
         le=1e4,
         advanced=True,

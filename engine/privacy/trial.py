@@ -43,6 +43,8 @@ class Trial:
         try:
             with self._aside(training=None), torch.enable_grad():
                 self.classes = self._apart()
+            with self._aside(training=None):
+                self._unmoved(images.detach())
             with self._aside(training=False):
                 self._alone()
         finally:
@@ -74,6 +76,24 @@ class Trial:
                 if slope is not None and _elsewhere(slope, k):
                     _refuse_mixing()
         return logits.shape[1]
+
+    def _unmoved(self, images: Tensor) -> None:
+        """As it is used, on as many images: another first or last one leaves the logits of all
+        others as they are. (What is mixed without a slope, as by a detached mean, shows here.)"""
+        given = self._drawn_alike(images)
+        for k in {0, len(images) - 1}:
+            changed = images.clone()
+            changed[k] = images[(k + 1) % len(images)] * -0.5 + 0.7
+            others = torch.arange(len(images), device=images.device) != k
+            if not _alike(self._drawn_alike(changed)[others], given[others]):
+                _refuse_mixing()
+
+    def _drawn_alike(self, images: Tensor) -> Tensor:
+        """The logits, with the same random draws every time."""
+        devices = [images.device] if images.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            logits: Tensor = self.model(images.clone())
+            return logits
 
     def _alone(self) -> None:
         """In evaluation mode, samples get the same logits in company and alone."""

@@ -18,7 +18,6 @@ from torch import Tensor, fx, nn
 
 from engine.errors import BadInput
 from engine.models.normalise import Normalise
-from engine.models.projecting import Projection
 
 ALIASES = (nn.Identity, nn.Flatten, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU)
 """Layers that may hand on what they are given, or a view of it."""
@@ -113,7 +112,7 @@ class Bounds:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, Normalise | Projection) or super().is_leaf_module(module, name)
+        return isinstance(module, Normalise) or super().is_leaf_module(module, name)
 
 
 def _head(graph: fx.GraphModule) -> fx.Node | None:
@@ -207,7 +206,7 @@ def _known(layer: nn.Module) -> None:
         raise _unknown(f"a convolution padded by {layer.padding_mode}")
     if isinstance(layer, nn.GELU) and layer.approximate != "none":
         raise _unknown("GELU by an approximation")
-    exact = (nn.Linear, nn.Conv2d, nn.GELU, nn.SiLU, nn.Dropout, Normalise, Projection, *MONOTONE)
+    exact = (nn.Linear, nn.Conv2d, nn.GELU, nn.SiLU, nn.Dropout, Normalise, *MONOTONE)
     if type(layer) not in exact:
         raise _unknown(type(layer).__name__)
 

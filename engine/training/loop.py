@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import itertools
+import json
 import math
 import time
 from collections import deque
@@ -34,10 +36,10 @@ from engine.errors import BadInput, Cancelled, CrucibleError, SpecError
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
 from engine.models import ModelCard, build, channel_statistics, load_model, save_model
-from engine.models.card import SEEN, keep_learnt
+from engine.models.card import SEEN, told
 from engine.models.describing import describe_module
 from engine.models.evaluating import Evaluation, evaluate
-from engine.models.projecting import Projection, moments, principal, projection_of
+from engine.models.fitting import fitted_layer, statistic_of
 from engine.models.spec import ModelSpec
 from engine.models.transforms import warning
 from engine.models.trust import trusts
@@ -96,6 +98,8 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         yield Note("warning", f"adversarial training: {advice}")
     if changed and bench.resume is None:
         yield Note("warning", SEEN)
+    if past is not None and spec.privacy is not None and bench.resume is None:
+        yield Note("warning", _of_start(spec.init or "", past))
     if (hiding := warning(model)) and bench.resume is None:
         yield Note("warning", hiding)
     test: Evaluation | None = None
@@ -105,7 +109,7 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         test = yield from evaluate(trainer.result(), data.test, bench)
     except Cancelled:
         yield from trainer.say()
-        if trainer.projection is None:  # else there is nothing yet to go on from
+        if not trainer.unfitted:  # else there is nothing yet to go on from
             trainer.checkpoint()
     if trainer.mechanism is not None:
         trainer.mechanism.settle(trainer.at.step)
@@ -131,21 +135,20 @@ def run_train(spec: Train, bench: Bench) -> Steps:
             summary["accuracy"] = test.accuracy
     if trainer.mechanism is not None:
         summary |= trainer.mechanism.summary(trainer.at.step)
+        if past is not None:
+            summary["epsilon_leaves_out"] = spec.init or ""
     if changed:
         summary["data_changed"] = True
-    seen = tuple(dict.fromkeys((*learnt, data.sketch)))
     private = spec.privacy is not None and spec.privacy.private
-    if private:
-        keep_learnt(bench.folder, seen)
     card = ModelCard(
         model=model_spec,
         data=data_spec,
         shape=data.shape,
         classes=data.classes,
-        # Both tell who was trained on, which is what a private model must not.
-        data_fingerprint="" if private else data.fingerprint,
-        learnt=() if private else seen,
-        training=_told(spec),
+        data_fingerprint=data.fingerprint,
+        learnt=tuple(dict.fromkeys((*learnt, data.sketch))),
+        withheld=private or (past is not None and past.withheld),
+        training=told(spec, private=private),
         metrics=dict(summary),
         versions=versions(),
         run=bench.folder.name,
@@ -318,8 +321,8 @@ class Trainer:
             seed = bench.derive("defence")
             setting = Setting(data.train, self._images, seed, self.loss, start, model)
             self.defence = spec.adversarial.defence(setting)
-        # Its directions are of the training images, and are found before the first step.
-        self.projection = projection_of(model) if start is None else None
+        # A layer that is told a statistic of the training images is so before the first step.
+        self.unfitted = start is None and fitted_layer(model) is not None
         self.mechanism = self._mechanism()
         # A rest of one image has no batch statistics, and is left out of the epoch.
         count = len(data.train)
@@ -361,7 +364,8 @@ class Trainer:
                 epochs=spec.epochs,
                 classes=len(self.data.classes),
                 label_smoothing=spec.label_smoothing,
-                statistic=self.projection is not None,
+                salt=salt_of(spec, self.data.fingerprint),
+                statistic=self.unfitted,
             )
         )
 
@@ -371,25 +375,23 @@ class Trainer:
         """What is to be known, and computed, before the first step."""
         if self.mechanism is not None:
             yield from self.mechanism.begin()
-        if self.projection is not None:
-            yield from self._project(self.projection)
         for split in (self.data.train, self.data.validation):
             if isinstance(split, Remembered):
                 yield from self._paced(split.fill(), len(split))
+        if self.unfitted:
+            yield from self._fit()
 
-    def _project(self, projection: Projection) -> Generator[Event, None, None]:
-        """Fix the projection that the model begins with."""
+    def _fit(self) -> Generator[Event, None, None]:
+        """Tell the layer that waits for it its statistic of the training images."""
         train = self.data.train
-        found = yield from self._paced(moments(self.model, train), len(train))
+        found = yield from self._paced(statistic_of(self.learner, train), len(train))
         if self.mechanism is not None:
             found = self.mechanism.tell(found)
-        directions = principal(found, projection.out_features)
-        models = (self.model, self.average)
-        for part in (projection_of(model) for model in models if model is not None):
-            assert part is not None
-            with torch.no_grad():
-                part.weight.copy_(directions)
-        self.projection = None
+        for model in (self.model, self.average):
+            layer = fitted_layer(model) if model is not None else None
+            if layer is not None:
+                layer.fit(found, len(train))
+        self.unfitted = False
 
     def _paced(self, work: Generator[int, None, T], total: int) -> Generator[Event, None, T]:
         """Work on images to its end, with a word now and then; it yields how many are done."""
@@ -807,7 +809,7 @@ class Trainer:
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up a run where `checkpoint` left it."""
         self.at = Place(**values)
-        self.projection = None
+        self.unfitted = False
         self.model.load_state_dict(_part(tensors, "model."))
         load_optimizer_tensors(self.optimizer, _part(tensors, "optim."))
         if self.average is not None:
@@ -821,13 +823,25 @@ class Trainer:
             self.mechanism.restore(_part(tensors, "privacy."), self.at.step)
 
 
-def _told(spec: Train) -> dict[str, Any]:
-    """The training as the model's card tells it: of a private one without the seed, from which
-    noise can be drawn again."""
-    told = spec.to_dict()
-    if spec.privacy is not None and spec.privacy.private:
-        del told["seed"]
-    return told
+def _of_start(name: str, card: ModelCard) -> str:
+    """What the epsilon of a private run leaves out that starts from another one."""
+    spent = card.metrics.get("epsilon")
+    if isinstance(spent, int | float):
+        return (
+            f"the run starts from {name!r}, which spent an epsilon of {spent:.3g} itself: images "
+            "that both learn from lose the sum of the two"
+        )
+    return (
+        f"the run starts from {name!r}, which was not trained privately: what that knows of its "
+        "training images no epsilon of this run covers. Start from one that learnt from other "
+        "images"
+    )
+
+
+def salt_of(spec: Train, fingerprint: str) -> str:
+    """What tells a run from any other one of its seed: what it is asked for, and its data."""
+    asked = {name: value for name, value in spec.to_dict().items() if name != "bench"}
+    return hashlib.sha256(f"{json.dumps(asked, sort_keys=True)}{fingerprint}".encode()).hexdigest()
 
 
 def steps_of_epoch(count: int, batch_size: int) -> int:

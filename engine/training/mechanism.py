@@ -28,6 +28,7 @@ class PrivateSetting:
     must be on the disk before a step is used. model: the one being trained; only what requires a
     gradient is. train: the training split. batch_size: images of a step, on average where they are
     drawn. epochs: of the whole run. classes: how many. label_smoothing: of the cross-entropy.
+    salt: differs with anything that is asked for or learnt from.
     statistic: whether the run will ask, once, for a statistic of the training images (`tell`).
     """
 
@@ -39,6 +40,7 @@ class PrivateSetting:
     epochs: int
     classes: int
     label_smoothing: float
+    salt: str = ""
     statistic: bool = False
 
 
@@ -60,9 +62,8 @@ class Mechanism:
         yield from ()
 
     def tell(self, statistic: Tensor) -> Tensor:
-        """A statistic of the training images, a symmetric matrix (D, D) that one image changes by a
-        Frobenius norm of at most 1, as the model may know it. Asked for after `begin`, of a run
-        that is resumed no more."""
+        """A statistic of the training images, to which each adds a tensor of an L2 norm of at most
+        1, as the model may know it. Asked for after `begin`, of a run that is resumed no more."""
         return statistic
 
     def places(self, step: int) -> Tensor:

@@ -283,6 +283,8 @@ class Train(Task):
         "noise_multiplier": "deviation of the noise / the largest norm of a sample's gradient",
         "sample_rate": "probability of each image to be in a step",
         "noise_source": "seed: whoever knows the seed can take the noise off; system: nobody can",
+        "epsilon_leaves_out": "the run that a private one started from: what that learnt, and what "
+        "it spent, is not in epsilon",
         "guarantee": "none, of training that only looks private",
         "weights_sha256": "of the weights: equal where every bit is",
     }

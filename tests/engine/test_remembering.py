@@ -25,7 +25,7 @@ from engine.training.remembering import Remembered, learning_part, remembered
 from engine.training.spec import SGD, AugmentationSpec, Train
 
 Drain = Callable[..., tuple[list[Event], Any]]
-SPEC = Train(model=Scattering(), optimizer=SGD(lr=0.05), epochs=3, seed=3, ema=0.9)
+SPEC = Train(model=Scattering(centre=True), optimizer=SGD(lr=0.05), epochs=3, seed=3, ema=0.9)
 
 
 def a_bench(tmp_path: Path, name: str = "a") -> Bench:

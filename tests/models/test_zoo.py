@@ -26,7 +26,7 @@ SPECS = [
     Strided(channels=(3, 4), hidden=8),
     LeNet(channels=(3,), kernels=(4,), padding=(2,), strides=(2,), pooling=1, activation="tanh"),
     Scattering(scales=1, groups=3),
-    Scattering(scales=1, angles=4, groups=0, channels=(3, 4), hidden=(5,), activation="relu"),
+    Scattering(scales=1, angles=4, groups=0, channels=(3, 4), hidden=(5,), activation="elu"),
     ResNet18(),
     ResNet18(stem="imagenet"),
     RNN(width=8),

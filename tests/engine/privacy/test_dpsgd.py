@@ -20,16 +20,19 @@ from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled
 from engine.events import Event, Note, Scalars, Table
 from engine.models import build, load_model, read_card
-from engine.models.spec import CNN, MLP
+from engine.models.spec import CNN, MLP, BitDepth, Transform
+from engine.models.transforming import run_transform
 from engine.privacy.accounting import epsilon
-from engine.privacy.dpsgd import DPSGDMechanism
+from engine.privacy.clipping import Clipper
+from engine.privacy.dpsgd import LEDGER, DPSGDMechanism
+from engine.privacy.ledger import Charge, Ledger
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
 from engine.privacy.spec import DPSGD, Naive
 from engine.random import derive
 from engine.robustness.spec import Mixed
 from engine.store import Checkpoint
 from engine.task import BenchSpec
-from engine.training.loop import run_train
+from engine.training.loop import run_train, salt_of
 from engine.training.mechanism import PrivateSetting
 from engine.training.spec import SGD, ClipSpec, Train
 
@@ -69,9 +72,9 @@ def test_it_is_the_algorithm_of_the_paper(tmp_path: Path, drain: Drain) -> None:
     _, data = drain(load(Digits(), a_bench(tmp_path, "b")))
     model = build(SMALL, data.shape, 10, generator_seed=derive(3, "model"))
     count, parameters = len(data.train), list(model.parameters())
-    rate = 100 / count
+    rate, salt = 100 / count, salt_of(PRIVATE, data.fingerprint)
     for step in range(3 * round(count / 100)):
-        draws = torch.Generator().manual_seed(derive(3, "privacy", "sampling", step))
+        draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "sampling", step))
         chosen = torch.rand(count, generator=draws, dtype=torch.float64) < rate
         total = [torch.zeros_like(p) for p in parameters]
         for place in chosen.nonzero().flatten():
@@ -81,7 +84,7 @@ def test_it_is_the_algorithm_of_the_paper(tmp_path: Path, drain: Drain) -> None:
             norm = torch.cat([g.flatten() for g in gradient]).norm()
             for sum_, part in zip(total, gradient, strict=True):
                 sum_ += part * min(1.0, 0.5 / float(norm))
-        draws = torch.Generator().manual_seed(derive(3, "privacy", "noise", step))
+        draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "noise", step))
         noise = torch.randn(sum(p.numel() for p in parameters), generator=draws)
         parts = noise.split([p.numel() for p in parameters])
         with torch.no_grad():
@@ -271,8 +274,84 @@ def test_the_model_says_nothing_else_of_its_images(tmp_path: Path, drain: Drain)
     normal = build(CNN(width=4, norm="none"), card.shape, 10)  # no statistics given
     for name, buffer in normal.named_buffers():
         assert torch.equal(state[name], buffer), name
-    # In the workspace it is still known what was trained on.
+    # In the workspace it is still known what was trained on; what is made of it does not tell.
     assert load_model("a", a_bench(tmp_path, "b")).card.learnt
+    made = a_bench(tmp_path, "c")
+    drain(run_transform(Transform(model="a", transform=BitDepth(bits=4)), made))
+    of_made = read_card(made.folder / "model.safetensors")
+    assert (of_made.data_fingerprint, of_made.learnt) == ("", ())
+    assert load_model("c", a_bench(tmp_path, "b")).card.learnt
+
+
+def test_what_a_start_knows_is_said_to_be_left_out(tmp_path: Path, drain: Drain) -> None:
+    spec = Train(model=SMALL, epochs=1, seed=3)
+    drain(run_train(spec, a_bench(tmp_path, "open")))
+    tuned = PRIVATE.model_copy(update={"init": "open", "model": None, "epochs": 1})
+    events, summary = drain(run_train(tuned, a_bench(tmp_path, "tuned")))
+    assert "not trained privately" in notes(events, "warning")
+    assert summary["epsilon_leaves_out"] == "open"
+    again = tuned.model_copy(update={"init": "tuned"})
+    events, _ = drain(run_train(again, a_bench(tmp_path, "again")))
+    assert f"spent an epsilon of {summary['epsilon']:.3g}" in notes(events, "warning")
+
+
+def test_another_run_of_the_seed_draws_other_noise(tmp_path: Path, drain: Drain) -> None:
+    """Or the difference of two models would tell what no epsilon covers."""
+    _, data = drain(load(Digits(), a_bench(tmp_path, "b")))
+    salts = {
+        salt_of(PRIVATE, data.fingerprint),
+        salt_of(PRIVATE, "of other images"),
+        salt_of(with_privacy(noise_multiplier=1.0, max_grad_norm=0.4), data.fingerprint),
+    }
+    bench = a_bench(tmp_path)
+    assert len({float(SeededDraws(bench, salt).normal("noise", 0, 1)) for salt in salts}) == 3
+
+
+class Peeking(nn.Module):
+    """Takes the mean of the batch off, without a slope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat = images.flatten(1)
+        return self.last(flat - flat.mean(0).detach()) if self.training else self.last(flat)
+
+
+def test_a_model_that_mixes_its_samples_behind_a_detach_is_refused() -> None:
+    clipper = Clipper(Peeking().train())
+    with pytest.raises(BadInput, match="part in each other's logits"):
+        clipper.check(torch.rand(8, 1, 8, 8))
+
+
+def test_a_run_that_is_cut_short_again_and_again_never_spends_more_than_its_target(
+    tmp_path: Path, drain: Drain
+) -> None:
+    """With secure noise all that was reserved is gone, the statistic of the first layer too."""
+    spec = with_privacy(epsilon=2.0, secure=True, statistic_noise=8.0).model_copy(
+        update={"model": MLP(width=16, depth=1, projection=8)}
+    )
+    for _ in range(2):  # killed: nothing is settled, and there is no checkpoint
+        steps = run_train(spec, a_bench(tmp_path))
+        for event in steps:
+            if isinstance(event, Scalars) and event.values.get("train/loss"):
+                break
+        del steps
+    _, summary = drain(run_train(spec, a_bench(tmp_path)))
+    assert 1.0 < summary["epsilon"] <= 2.0
+    assert summary["steps"] > 0
+
+
+def test_a_budget_that_is_used_up_is_said(tmp_path: Path, drain: Drain) -> None:
+    bench = a_bench(tmp_path)
+    _, data = drain(load(Digits(), bench))
+    spec = with_privacy(epsilon=2.0, noise_multiplier=1.0, secure=True)
+    rate = 100 / len(data.train)
+    used = Ledger(bench.folder / LEDGER, secure=True)
+    used.reserve(Charge(1.0, rate), 64)
+    with pytest.raises(BadInput, match=r"is used up.*Start a new run"):
+        drain(run_train(spec, bench))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A private model's principal directions: told once, with noise, and paid for."""
+"""What a private model is told of its images before the first step: once, with noise, and paid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled
 from engine.events import Event, Progress, Scalars, Table
 from engine.models import build, load_model
-from engine.models.projecting import moments, principal, projection_of
-from engine.models.spec import MLP
+from engine.models.fitting import Centre, Projection, fitted_layer, principal, statistic_of
+from engine.models.spec import MLP, Scattering
 from engine.privacy.accounting import (
     curve,
     epsilon,
@@ -24,11 +24,13 @@ from engine.privacy.accounting import (
     steps_within,
     total,
 )
+from engine.privacy.clipping import Clipper
 from engine.privacy.ledger import Charge, Ledger, read_charges
 from engine.privacy.spec import DPSGD, Naive
 from engine.random import derive
 from engine.task import BenchSpec
 from engine.training.loop import run_train
+from engine.training.remembering import learning_part
 from engine.training.spec import SGD, Train
 
 Drain = Callable[..., tuple[list[Event], Any]]
@@ -53,8 +55,8 @@ def private(**values: Any) -> Train:
 
 
 def directions(tmp_path: Path, name: str = "a") -> torch.Tensor:
-    part = projection_of(load_model(name, a_bench(tmp_path, "b")).module)
-    assert part is not None
+    part = fitted_layer(load_model(name, a_bench(tmp_path, "b")).module)
+    assert isinstance(part, Projection)
     return part.weight
 
 
@@ -62,7 +64,7 @@ def exact(tmp_path: Path, drain: Drain) -> tuple[torch.Tensor, int]:
     """The moments of the training images as they are, without normalisation; how many."""
     data = drain(load(Digits(), a_bench(tmp_path, "b")))[1]
     model = build(PLAIN.model, data.shape, 10)
-    return drain(moments(model, data.train))[1], len(data.train)
+    return drain(statistic_of(model, data.train))[1], len(data.train)
 
 
 def test_the_noised_moments_decide_and_are_in_the_budget(tmp_path: Path, drain: Drain) -> None:
@@ -73,7 +75,7 @@ def test_the_noised_moments_decide_and_are_in_the_budget(tmp_path: Path, drain: 
     noise = torch.randn(64 * 64, generator=draws).view(64, 64).double()
     for row in range(64):
         for column in range(64):
-            found[row, column] += 6.0 * noise[min(row, column), max(row, column)]
+            found[row, column] += 6.0 * (noise[row, column] + noise[column, row]) / 2
     torch.testing.assert_close(directions(tmp_path), principal(found, 12), rtol=1e-4, atol=1e-5)
     assert set(read_charges(tmp_path / "runs" / "a" / "privacy.jsonl")) == {
         Charge(6.0, 1.0, 1), Charge(1.0, 100 / count, summary["steps"])
@@ -98,6 +100,27 @@ def test_a_target_is_met_with_it(tmp_path: Path, drain: Drain) -> None:
     assert summary["noise_multiplier"] > without["noise_multiplier"]
     with pytest.raises(BadInput, match="cannot be reached"):
         drain(run_train(private(epsilon=0.5, statistic_noise=6.0), a_bench(tmp_path, "c")))
+
+
+def test_the_mean_of_scattering_is_told_in_the_same_way(tmp_path: Path, drain: Drain) -> None:
+    spec = private(noise_multiplier=1.0, statistic_noise=6.0).model_copy(
+        update={"model": Scattering(centre=True), "epochs": 1}
+    )
+    _, summary = drain(run_train(spec, a_bench(tmp_path)))
+    layer = fitted_layer(load_model("a", a_bench(tmp_path, "b")).module)
+    assert isinstance(layer, Centre)
+    data = drain(load(Digits(), a_bench(tmp_path, "b")))[1]
+    count, model = len(data.train), build(Scattering(centre=True), data.shape, 10)
+    found = drain(statistic_of(model, data.train))[1]
+    draws = torch.Generator().manual_seed(derive(3, "privacy", "statistic", 0))
+    noise = torch.randn(324, generator=draws).view(81, 2, 2)
+    expected = (found + 6.0 * noise) * 18 / count
+    torch.testing.assert_close(layer.mean, expected.float(), rtol=1e-4, atol=1e-5)
+    charges = (Charge(6.0, 1.0), Charge(1.0, 100 / count, summary["steps"]))
+    assert summary["epsilon"] == pytest.approx(total(charges, 1e-5), rel=1e-6)
+    clipper = Clipper(learning_part(model))
+    clipper.check(torch.rand(3, 81, 2, 2))
+    assert clipper.method == "book-keeping"
 
 
 @pytest.mark.parametrize("privacy", [None, Naive()])
