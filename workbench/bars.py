@@ -52,6 +52,11 @@ UNITS = {
     "students": mark("student"),
     "gradients": mark("gradient"),
     "bounds": mark("bound"),
+    "queries": mark("query"),
+    "rounds": mark("round"),
+    "clients": mark("client"),
+    "nodes": mark("node"),
+    "own models": mark("own model"),
 }
 """What is counted, in the singular, by the plural that the engine uses."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QEvent, QPoint, Qt, QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent, QKeyEvent
@@ -435,6 +435,12 @@ class Window(Shell):
         self.turn(LIVE)
         self._form_edited()
 
+    def set_up(self, place: str, values: Mapping[str, Any]) -> None:
+        """An empty view of a place, its form filled with `values`; that can be undone."""
+        self.show_new(place)
+        if self.inspector.form is not None:
+            self.inspector.form.set_values({**self.panels[place].start, **values})
+
     def new_run(self) -> None:
         """Set up a run of the kind whose form is open."""
         if self.ready:
@@ -460,6 +466,7 @@ class Window(Shell):
             view.ask, view.drop = self.session.ask, self.session.drop
             view.save_set = self.do.export_set
             view.runs, view.read, view.go_to = self._all_runs, self.session.stored, self.choose_run
+            view.set_up = self.set_up
             self.views[kind] = view
             self.pages.addWidget(view)
         return self.views[kind]

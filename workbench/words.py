@@ -123,6 +123,20 @@ _WORDS = {
     "images": mark("Images"),
     "labels_right": mark("Labels read right"),
     "partial": mark("Stopped early"),
+    # Federations.
+    "global": mark("Global model"),
+    "round": mark("Round"),
+    "client": mark("Client"),
+    "rounds": mark("Rounds"),
+    "clients": mark("Clients"),
+    "skipped": mark("Skipped rounds"),
+    "rejected": mark("Rejected updates"),
+    "dropped": mark("Answers that did not come"),
+    "bytes_up": mark("Bytes sent by clients"),
+    "bytes_down": mark("Bytes sent to clients"),
+    "attack_success_rate": mark("Backdoor succeeds"),
+    "client_accuracy": mark("Accuracy of the clients' own models"),
+    "max_update_norm": mark("Clipping norm"),
     "forward_evaluations": mark("Forward evaluations"),
     "gradient_evaluations": mark("Gradient evaluations"),
     "zero_gradients": mark("Zero gradients"),
@@ -172,6 +186,11 @@ _NOTES = (
     mark(
         "delta {delta} is not below 1 / {clients} clients: the promise holds even for a "
         "mechanism that publishes all of one of them"
+    ),
+    mark(
+        "the drawing of clients and the noise come from the seed, to be repeatable: whoever knows "
+        "or guesses it can take the noise off. Set privacy.secure for a model that leaves the "
+        "house."
     ),
     mark("there is no checkpoint to go on from: it begins again"),
     mark("resumed at iteration {count}"),
@@ -303,6 +322,31 @@ _NOTES = (
         "positives there are those above the highest score of any"
     ),
     mark("stopped after {done} of {count} shadow models"),
+    mark("Flower: {line}"),
+    mark(
+        "the drawing of clients and the noise come from the seed, to be repeatable: whoever knows "
+        "or guesses it can take the noise off. Set privacy.secure for a model that leaves the "
+        "house."
+    ),
+    mark(
+        "noise multiplier {noise}, sample rate {rate}, {steps} steps: epsilon {epsilon} at delta "
+        "{delta}. It covers what the model learns from the training images in this run; not the "
+        "validation images, by which early stopping chooses. Losses, accuracies and norms that "
+        "are shown meanwhile are not covered: they stay in this workspace."
+    ),
+    mark(
+        "{count} samples that withstood the attacks were broken {how}, within the same radius: "
+        "robust accuracy counts them as broken."
+    ),
+    mark(
+        "the run starts from {name}, which was not trained privately: what that knows of its "
+        "training images no epsilon of this run covers. Start from one that learnt from other "
+        "images"
+    ),
+    mark(
+        "the run starts from {name}, which spent an epsilon of {spent} itself: images that both "
+        "learn from lose the sum of the two"
+    ),
 )
 """What tasks say while they work, for translation."""
 

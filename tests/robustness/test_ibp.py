@@ -27,7 +27,6 @@ from tests.robustness.zoo import bench_in, subject
 BOUNDED = [
     MLP(width=20, depth=3, residual=True, activation="gelu"),
     MLP(width=20, activation="silu", norm="batch"),
-    MLP(width=20, projection=9),
     CNN(width=4, activation="tanh"),
     CNN(width=4, norm="none", residual=True, activation="leaky_relu", dropout=0.3),
     Strided(channels=(4, 8), hidden=20),

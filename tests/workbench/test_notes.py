@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -20,12 +21,14 @@ from engine.attacks.spec import APGD, PGD
 from engine.data.folder import _skipped
 from engine.data.listing import Listing
 from engine.events import Change
+from engine.federated.telling import _trouble
 from engine.models.answers import PROBABILITIES
 from engine.models.card import SEEN
 from engine.models.transforms import warning
 from engine.robustness.flags import FLAGS
 from engine.robustness.spec import Mixed
 from engine.runner import _versions_differ
+from engine.training.loop import _of_start
 from workbench import i18n
 from workbench.bars import UNITS, unit_text
 from workbench.words import note_text
@@ -85,6 +88,14 @@ MADE_ELSEWHERE = {
     "_skipped(listing, faults)": lambda: [skipped()],
     "_versions_differ(before.environment, bench.environment)": lambda: [
         _versions_differ({"versions": {"torch": "1"}}, {"versions": {"torch": "2"}})
+    ],
+    "_trouble(state, reason, clients, seen.number)": lambda: [
+        _trouble(state, "NaN", clients, 3)
+        for state in ("late", "failed", "rejected")
+        for clients in ([1], [1, 2])
+    ],
+    "_of_start(spec.init or '', past)": lambda: [
+        _of_start("plain", SimpleNamespace(metrics=metrics)) for metrics in ({}, {"epsilon": 3.0})
     ],
     "line": lambda: [],  # those of another process: see `test_what_a_conversion_notes`
 }
@@ -189,7 +200,7 @@ def units() -> set[str]:
         unit = written_out(call.args[2])
         if unit is None:
             source = ast.unparse(call.args[2])
-            known = ("what", "unit", "self.unit", "STAGES[now.stage]")
+            known = ("what", "unit", "self.unit", "waiting", "STAGES[now.stage]")
             assert source in known, f"{module}: {source}"
         else:
             found.add(unit)

@@ -435,4 +435,6 @@ def _within(part: Any, whole: Any) -> bool:
     """Whether `whole` says everything that `part` says."""
     if isinstance(part, Mapping) and isinstance(whole, Mapping):
         return all(_within(value, whole.get(name)) for name, value in part.items())
+    if isinstance(part, list | tuple) and isinstance(whole, list | tuple):
+        return len(part) == len(whole) and all(map(_within, part, whole))
     return bool(part == whole)

@@ -102,6 +102,8 @@ class LiveView(QWidget):
         """What the store has of a run."""
         self.go_to: Callable[[str], None] = lambda run_id: None
         """Shows another run, in its own view."""
+        self.set_up: Callable[[str, Mapping[str, Any]], None] = lambda place, values: None
+        """Opens the form of a place, with values filled in."""
         self._color = "series:0"
         self._hidden, self._empty = tuple(hidden), empty
         self._titles = dict(tables or {})

@@ -89,6 +89,15 @@ HEADINGS = {
     "psnr": "PSNR",
     "ssim": "SSIM",
     "recognised": mark("Recognised"),
+    "client": mark("Client"),
+    "state": mark("State"),
+    "hostile": mark("Hostile"),
+    "images": mark("Images"),
+    "loss": mark("Loss"),
+    "cosine": mark("Cosine"),
+    "drift": mark("Drift"),
+    "sent": mark("Sent, kB"),
+    "received": mark("Got, kB"),
 }
 """Columns whose names mean something else in a form."""
 
@@ -131,6 +140,18 @@ def cell(value: Any) -> str:
     return text.replace("x", " × ") if _SHAPE.fullmatch(text) else text
 
 
+ROLES = frozenset(
+    {
+        Qt.ItemDataRole.DisplayRole,
+        Qt.ItemDataRole.ToolTipRole,
+        Qt.ItemDataRole.UserRole,
+        Qt.ItemDataRole.TextAlignmentRole,
+    }
+)
+"""What a cell answers to."""
+TO_THE_RIGHT = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+
+
 class TableModel(QAbstractTableModel):
     """Rows of plain values; sorts by the value, shows its text."""
 
@@ -138,10 +159,13 @@ class TableModel(QAbstractTableModel):
         super().__init__(parent)
         self.columns: tuple[str, ...] = ()
         self.rows: tuple[Row, ...] = ()
+        self._numeric: dict[int, bool] = {}
+        """By column: whether there are numbers in it. Qt asks that of every cell."""
 
     def set_table(self, columns: Sequence[str], rows: Sequence[Row]) -> None:
         self.beginResetModel()
         self.columns, self.rows = tuple(columns), tuple(rows)
+        self._numeric = {column: self._has_numbers(column) for column in range(len(columns))}
         self.endResetModel()
 
     def rowCount(self, parent: _Index = QModelIndex()) -> int:  # noqa: B008
@@ -151,19 +175,24 @@ class TableModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(self.columns)
 
     def numeric(self, column: int) -> bool:
+        return self._numeric.get(column, False)
+
+    def _has_numbers(self, column: int) -> bool:
         return any(
             isinstance(row[column], int | float) and not isinstance(row[column], bool)
             for row in self.rows[:50]
         )
 
     def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if role not in ROLES:  # most of what Qt asks for
+            return None
         value = self.rows[index.row()][index.column()]
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
             return cell(value)
         if role == Qt.ItemDataRole.UserRole:
             return value if isinstance(value, int | float) else cell(value)
         if role == Qt.ItemDataRole.TextAlignmentRole and self.numeric(index.column()):
-            return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            return TO_THE_RIGHT
         return None
 
     def headerData(
