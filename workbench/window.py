@@ -96,6 +96,7 @@ class Window(Shell):
         self._coming: deque[Callable[[], None]] = deque()
         """Whether the view goes along with the run under way."""
         self._batch: list[str] = []
+        self._past: list[str] = []  # what was put side by side when all of it was over
         self.last_batch: list[str] = []
         """Ids of the runs that were last started together."""
         self._stay_until = 0.0
@@ -571,7 +572,9 @@ class Window(Shell):
     def _follow_to(self, run_id: str) -> None:
         info = self.info(run_id)
         # A run that is over before its turn came is seen only if nothing came after it.
-        if info is None or not self.following or (info.status != "running" and self._batch):
+        # So is one whose end was known before its beginning was told, when all is side by side.
+        over = info is not None and info.status != "running"
+        if info is None or not self.following or (over and (self._batch or run_id in self._past)):
             return
         self.tab = LIVE
         self.show_run(run_id)
@@ -624,6 +627,7 @@ class Window(Shell):
         infos = [info for info in map(self.info, ids) if info is not None]
         accurate = [info.id for info in infos if "clean_accuracy" in info.summary]
         if len(accurate) > 1 and self.following:
+            self._past = ids
             self.session.book.compare_only(accurate)
             self.turn(COMPARE)
         self.settled.emit()

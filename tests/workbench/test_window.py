@@ -337,3 +337,16 @@ def test_start_without_an_engine_starts_one(qtbot, open_window: Open) -> None:
     wait_for(qtbot, window, "woken", "done")
     assert not window.banner.text
     assert "woken  started" in window.log.plain().replace("info ", "").replace("woken ", "woken  ")
+
+
+def test_a_run_whose_beginning_is_told_late_does_not_hide_the_comparison(
+    qtbot, open_window: Open, tmp_path: Path
+) -> None:
+    """A short last run can be over, by the store, before the engine's word that it began."""
+    window = open_window()
+    with qtbot.waitSignal(window.settled, timeout=120_000):
+        qtbot.mouseClick(window.start_page.run_demo, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: window.tab == COMPARE, timeout=LONG)
+    window.session.began.emit(run_named(window, "exported").id)
+    qtbot.waitUntil(lambda: not window._coming, timeout=LONG)
+    assert window.tab == COMPARE
