@@ -203,7 +203,8 @@ def _limits(field: FieldInfo) -> str:
 
 def _table(head: tuple[str, ...], rows: list[Any], width: int) -> list[str]:
     """Columns as wide as they need, each but the last at most a quarter of the whole; the last one
-    takes the rest. Words that are longer are kept whole."""
+    takes the rest. Words that are longer are kept whole: a row that begins with one goes on
+    below."""
     from textwrap import wrap
 
     *inner, _ = zip(head, *rows, strict=True)
@@ -215,6 +216,8 @@ def _table(head: tuple[str, ...], rows: list[Any], width: int) -> list[str]:
             wrap(cell, size, break_long_words=at == 1 < len(inner), break_on_hyphens=False) or [""]
             for at, (cell, size) in enumerate(zip(row, sizes, strict=True))
         ]
+        if len(cells[0][0]) > sizes[0]:
+            cells[1:] = [["", *cell] for cell in cells[1:]]
         for k in range(max(map(len, cells))):
             parts = [cell[k] if k < len(cell) else "" for cell in cells]
             padded = (part.ljust(size) for part, size in zip(parts, sizes, strict=True))

@@ -23,6 +23,7 @@ import torch
 from engine.bench import Bench
 from engine.events import Event, drain
 from engine.federated import secure
+from engine.federated.checking import check_away
 from engine.federated.compression import compressed
 from engine.federated.conducting import DROPPED, FIXED, STOPPED
 from engine.federated.entry import CLIENT, introduce
@@ -243,6 +244,7 @@ def conduct(values: Mapping[str, Any], folder: Path, grid: Grid) -> Steps:
     """The task of a run's configuration, with its rounds on a grid whose nodes may yet have to
     come."""
     spec, bench = task_of(values, folder)
+    check_away(spec)
 
     def played(federation: Federation) -> Generator[Event, None, None]:
         yield from present(grid, spec.clients, float(values.get("wait", WAIT)))

@@ -12,6 +12,7 @@ from engine.federated.spec import (
     Federate,
     FedProx,
     Krum,
+    Local,
     MultiKrum,
     Scaffold,
     TrimmedMean,
@@ -36,8 +37,20 @@ def check(spec: Federate) -> None:
     if spec.capture is not None and (late := [r for r in spec.capture.rounds if r > spec.rounds]):
         raise BadInput(f"capture.rounds: there is no round {late[0]}; expected 1 to {spec.rounds}")
     _check_secure(spec)
+    if not isinstance(spec.grid, Local):
+        check_away(spec)
     if spec.drop_out == 1.0:
         raise BadInput("drop_out = 1 leaves no client to answer; set it below 1")
+
+
+def check_away(spec: Federate) -> None:
+    """What only a federation in this process can do. Raises BadInput."""
+    if spec.privacy is not None and not spec.privacy.secure:
+        raise BadInput(
+            "off the local grid an interrupted run starts anew: from the seed the same noise would "
+            "be drawn a second time, on other sums, and could be taken off. Set privacy.secure = "
+            'true, or take grid = {kind = "local"}'
+        )
 
 
 def _check_secure(spec: Federate) -> None:
@@ -66,6 +79,12 @@ def _check_secure(spec: Federate) -> None:
         raise BadInput(
             "with secure aggregation a round of too few clients comes to nothing, which would show "
             "who was drawn: the accountant does not cover that. Set fraction = 1."
+        )
+    if spec.privacy is not None and spec.privacy.adaptive is not None:
+        raise BadInput(
+            "under secure aggregation a client of which nothing comes counts as one that was not "
+            "clipped, so that a client moves the count that adaptive clipping follows by more than "
+            "its noise is made for. Leave privacy.adaptive or secure_aggregation out."
         )
     if expected(spec) < 2:
         raise BadInput(

@@ -305,8 +305,7 @@ class Conductor(Strategy):
         images = self.round.totals["examples"]
         if self.noise is not None:
             self.round.clip = self.noise.clip
-            stayed = len(self.round.of("kept"))
-            total = self.noise.mean_of(total, stayed, int(self.round.totals["clipped"]), number)
+            total = self.noise.mean_of(total, number)
         else:
             total = {name: tensor * (secure.heaviest / images) for name, tensor in total.items()}
         mean = {name: tensor.float() for name, tensor in total.items()}

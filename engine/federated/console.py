@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from engine.errors import BadInput
 from engine.federated.app_folder import write_app
 from engine.federated.certificates import make_certificates
+from engine.federated.checking import check, check_away
 from engine.federated.hosting import start_superlink, start_supernode
 from engine.federated.keeping import Kept
 from engine.federated.reaching import free_port
@@ -66,6 +67,8 @@ def app(options: Namespace, recipe: Mapping[str, Task]) -> int:
             + (f": choose with --task among {', '.join(tasks)}" if tasks else "")
         )
     (task,) = tasks.values()
+    check(task)
+    check_away(task)
     write_app(options.to, {"spec": task.to_dict()})
     print(f"flwr run {options.to} NAME --stream")
     return 0

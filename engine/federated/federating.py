@@ -26,8 +26,9 @@ from engine.federated.spec import Deployment, Federate, Local, Ray
 from engine.federated.telling import hostile_table, partition_table
 from engine.files import sha256_of
 from engine.models import ModelCard, save_model
-from engine.models.card import SEEN
+from engine.models.card import SEEN, told
 from engine.models.describing import describe_module
+from engine.models.fitting import fitted_layer
 from engine.task import Steps, Summary
 
 CHECKPOINT_SHARE = 100
@@ -37,6 +38,9 @@ time since the last."""
 FIRST_SAVE = 0.02
 """Seconds that the first checkpoint is taken to cost."""
 
+UNPAID = ("bytes_up", "bytes_down", "rejected", "dropped", "skipped", "client_accuracy")
+"""Of the summary: what tells who was drawn and who answered, or of clients' own models. No noise is
+on it, so that it does not go out with a private model."""
 
 Played: TypeAlias = "Callable[[Federation], Generator[Event, None, None]]"
 """The rounds of a federation, on some grid."""
@@ -66,6 +70,12 @@ def federate(spec: Federate, bench: Bench, played: Played) -> Steps:
     """The task, with its rounds `played` on a grid."""
     check(spec)
     made = yield from prepared(spec, bench)
+    if made.past is None and fitted_layer(made.model) is not None:
+        raise BadInput(
+            "the model begins with a statistic of all training images (mlp's projection, "
+            "scattering's centre), which a federation does not compute. Leave that out, or start "
+            "from a model that has it (init)."
+        )
     learnt = made.past.learnt if made.past is not None else ()
     changed = made.data.seen(learnt) > 0
     yield Table("classes", ("index", "name"), tuple(enumerate(made.data.classes)))
@@ -85,6 +95,7 @@ def federate(spec: Federate, bench: Bench, played: Played) -> Steps:
         if noise is not None:
             noise.settle(federation.at.round)
     summary = _summary(federation, changed)
+    private = noise is not None
     path = bench.folder / "model.safetensors"
     card = ModelCard(
         model=made.model_spec,
@@ -93,8 +104,9 @@ def federate(spec: Federate, bench: Bench, played: Played) -> Steps:
         classes=made.data.classes,
         data_fingerprint=made.data.fingerprint,
         learnt=tuple(dict.fromkeys((*learnt, made.data.sketch))),
-        training=spec.to_dict(),
-        metrics=dict(summary),
+        withheld=private or (made.past is not None and made.past.withheld),
+        training=told(spec, private=private),
+        metrics={n: v for n, v in summary.items() if not (private and n in UNPAID)},
         versions=versions(),
         run=bench.folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,9 +29,10 @@ from engine.federated.learning import NORMS, exchanged, statistics_of, tensors_o
 from engine.federated.noising import ClientNoise
 from engine.federated.preparing import Prepared
 from engine.federated.secure import SecureSum
-from engine.federated.spec import Backdoor, FedBN, Federate
+from engine.federated.spec import Backdoor, FedBN, Federate, Local
 from engine.federated.telling import Outcome
 from engine.models.evaluating import Evaluation, evaluate
+from engine.training.loop import salt_of
 
 # isort: split
 from flwr.app import ConfigRecord, Message
@@ -90,7 +91,7 @@ class Federation:
             rate=self._rate,
             # A model that the run starts from is here, not with clients elsewhere.
             fixed={n: t for n, t in own.items() if n not in names} if spec.init else None,
-            noise=ClientNoise(spec, bench) if spec.privacy is not None else None,
+            noise=_noise(spec, bench, made),
         )
         if spec.secure_aggregation is not None:
             self.conductor.secure = SecureSum(
@@ -348,6 +349,14 @@ class Federation:
         self.at = Place(**values)
         self.model.load_state_dict(_part(held, "model."))
         self.conductor.restore(_part(held, "server."))
+
+
+def _noise(spec: Federate, bench: Bench, made: Prepared) -> ClientNoise | None:
+    if spec.privacy is None:
+        return None
+    # Where the clients are changes nothing of what they send.
+    asked = spec.model_copy(update={"grid": Local()})
+    return ClientNoise(spec, bench, salt_of(asked, made.data.fingerprint))
 
 
 def _finite(value: float | None) -> float | None:

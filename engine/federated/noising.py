@@ -51,8 +51,10 @@ class ClientNoise:
     `rounds` is after how many the budget is spent, or the run over.
     """
 
-    def __init__(self, spec: Federate, bench: Bench) -> None:
-        """Raises BadInput for a target that cannot be met, and for a ledger that is none."""
+    def __init__(self, spec: Federate, bench: Bench, salt: str = "") -> None:
+        """`salt` differs with anything that is asked for or learnt from (`SeededDraws`).
+
+        Raises BadInput for a target that cannot be met, and for a ledger that is none."""
         assert spec.privacy is not None
         self.spec: ClientPrivacy = spec.privacy
         self.clients = spec.clients
@@ -71,7 +73,7 @@ class ClientNoise:
         )
         self.rounds = self._affordable()
         self.random: Draws = (
-            SystemDraws(torch.device("cpu")) if self.spec.secure else _Seeded(bench)
+            SystemDraws(torch.device("cpu")) if self.spec.secure else _Seeded(bench, salt)
         )
         self.clip = self.spec.max_update_norm
         self.sum_noise, self.count_noise = self.noise, 0.0
@@ -93,17 +95,28 @@ class ClientNoise:
         if self.spec.epsilon is None:
             return self.planned
         within = steps_within(self.spec.epsilon, self.noise, self.rate, self.spec.delta)
-        within -= self.ledger.repeated(self._charge())
         if within < 1:
             raise BadInput(
                 f"a target epsilon of {self.spec.epsilon:g} is exceeded by a single round with "
                 f"noise multiplier {self.noise:g} at a fraction of {self.rate:.4g}; take more "
                 "noise, a smaller fraction, or a larger target"
             )
-        return min(self.planned, within)
+        wasted = self.ledger.repeated(self._charge())
+        if wasted >= within:
+            raise BadInput(
+                f"the target epsilon of {self.spec.epsilon:g} is used up: it allows {within} "
+                f"rounds, and the run was cut short after {wasted}, which count although their "
+                "result is lost. Start a new run"
+            )
+        return min(self.planned, within - wasted)
 
     def _charge(self, rounds: int = 1) -> Charge:
         return Charge(self.noise, self.rate, rounds)
+
+    def _reserve(self, number: int) -> None:
+        """A round by itself: beside one the disk is quick, and what a run that is killed has
+        reserved ahead is lost where it cannot be drawn again."""
+        self.ledger.reserve(self._charge(), number, last=number)
 
     def begin(self) -> Iterator[Event]:
         """What is to be said before the first round."""
@@ -130,6 +143,13 @@ class ClientNoise:
                 f"delta {spec.delta:g} is not below 1 / {self.clients} clients: the promise holds "
                 "even for a mechanism that publishes all of one of them",
             )
+        if not spec.secure:
+            yield Note(
+                "info",
+                "the drawing of clients and the noise come from the seed, to be repeatable: "
+                "whoever knows or guesses it can take the noise off. Set privacy.secure for a "
+                "model that leaves the house.",
+            )
 
     def epsilon(self, rounds: int) -> float:
         """What so many rounds have spent, and those that were repeated with other noise."""
@@ -148,6 +168,7 @@ class ClientNoise:
             "epsilon_rdp": total(charges, delta, "rdp"),
             "delta": delta,
             "noise_multiplier": self.noise,
+            "noise_source": self.random.source,
         }
 
     # --- a round ----------------------------------------------------------------------------------
@@ -165,7 +186,7 @@ class ClientNoise:
         `like` are tensors of an update's names and shapes; `number` is of the round. Raises
         StorageError where the charge cannot be written down.
         """
-        self.ledger.reserve(self._charge(), number, last=self.rounds)
+        self._reserve(number)
         norms = [norm_of(update) for update in updates]
         mean: Update = {}
         count = sum(tensor.numel() for tensor in like.values())
@@ -182,21 +203,19 @@ class ClientNoise:
             self._follow(clipped, number)
         return mean, clipped
 
-    def mean_of(self, total: Update, stayed: int, clipped: int, number: int) -> Update:
+    def mean_of(self, total: Update, number: int) -> Update:
         """The noisy mean where only the `total` of the updates is known, which clients have clipped
-        themselves: `stayed` of them there are, of which so many were clipped. Raises as `mean`."""
-        self.ledger.reserve(self._charge(), number, last=self.rounds)
+        themselves, to a norm that stays as it is. Raises as `mean`."""
+        assert self.spec.adaptive is None  # how many were clipped is told without noise enough
+        self._reserve(number)
         count = sum(tensor.numel() for tensor in total.values())
         noise = self.random.normal("clients", number, count).split(
             [t.numel() for t in total.values()]
         )
-        mean = {
+        return {
             name: (tensor + drawn.view(tensor.shape) * (self.sum_noise * self.clip)) / self.expected
             for (name, tensor), drawn in zip(total.items(), noise, strict=True)
         }
-        if self.spec.adaptive is not None:
-            self._follow([place < clipped for place in range(stayed)], number)
-        return mean
 
     def _follow(self, clipped: Sequence[bool], number: int) -> None:
         """The clipping norm of the next round (Andrew et al. 2021, algorithm 1): what is counted
@@ -213,7 +232,7 @@ class _Seeded(SeededDraws):
     """Updates are on the CPU, wherever the clients train."""
 
     def normal(self, purpose: str, step: int, count: int) -> Tensor:
-        generator = self._bench.generator("privacy", purpose, step)
+        generator = self._bench.generator("privacy", self._salt, purpose, step)
         return torch.randn(count, generator=generator)
 
 

@@ -55,7 +55,9 @@ def prepared(spec: Federate, bench: Bench) -> Generator[Event, None, Prepared]:
             )
         model = start.module
     else:
-        mean, std = channel_statistics(data.train) if model_spec.normalised else (None, None)
+        # Statistics of the clients' images would be told, and not paid for.
+        normalised = model_spec.normalised and spec.privacy is None
+        mean, std = channel_statistics(data.train) if normalised else (None, None)
         model = build(
             model_spec,
             data.shape,

@@ -20,6 +20,7 @@ from engine.bench import Bench
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Saved, from_message, to_message
 from engine.federated.noising import LEDGER
+from engine.models.card import LEARNT
 from engine.task import Steps, Summary
 
 PIECE = 48 * 1024
@@ -63,13 +64,16 @@ def tell(steps: Steps, say: Say, cancelled: Callable[[], bool] = lambda: False) 
 
 
 def with_files(say: Say, folder: Path) -> Say:
-    """`say` that sends the files that are said to be saved, before it says so, and the ledger of
-    privacy. Those above LARGEST stay where they are, which a note tells."""
+    """`say` that sends the files that are said to be saved, before it says so, and what is kept
+    of a private run: its ledger, and what it learnt from. Those above LARGEST stay where they
+    are, which a note tells."""
 
     def said(body: Mapping[str, Any]) -> None:
-        if "summary" in body and (folder / LEDGER).is_file():
-            for piece in _pieces(LEDGER, folder / LEDGER):
-                say(piece)
+        if "summary" in body:
+            for name in (LEDGER, LEARNT):
+                if (folder / name).is_file():
+                    for piece in _pieces(name, folder / name):
+                        say(piece)
         if body.get("event") == "saved":
             path = folder / body["path"]
             if path.stat().st_size > LARGEST:

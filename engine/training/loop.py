@@ -43,7 +43,7 @@ from engine.models.fitting import fitted_layer, statistic_of
 from engine.models.spec import ModelSpec
 from engine.models.transforms import warning
 from engine.models.trust import trusts
-from engine.task import Steps, Summary, parse
+from engine.task import Steps, Summary, Task, parse
 from engine.training.adapting import adapt, frozen_statistics, merged
 from engine.training.augmentation import augment
 from engine.training.awp import worst_weights
@@ -838,7 +838,7 @@ def _of_start(name: str, card: ModelCard) -> str:
     )
 
 
-def salt_of(spec: Train, fingerprint: str) -> str:
+def salt_of(spec: Task, fingerprint: str) -> str:
     """What tells a run from any other one of its seed: what it is asked for, and its data."""
     asked = {name: value for name, value in spec.to_dict().items() if name != "bench"}
     return hashlib.sha256(f"{json.dumps(asked, sort_keys=True)}{fingerprint}".encode()).hexdigest()

@@ -126,6 +126,7 @@ class Federate(Task):
         "epsilon_rdp": "the same by Rényi accounting, never lower",
         "delta": "of that budget",
         "noise_multiplier": "of the sum of updates, in clipping norms",
+        "noise_source": "seed: whoever knows the seed can take the noise off; system: nobody can",
         "attack_success_rate": "share of the test images of other classes that the backdoor's "
         "trigger turns into its target",
         "client_accuracy": "mean accuracy of the clients' own models, with fedbn",

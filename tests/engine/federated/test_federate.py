@@ -611,6 +611,7 @@ def test_poisson_sampling_takes_each_client_by_its_own_coin(tmp_path: Path) -> N
         ({"bench": {"compile": True}}, "not for a federation"),
         ({"privacy": {}, "strategy": {"kind": "krum"}}, "noisy means"),
         ({"privacy": {}}, "batch normalisation's running statistics"),
+        ({"model": {"kind": "mlp", "projection": 10}}, "which a federation does not compute"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(

@@ -5,22 +5,40 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled
 from engine.events import Note, Scalars, Table, drain
+from engine.federated.apps import conduct
 from engine.federated.federating import run_federate
+from engine.federated.federation import Federation
 from engine.federated.noising import LEDGER, ClientNoise, norm_of
-from engine.federated.spec import AdaptiveClipping, ClientPrivacy, FedAdam, Federate, Local
+from engine.federated.preparing import prepared
+from engine.federated.spec import (
+    AdaptiveClipping,
+    ClientPrivacy,
+    Deployment,
+    FedAdam,
+    Federate,
+    Local,
+    Ray,
+)
+from engine.models import load_model
+from engine.models.card import read_card
 from engine.privacy import epsilon
 from engine.privacy.ledger import read_charges
 from engine.training.spec import SGD
 from tests.engine.federated.fleet import SMALL, changed, new_bench, play
+
+# isort: split
+from flwr.serverapp import Grid
 
 Update = dict[str, Tensor]
 PRIVATE = Federate(
@@ -187,6 +205,83 @@ def test_a_private_run_goes_on_with_the_same_budget(tmp_path: Path, strategy: An
     again.restore(checkpoint)
     found: dict[str, Any] = drain(run_federate(spec, again))
     assert found == expected
+
+
+def test_a_private_card_says_nothing_else_of_the_clients(tmp_path: Path) -> None:
+    """Neither their images' statistics, sketch or hash, nor the seed, nor who was drawn."""
+    events, summary = play(tmp_path, changed(PRIVATE, drop_out=0.2))
+    card = read_card(tmp_path / "runs" / "a" / "model.safetensors")
+    assert (card.data_fingerprint, card.learnt) == ("", ())
+    assert "seed" not in card.training
+    assert card.training["rounds"] == 3
+    assert summary["dropped"] > 0
+    assert summary.keys() - card.metrics.keys() == {
+        "bytes_up",
+        "bytes_down",
+        "dropped",
+        "weights_sha256",
+    }
+    state = safetensors.torch.load_file(tmp_path / "runs" / "a" / "model.safetensors")
+    assert float(state["normalise.mean"].abs().max()) == 0.0
+    assert float((state["normalise.std"] - 1).abs().max()) == 0.0
+    # In the workspace it is still known what was trained on.
+    assert load_model("a", new_bench(tmp_path, "b")).card.learnt
+    said = [event.text for event in events if isinstance(event, Note)]
+    assert any("come from the seed" in text for text in said)
+    assert summary["noise_source"] == "seed"
+    plain = play(tmp_path, changed(PRIVATE, privacy=None, rounds=1), "plain")
+    open_card = read_card(tmp_path / "runs" / "plain" / "model.safetensors")
+    assert open_card.learnt
+    assert open_card.data_fingerprint
+    assert "seed" in open_card.training
+    assert open_card.metrics["bytes_up"] == plain[1]["bytes_up"]
+
+
+def test_two_runs_of_a_seed_do_not_share_their_noise(tmp_path: Path) -> None:
+    """Else one model could be subtracted from the other. However many threads there are, it is the
+    same run."""
+
+    def draws(name: str, spec: Federate) -> tuple[Any, float]:
+        bench = new_bench(tmp_path, name)
+        noise = Federation(spec, bench, drain(prepared(spec, bench))).conductor.noise
+        assert noise is not None
+        return noise.picked(1), float(noise.random.normal("clients", 1, 1))
+
+    one = draws("one", PRIVATE)
+    assert draws("threads", changed(PRIVATE, grid=Local(threads=1))) == one
+    for name, values in (
+        ("rate", {"optimizer": SGD(lr=0.4, momentum=0.0)}),
+        ("data", {"data": Digits(validation=0.3)}),
+    ):
+        picked, drawn = draws(name, changed(PRIVATE, **values))
+        assert picked != one[0]
+        assert drawn != one[1]
+
+
+@pytest.mark.parametrize("grid", [Ray(), Deployment()])
+def test_noise_from_the_seed_is_for_the_local_grid(tmp_path: Path, grid: Any) -> None:
+    """Elsewhere a run that was cut short draws it again, on other sums."""
+    spec = changed(PRIVATE, grid=grid)
+    with pytest.raises(BadInput, match="privacy.secure = true"):
+        spec.check(tmp_path)
+    changed(spec, privacy=ClientPrivacy(secure=True)).check(tmp_path)
+    # Flower's own command line plays any task on a grid of its own.
+    with pytest.raises(BadInput, match="privacy.secure = true"):
+        next(conduct({"spec": PRIVATE.to_dict()}, tmp_path, cast("Grid", None)))
+
+
+def test_a_run_that_is_killed_loses_a_round_and_no_more(tmp_path: Path) -> None:
+    """With noise that cannot be repeated, and until the budget is used up, as is then said."""
+    target = epsilon(1.2, 0.4, 3, 1e-5) + 0.01
+    privacy = ClientPrivacy(noise_multiplier=1.2, epsilon=target, secure=True)
+    spec = changed(PRIVATE, privacy=privacy, rounds=50)
+    for left in (3, 2, 1):
+        noise = ClientNoise(spec, new_bench(tmp_path))
+        assert noise.rounds == left
+        noise.mean([], LIKE, 1)  # and is killed before its first checkpoint
+        assert noise.epsilon(1) <= target
+    with pytest.raises(BadInput, match="is used up: it allows 3 rounds.*cut short after 3"):
+        ClientNoise(spec, new_bench(tmp_path))
 
 
 def test_secure_noise_cannot_be_repeated(tmp_path: Path) -> None:

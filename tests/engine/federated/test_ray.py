@@ -21,8 +21,10 @@ from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Progress, Saved, Scalars, Table
 from engine.federated.federating import run_federate
 from engine.federated.keeping import Kept
+from engine.federated.noising import LEDGER
 from engine.federated.relaying import relayed, tell, with_files
 from engine.federated.spec import Capture, Ray
+from engine.models.card import LEARNT
 from tests.engine.federated.fleet import QUICK, changed, new_bench, play
 
 LINUX = sys.platform.startswith("linux")
@@ -181,6 +183,8 @@ def test_events_and_files_come_as_they_were(tmp_path: Path) -> None:
     content = os.urandom(100_000)
     (there / "updates" / "one").write_bytes(content)
     (there / "empty").write_bytes(b"")
+    for name in (LEDGER, LEARNT):  # of a private run
+        (there / name).write_text(f"of {name}")
     said = [
         Scalars(1, {"global/accuracy": 0.5}),
         Table("rounds", ("round", "skipped"), ((1, ""),)),
@@ -193,6 +197,8 @@ def test_events_and_files_come_as_they_were(tmp_path: Path) -> None:
     assert summary == {"accuracy": 0.5}
     assert (bench.folder / "updates" / "one").read_bytes() == content
     assert (bench.folder / "empty").read_bytes() == b""
+    for name in (LEDGER, LEARNT):
+        assert (bench.folder / name).read_text() == f"of {name}"
 
 
 @pytest.mark.parametrize(

@@ -345,15 +345,11 @@ def test_too_few_that_stay_skip_the_round_in_words(tmp_path: Path) -> None:
         play(tmp_path, spec)
 
 
-def test_private_clients_clip_themselves(tmp_path: Path) -> None:
+def test_private_clients_clip_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same noise is added to the same sum as where the server clips, whose arithmetic is
     another one."""
-    privacy = ClientPrivacy(
-        noise_multiplier=0.5,
-        max_update_norm=0.3,
-        adaptive=AdaptiveClipping(count_noise=0.5),
-        delta=0.01,
-    )
+    monkeypatch.setattr("engine.federated.federation.salt_of", lambda *_: "")
+    privacy = ClientPrivacy(noise_multiplier=0.5, max_update_norm=0.3, delta=0.01)
     values = {"privacy": privacy, "rounds": 3}
     _, one = play(tmp_path, changed(QUICK, **values), "plain")
     events, other = play(tmp_path, changed(SECURED, **values), "secured")
@@ -374,6 +370,10 @@ def test_private_clients_clip_themselves(tmp_path: Path) -> None:
         ({"compression": Int8()}, "int8 saves nothing under secure aggregation"),
         ({"capture": Capture()}, "capture keeps what single clients sent"),
         ({"privacy": ClientPrivacy(), "fraction": 0.5}, "Set fraction = 1"),
+        (
+            {"privacy": ClientPrivacy(adaptive=AdaptiveClipping())},
+            "moves the count that adaptive clipping follows by more",
+        ),
         ({"fraction": 0.2}, "sum of a single update hides nothing"),
     ],
 )
