@@ -272,12 +272,16 @@ _NOTES = (
         "train a model from the beginning on what it is now."
     ),
     # Private training.
-    mark(
-        "noise multiplier {noise}, sample rate {rate}, {steps} steps: epsilon {epsilon} at delta "
-        "{delta}. It covers the model and its epsilon. Losses, accuracies and norms of the "
-        "training images that are shown meanwhile are not covered: they stay in this workspace."
-    ),
     mark("the target is reached after {steps} of {planned} steps"),
+    mark(
+        "the run starts from {name}, which spent an epsilon of {spent} itself: images that both "
+        "learn from lose the sum of the two"
+    ),
+    mark(
+        "the run starts from {name}, which was not trained privately: what that knows of its "
+        "training images no epsilon of this run covers. Start from one that learnt from other "
+        "images"
+    ),
     mark(
         "delta {delta} is not below 1 / {count} training images: the promise holds even for a "
         "mechanism that publishes one of them"
@@ -337,15 +341,6 @@ _NOTES = (
     mark(
         "{count} samples that withstood the attacks were broken {how}, within the same radius: "
         "robust accuracy counts them as broken."
-    ),
-    mark(
-        "the run starts from {name}, which was not trained privately: what that knows of its "
-        "training images no epsilon of this run covers. Start from one that learnt from other "
-        "images"
-    ),
-    mark(
-        "the run starts from {name}, which spent an epsilon of {spent} itself: images that both "
-        "learn from lose the sum of the two"
     ),
 )
 """What tasks say while they work, for translation."""
