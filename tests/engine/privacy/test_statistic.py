@@ -29,7 +29,7 @@ from engine.privacy.ledger import Charge, Ledger, read_charges
 from engine.privacy.spec import DPSGD, Naive
 from engine.random import derive
 from engine.task import BenchSpec
-from engine.training.loop import run_train
+from engine.training.loop import run_train, salt_of
 from engine.training.remembering import learning_part
 from engine.training.spec import SGD, Train
 
@@ -71,7 +71,8 @@ def test_the_noised_moments_decide_and_are_in_the_budget(tmp_path: Path, drain: 
     spec = private(noise_multiplier=1.0, statistic_noise=6.0)
     events, summary = drain(run_train(spec, a_bench(tmp_path)))
     found, count = exact(tmp_path, drain)
-    draws = torch.Generator().manual_seed(derive(3, "privacy", "statistic", 0))
+    salt = salt_of(spec, drain(load(Digits(), a_bench(tmp_path, "b")))[1].fingerprint)
+    draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "statistic", 0))
     noise = torch.randn(64 * 64, generator=draws).view(64, 64).double()
     for row in range(64):
         for column in range(64):
@@ -112,7 +113,8 @@ def test_the_mean_of_scattering_is_told_in_the_same_way(tmp_path: Path, drain: D
     data = drain(load(Digits(), a_bench(tmp_path, "b")))[1]
     count, model = len(data.train), build(Scattering(centre=True), data.shape, 10)
     found = drain(statistic_of(model, data.train))[1]
-    draws = torch.Generator().manual_seed(derive(3, "privacy", "statistic", 0))
+    salt = salt_of(spec, data.fingerprint)
+    draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "statistic", 0))
     noise = torch.randn(324, generator=draws).view(81, 2, 2)
     expected = (found + 6.0 * noise) * 18 / count
     torch.testing.assert_close(layer.mean, expected.float(), rtol=1e-4, atol=1e-5)
