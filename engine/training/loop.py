@@ -727,7 +727,10 @@ class Trainer:
 
     def _has_ended(self) -> bool:
         stopping = self.spec.early_stopping
-        if self.at.collapsed or self.at.step >= self._total():
+        if self.at.collapsed:
+            return True
+        most = self.mechanism.steps if self.mechanism is not None else None
+        if most is not None and self.at.step >= most and not self.at.done:  # and it is judged
             return True
         return stopping is not None and self.at.epoch - self.at.best_epoch >= stopping.patience
 
