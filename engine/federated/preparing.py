@@ -17,10 +17,10 @@ from engine.federated import hostility
 from engine.federated.learning import NORMS, Fleet
 from engine.federated.partitioning import partition
 from engine.federated.spec import FedBN, Federate, Scaffold
-from engine.models import ModelCard, build, channel_statistics, load_model
+from engine.models import ModelCard, load_model
 from engine.models.spec import ModelSpec
-from engine.models.trust import trusts
-from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL
+from engine.training.spec import DEFAULT_DATA
+from engine.training.starting import first_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,37 +43,10 @@ def prepared(spec: Federate, bench: Bench) -> Generator[Event, None, Prepared]:
     """
     start = load_model(spec.init, bench) if spec.init else None
     data_spec = spec.data or (start.card.data if start else None) or DEFAULT_DATA
-    model_spec = spec.model or (start.card.model if start else DEFAULT_MODEL)
     data = yield from load(data_spec, bench)
     parts = partition(spec.partition, data, spec.clients, data_spec.split_seed)
-    if start is not None and spec.model is None:
-        if (data.shape, len(data.classes)) != (start.card.shape, len(start.card.classes)):
-            raise BadInput(
-                f"the model of {spec.init!r} takes images {start.card.shape} of "
-                f"{len(start.card.classes)} classes; the data has {data.shape} of "
-                f"{len(data.classes)}"
-            )
-        model = start.module
-    else:
-        # Statistics of the clients' images would be told, and not paid for.
-        normalised = model_spec.normalised and spec.privacy is None
-        mean, std = channel_statistics(data.train) if normalised else (None, None)
-        model = build(
-            model_spec,
-            data.shape,
-            len(data.classes),
-            mean=mean,
-            std=std,
-            generator_seed=bench.derive("model"),
-            trust=trusts(model_spec, bench),
-        )
-        if start is not None:
-            try:
-                model.load_state_dict(start.module.state_dict())
-            except RuntimeError as error:
-                raise BadInput(
-                    f"the weights of {spec.init!r} do not fit the model: {error}"
-                ) from None
+    private = spec.privacy is not None
+    model, model_spec = first_model(spec.model, spec.init, start, data, bench, private=private)
     layout = torch.channels_last if bench.spec.channels_last else torch.contiguous_format
     model = model.to(bench.device).to(memory_format=layout).eval()
     hostility.check_classes(spec.hostile, len(data.classes), min(data.shape[1:]))

@@ -35,14 +35,13 @@ from engine.device import versions
 from engine.errors import BadInput, Cancelled, CrucibleError, SpecError
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
-from engine.models import ModelCard, build, channel_statistics, load_model, save_model
+from engine.models import ModelCard, load_model, save_model
 from engine.models.card import SEEN, told
 from engine.models.describing import describe_module
 from engine.models.evaluating import Evaluation, evaluate
 from engine.models.fitting import fitted_layer, statistic_of
 from engine.models.spec import ModelSpec
 from engine.models.transforms import warning
-from engine.models.trust import trusts
 from engine.task import Steps, Summary, Task, parse
 from engine.training.adapting import adapt, frozen_statistics, merged
 from engine.training.augmentation import augment
@@ -56,7 +55,8 @@ from engine.training.optimizers import (
     optimizer_tensors,
 )
 from engine.training.remembering import Remembered, learning_part, remembered
-from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, Train, Watch
+from engine.training.spec import DEFAULT_DATA, Train, Watch
+from engine.training.starting import first_model
 
 T = TypeVar("T")
 
@@ -169,36 +169,13 @@ def _prepared(
     card of the run it starts from."""
     start = load_model(spec.init, bench) if spec.init else None
     data_spec = spec.data or (start.card.data if start else None) or DEFAULT_DATA
-    model_spec = spec.model or (start.card.model if start else DEFAULT_MODEL)
     data = yield from load(data_spec, bench)
     if len(data.train) < 2:
         raise BadInput(f"the training split holds {len(data.train)} images; expected at least 2")
     private = spec.privacy is not None and spec.privacy.private
     if spec.early_stopping and not len(data.validation):
         raise BadInput("early stopping needs a validation split: set data.validation above 0")
-    if start is not None and spec.model is None:
-        if (data.shape, len(data.classes)) != (start.card.shape, len(start.card.classes)):
-            raise BadInput(
-                f"the model of {spec.init!r} takes images {start.card.shape} of "
-                f"{len(start.card.classes)} classes; the data has {data.shape} of "
-                f"{len(data.classes)}"
-            )
-        model = start.module
-    else:
-        # Statistics of the training images would be told, and not paid for.
-        normalised = model_spec.normalised and not private
-        mean, std = channel_statistics(data.train) if normalised else (None, None)
-        model = build(
-            model_spec,
-            data.shape,
-            len(data.classes),
-            mean=mean,
-            std=std,
-            generator_seed=bench.derive("model"),
-            trust=trusts(model_spec, bench),
-        )
-        if start is not None:
-            _take_weights(model, start.module, spec.init or "")
+    model, model_spec = first_model(spec.model, spec.init, start, data, bench, private=private)
     if spec.batch_size == 1 and any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         raise BadInput(
             "batch normalisation needs batches of at least 2 images; set batch_size to 2 or more, "
@@ -207,13 +184,6 @@ def _prepared(
     layout = torch.channels_last if bench.spec.channels_last else torch.contiguous_format
     model = model.to(bench.device).to(memory_format=layout)
     return data, model_spec, data_spec, model.eval(), start.card if start else None
-
-
-def _take_weights(model: nn.Module, source: nn.Module, name: str) -> None:
-    try:
-        model.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise BadInput(f"the weights of {name!r} do not fit the model: {error}") from None
 
 
 def _data_state(data: Dataset) -> dict[str, Any]:
