@@ -11,7 +11,7 @@ import torch
 
 from engine.device import free_memory, prepare
 from engine.errors import BadInput
-from engine.events import Change
+from engine.events import Change, with_change
 from engine.random import derive
 from engine.store import Workspace
 from engine.store.checkpoints import Checkpoint, Checkpoints
@@ -115,8 +115,11 @@ class Bench:
 
     def take_up(self, change: Change) -> None:
         """Let a change hold from its step on."""
-        before = [c for c in self.changes if c.name != change.name or c.step < change.step]
-        self.changes = [*before, change]
+        self.changes = with_change(self.changes, change)
+
+    def history(self, step: int) -> tuple[str, ...]:
+        """What was changed up to `step`: tells a run from one in which it was not."""
+        return tuple(f"{c.name}={c.value!r}@{c.step}" for c in self.changes if c.step <= step)
 
     # --- files --------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ imports torch or Qt; numpy is imported only when a picture is built or read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -51,6 +51,22 @@ class Images:
     step: int = 0
     scale: float | None = None
     keep: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Array:
+    """Named numbers that are drawn rather than read (points, a heat map, arrows), the newest of
+    which replace those before.
+
+    `values` is float32, of any shape. `about` says what a view must know of them beside that, as
+    the extent of a map. `step` and `keep` are as of Images.
+    """
+
+    name: str
+    values: NDArray[np.float32]
+    step: int = 0
+    keep: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +117,12 @@ class Change:
         return Note("info", f"{self.name} set to {self.value:g}")
 
 
+def with_change(changes: Sequence[Change], change: Change) -> list[Change]:
+    """Changes in the order in which they hold, and one more: what of the same value was to change
+    later on, a person has thought better of."""
+    return [*(c for c in changes if c.name != change.name or c.step < change.step), change]
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """A file was written. `path` is relative to the run's folder, or absolute outside of it."""
@@ -135,6 +157,7 @@ Event: TypeAlias = (
     Started
     | Scalars
     | Images
+    | Array
     | Table
     | Progress
     | Note
@@ -145,18 +168,26 @@ Event: TypeAlias = (
     | Failed
 )
 
+Picture: TypeAlias = Images | Array
+"""What is drawn, and stored apart: of each name the newest, or every one that is to be kept."""
+
 _TYPES: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in get_args(Event)}
 
 
 def to_message(event: Event) -> tuple[dict[str, Any], bytes]:
     """An event as a JSON object (its type under `event`) and the bytes of its picture, if any."""
     body: dict[str, Any] = {
-        f.name: getattr(event, f.name) for f in dataclasses.fields(event) if f.name != "pixels"
+        f.name: getattr(event, f.name)
+        for f in dataclasses.fields(event)
+        if f.name not in ("pixels", "values") or not isinstance(event, Picture)
     }
     body["event"] = type(event).__name__.lower()
     if isinstance(event, Images):
         body["shape"] = list(event.pixels.shape)
         return body, event.pixels.tobytes()
+    if isinstance(event, Array):
+        body["shape"] = list(event.values.shape)
+        return body, event.values.astype("<f4", copy=False).tobytes()
     return body, b""
 
 
@@ -169,6 +200,11 @@ def from_message(message: Mapping[str, Any], payload: bytes | memoryview = b"") 
 
         pixels = np.frombuffer(payload, np.uint8).reshape(body.pop("shape"))
         return Images(**{**body, "pixels": pixels, "captions": tuple(body["captions"])})
+    if cls is Array:
+        import numpy as np
+
+        values = np.frombuffer(payload, "<f4").reshape(body.pop("shape"))
+        return Array(**{**body, "values": values})
     if cls is Table:
         rows = tuple(tuple(row) for row in body["rows"])
         return Table(body["name"], tuple(body["columns"]), rows)

@@ -38,7 +38,7 @@ from engine.explain import Pair, plane_through, read_pair, survey
 from engine.explain.explaining import explaining
 from engine.explain.surface import SIDE
 from engine.models import describe, load_model
-from engine.models.card import ModelCard, parse_card, read_metadata
+from engine.models.card import ModelCard, of_classifier, parse_card, read_metadata
 from engine.models.files import LoadedModel, read_model
 from engine.models.spec import MLP, ModelSpec
 from engine.models.trust import trusts
@@ -371,7 +371,7 @@ def _card(ref: str, bench: Bench) -> ModelCard:
     path = bench.find_model(ref)
     if path.suffix == ".age":
         return read_model(path, bench)[0]
-    return parse_card(*read_metadata(path))
+    return of_classifier(str(path), parse_card(*read_metadata(path)))
 
 
 def _loaded(ref: str, bench: Bench) -> LoadedModel:

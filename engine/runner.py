@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -79,6 +81,7 @@ class Runner:
         self._stop: Status | None = None
         self._paused = self._poked = False
         self._steps = 0
+        self._pace = self._due = 0.0
         self._controls: dict[str, float] = {}
 
     # --- from any thread ------------------------------------------------------------------------
@@ -110,6 +113,17 @@ class Runner:
         with self._changed:
             self._paused = True
             self._steps += 1
+            self._changed.notify_all()
+
+    def pace(self, steps_per_second: float) -> None:
+        """Slow motion: so many times a second, at most, until the next scalars (of what says none:
+        progress), for as long as the current run lasts; 0 is as fast as it goes.
+
+        Raises BadInput for a number below 0, or none."""
+        if not 0 <= steps_per_second < math.inf:
+            raise BadInput(f"{steps_per_second} steps a second cannot be; expected 0 or more")
+        with self._changed:
+            self._pace, self._due = steps_per_second, 0.0
             self._changed.notify_all()
 
     def set_control(self, name: str, value: float, run: str | None = None) -> None:
@@ -206,6 +220,7 @@ class Runner:
             with self._changed:
                 self._current = self._task = None
                 self._paused = False
+                self._pace = 0.0
         with contextlib.suppress(CrucibleError):
             writer.put(end)
         writer.close()
@@ -255,6 +270,8 @@ class Runner:
             artifacts=[],
         )
         writer.start(truncate_after=step)
+        for planned in getattr(task, "changes", ()):
+            bench.take_up(Change(planned.name, planned.value, planned.step))
         for _, _, event in run.events():
             if isinstance(event, Change):
                 bench.take_up(event)
@@ -303,6 +320,8 @@ class Runner:
         if bench.single_step:
             with self._changed:
                 self._steps = max(0, self._steps - 1)
+                if self._pace:
+                    self._due = time.monotonic() + 1 / self._pace
 
     def _has_checkpoint(self, run: Run) -> bool:
         return any((run.folder / "checkpoints").glob("*.safetensors"))
@@ -313,9 +332,9 @@ class Runner:
         self._between()
         self._take_up(bench, writer)
         with self._changed:
-            while self._paused and not self._steps and self._stop is None:
+            while self._stop is None and (held := self._held()):
                 if not self._poked:  # while `between` was at work
-                    self._changed.wait()
+                    self._changed.wait(None if held == math.inf else held)
                 self._poked = False
                 self._changed.release()
                 try:
@@ -323,8 +342,14 @@ class Runner:
                     self._take_up(bench, writer)
                 finally:
                     self._changed.acquire()
-            bench.single_step = self._paused
+            bench.single_step = self._paused or self._pace > 0
             return self._stop is not None
+
+    def _held(self) -> float:
+        """Seconds to wait before the next step; infinite while paused."""
+        if self._paused:
+            return 0.0 if self._steps else math.inf
+        return max(0.0, self._due - time.monotonic()) if self._pace else 0.0
 
     def _take_up(self, bench: Bench, writer: RunWriter) -> None:
         """Let live values hold from the next step on, which is on the disk before that."""

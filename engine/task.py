@@ -19,9 +19,27 @@ import re
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeVar,
+    Union,
+)
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
@@ -262,6 +280,36 @@ class Task(Spec):
         """Yield events, at least every 50 ms where an iteration allows; return the summary."""
 
 
+class LiveChange(Spec):
+    """A live value is another one from a step on."""
+
+    name: str = param(..., "Value", "The live value, by its field's name, as in lr.", form="lr")
+    value: float = param(..., "New value", "What it is from then on.")
+    step: int = param(..., "From step", "As the curves count them.", unit="steps", ge=1)
+
+
+class Adjustable(Task):
+    """A task of which a person may change live values while it runs. What was changed can be asked
+    for again: then the run is the same."""
+
+    changes: tuple[LiveChange, ...] = param(
+        (),
+        "Changes on the way",
+        "Live values that change at a step, as a person would change them. A run that is saved as "
+        "a recipe names those that were made.",
+        advanced=True,
+    )
+
+    @model_validator(mode="after")
+    def _can_be_changed(self) -> Self:
+        for change in self.changes:
+            try:
+                check_live(self, change.name, change.value)
+            except BadInput as error:
+                raise ValueError(f"changes: {error}") from None
+        return self
+
+
 def task_kinds() -> dict[str, type[Task]]:
     """Every task there is, by kind."""
     return kinds(Task)  # type: ignore[type-abstract]
@@ -291,7 +339,9 @@ def check_live(task: Task, name: str, value: float) -> None:
     if name not in known:
         raise BadInput(unknown("live value", name, known))
     try:
-        parse(type(known[name]), {**known[name].to_dict(), name: value})
+        held = known[name].to_dict()
+        held.pop("changes", None)  # of which this may be one
+        parse(type(known[name]), {**held, name: value})
     except SpecError as error:  # its paths are not those of the form that the task came from
         raise BadInput(str(error)) from None
 

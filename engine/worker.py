@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, NoReturn
 from engine import frames
 from engine.desk import Desk
 from engine.errors import BadInput, CrucibleError, SpecError
-from engine.events import Event, Images, Progress, Scalars, to_message
+from engine.events import Event, Picture, Progress, Scalars, to_message
 from engine.models.spec import Module
 from engine.models.trust import remember
 from engine.recipe import enqueue, entries, rest_of
@@ -70,8 +70,8 @@ class Outbox:
                 if isinstance(event, Scalars):
                     self._scalar(run, event)
                     continue
-                name = event.name if isinstance(event, Images) else ""
-                newest = (run, type(event), name) if isinstance(event, Images | Progress) else None
+                name = event.name if isinstance(event, Picture) else ""
+                newest = (run, type(event), name) if isinstance(event, Picture | Progress) else None
                 body, payload = to_message(event)
                 self._line_up(newest, {"say": "event", "run": run, **body}, payload)
         self._wake.set()
@@ -199,6 +199,8 @@ class Worker:
             case "step":
                 self.runner.step()
                 self._say_queue()
+            case "pace":
+                self.runner.pace(float(command["steps_per_second"]))
             case "order":
                 with self._changed:
                     place = {run: i for i, run in enumerate(command["runs"])}

@@ -278,11 +278,12 @@ class Actions(QObject):
 
     def copy_recipe(self, run_id: str) -> None:
         """The run's spec as a recipe, on the clipboard."""
-        from workbench.recipes import recipe_text
+        from workbench.recipes import recipe_text, with_changes
 
         info = self.session.book.info(run_id)
         if info is not None:
-            text = recipe_text([{"name": info.name, **info.spec}], self.window.names())
+            spec = with_changes(info.spec, self.session.changes(run_id))
+            text = recipe_text([{"name": info.name, **spec}], self.window.names())
             QGuiApplication.clipboard().setText(text)
 
     def save_lineage(self, run_id: str) -> None:
@@ -303,7 +304,8 @@ class Actions(QObject):
         info = self.session.book.info(run_id)
         try:
             if info is not None:
-                save_recipe(path, recipe_of(info, self.session.book.info))
+                text = recipe_of(info, self.session.book.info, self.session.changes)
+                save_recipe(path, text)
         except CrucibleError as error:
             self.window.banner.tell(str(error), "error")
 

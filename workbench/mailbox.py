@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from engine.events import (
+    Array,
     Change,
     Event,
     Failed,
@@ -41,6 +42,8 @@ class News:
     """Series by name: steps and values, in order of arrival."""
     images: dict[str, Images] = field(default_factory=dict)
     """The newest of each name."""
+    arrays: dict[str, Array] = field(default_factory=dict)
+    """The newest of each name."""
     tables: dict[str, Table] = field(default_factory=dict)
     progress: Progress | None = None
     notes: list[Note] = field(default_factory=list)
@@ -56,6 +59,8 @@ class News:
                 self.extend({name: ([event.step], [v]) for name, v in event.values.items()})
             case Images():
                 self.images[event.name] = event
+            case Array():
+                self.arrays[event.name] = event
             case Table():
                 self.tables[event.name] = event
             case Progress():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from engine.events import Change, with_change
 from engine.files import atomic
 from engine.store import RunInfo
 from engine.task import extra_of, task_kinds, with_references
 
 Find = Callable[[str], RunInfo | None]
 """The run of an id, or None if it is no longer there."""
+Changes = Callable[[str], Sequence[Change]]
+"""What a person changed while the run of an id went, in its order."""
 
 
 def recipe_text(tasks: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> str:
@@ -41,8 +45,9 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value)
 
 
-def recipe_of(run: RunInfo, find: Find) -> str:
-    """The recipe that makes `run` again: its whole lineage, parents first, then itself.
+def recipe_of(run: RunInfo, find: Find, changes: Changes = lambda run: ()) -> str:
+    """The recipe that makes `run` again: its whole lineage, parents first, then itself, with the
+    live values that a person changed on the way.
 
     Names are those of the runs, told apart where two share one. A parent that is no longer there
     stays named by its id, so that reading the recipe says what is missing.
@@ -61,10 +66,23 @@ def recipe_of(run: RunInfo, find: Find) -> str:
     visit(run)
     names = _names(ordered)
     tasks = [
-        {"name": names[info.id], **with_references(info.spec, info.lineage)}
+        {
+            "name": names[info.id],
+            **with_references(with_changes(info.spec, changes(info.id)), info.lineage),
+        }
         for info in ordered.values()
     ]
     return recipe_text(tasks, names)
+
+
+def with_changes(spec: Mapping[str, Any], made: Sequence[Change]) -> Mapping[str, Any]:
+    """A run's spec and the changes that were made on the way."""
+    if not made:
+        return spec
+    held = [Change(c["name"], c["value"], c["step"]) for c in spec.get("changes", ())]
+    for change in made:
+        held = with_change(held, change)
+    return {**spec, "changes": [dataclasses.asdict(change) for change in held]}
 
 
 def save_recipe(path: Path, text: str) -> None:

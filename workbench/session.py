@@ -16,6 +16,7 @@ from typing import Any
 from PySide6.QtCore import QFile, QObject, QTimer, Signal
 
 from engine.errors import CrucibleError
+from engine.events import Change
 from engine.store import OPEN, Lock, Run, RunInfo, Workspace
 from workbench.engine_thread import EngineThread
 from workbench.i18n import tr
@@ -238,6 +239,15 @@ class Session(QObject):
         if not self.paused:
             self._send({"do": "pause"})
         self._send({"do": "step"})
+
+    def changes(self, run_id: str) -> list[Change]:
+        """What a person changed while a run went."""
+        events = (event for _, _, event in self.run(run_id).events())
+        return [event for event in events if isinstance(event, Change)]
+
+    def pace(self, steps_per_second: float) -> None:
+        """Slow motion of the run under way; 0 is as fast as it goes."""
+        self._send({"do": "pace", "steps_per_second": steps_per_second})
 
     def order(self, ids: Sequence[str]) -> None:
         self._send({"do": "order", "runs": list(ids)})

@@ -7,7 +7,13 @@ from typing import Literal
 from engine.task import Spec, param
 
 
-class DataSpec(Spec):
+class SourceSpec(Spec):
+    """What can be learnt from: labelled images, or the points of a plane."""
+
+    kind: str
+
+
+class DataSpec(SourceSpec):
     """A labelled image data set and how it is split.
 
     Splits are stratified by class and drawn from `split_seed`, which is part of the data set, not

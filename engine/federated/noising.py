@@ -232,7 +232,8 @@ class _Seeded(SeededDraws):
     """Updates are on the CPU, wherever the clients train."""
 
     def normal(self, purpose: str, step: int, count: int) -> Tensor:
-        generator = self._bench.generator("privacy", self._salt, purpose, step)
+        changed = self._bench.history(step)
+        generator = self._bench.generator("privacy", self._salt, *changed, purpose, step)
         return torch.randn(count, generator=generator)
 
 

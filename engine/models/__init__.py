@@ -1,4 +1,4 @@
-"""Classifiers: the zoo, the user's own, their files, and what is known about them."""
+"""Classifiers: the zoo, the user's own, and what is known about them; the files of all networks."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.models.building import build
-    from engine.models.card import ModelCard, read_card
+    from engine.models.card import ModelCard, NetworkCard, read_card
     from engine.models.describing import LayerDescription, ModelDescription, describe
-    from engine.models.files import LoadedModel, load_model, save_model, weights_sha256
+    from engine.models.files import (
+        LoadedModel,
+        LoadedNetwork,
+        load_model,
+        load_network,
+        save_model,
+        weights_sha256,
+    )
     from engine.models.normalise import Normalise, channel_statistics
 
 __all__ = [
     "LayerDescription",
     "LoadedModel",
+    "LoadedNetwork",
     "ModelCard",
     "ModelDescription",
+    "NetworkCard",
     "Normalise",
     "build",
     "channel_statistics",
     "describe",
     "load_model",
+    "load_network",
     "read_card",
     "save_model",
     "weights_sha256",
@@ -29,13 +39,16 @@ __all__ = [
 _HOME = {
     "LayerDescription": "describing",
     "LoadedModel": "files",
+    "LoadedNetwork": "files",
     "ModelCard": "card",
     "ModelDescription": "describing",
+    "NetworkCard": "card",
     "Normalise": "normalise",
     "build": "building",
     "channel_statistics": "normalise",
     "describe": "describing",
     "load_model": "files",
+    "load_network": "files",
     "read_card": "card",
     "save_model": "files",
     "weights_sha256": "files",

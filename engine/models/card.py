@@ -9,15 +9,15 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeAlias
+from typing import Annotated, Any, BinaryIO, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError
 
-from engine.data.spec import DataSpec
+from engine.data.spec import DataSpec, SourceSpec
 from engine.errors import BadInput
 from engine.files import atomic
-from engine.models.spec import ModelSpec
-from engine.task import OneOf, Spec, Task, parse
+from engine.models.spec import ModelSpec, NetworkSpec
+from engine.task import OneOf, Spec, Task, kinds, parse
 
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
@@ -37,17 +37,17 @@ SEEN = (
 """What to say where `Dataset.seen` of what `ModelCard.learnt` holds is above zero."""
 
 
-class ModelCard(Spec):
-    """Where a model comes from and what it takes: enough to build it and to use it."""
+C = TypeVar("C", bound="Card")
 
-    model: OneOf[ModelSpec]
-    data: OneOf[DataSpec] | None = None
+
+class Card(Spec):
+    """Where what a model file holds comes from and what it takes: enough to build it and to use
+    it."""
+
     shape: tuple[Side, Side, Side]
-    """Channels, height, width of the images."""
-    classes: tuple[str, ...]
-    """Names, in the order of the outputs."""
+    """Channels, height, width of the images; (1, 1, 2) of points of a plane."""
     data_fingerprint: str = ""
-    """Of `data` as it was when the model was trained on it or brought in with it, see
+    """Of `data` as it was when the weights were trained on it or brought in with it, see
     `engine.data.Dataset`; empty where an older version wrote the card."""
     learnt: tuple[str, ...] = ()
     """A sketch (`engine.data.Dataset.sketch`) of each set of training images that the weights
@@ -65,6 +65,27 @@ class ModelCard(Spec):
     """UTC, ISO 8601."""
 
 
+class ModelCard(Card):
+    """Of a classifier."""
+
+    model: OneOf[ModelSpec]
+    data: OneOf[DataSpec] | None = None
+    classes: tuple[str, ...]
+    """Names, in the order of the outputs."""
+
+
+class NetworkCard(Card):
+    """Of what is no classifier."""
+
+    model: OneOf[NetworkSpec]
+    data: OneOf[SourceSpec] | None = None
+    classes: tuple[str, ...] = ()
+    """Names of the classes that it is told, if it is told one."""
+
+
+AnyCard: TypeAlias = ModelCard | NetworkCard
+
+
 def told(task: Task, *, private: bool) -> dict[str, Any]:
     """A training as the card tells it: of a private one without the seed, from which noise can be
     drawn again."""
@@ -80,7 +101,7 @@ def keep_learnt(folder: Path, learnt: tuple[str, ...]) -> None:
         file.write(json.dumps(learnt).encode())
 
 
-def with_learnt(card: ModelCard, folder: Path) -> ModelCard:
+def with_learnt(card: C, folder: Path) -> C:
     """The card of a run's model, with what is kept beside it."""
     path = folder / LEARNT
     if not card.withheld or not path.is_file():
@@ -88,7 +109,7 @@ def with_learnt(card: ModelCard, folder: Path) -> ModelCard:
     return card.model_copy(update={"learnt": tuple(json.loads(path.read_text("utf-8")))})
 
 
-def read_card(source: Path | bytes) -> ModelCard:
+def read_card(source: Path | bytes) -> AnyCard:
     """The card of a model file. Raises BadInput if it is none, is cut short, or has no card."""
     name, metadata = (
         read_metadata(source) if isinstance(source, bytes) else read_metadata(Path(source))
@@ -102,7 +123,17 @@ def has_card(path: Path) -> bool:
     return path.suffix == ".safetensors" and "card" in read_metadata(path)[1]
 
 
-def parse_card(name: str, metadata: dict[str, str]) -> ModelCard:
+def of_classifier(name: str, card: AnyCard) -> ModelCard:
+    """The card of the file called `name`, which has to hold a classifier. Raises BadInput."""
+    if isinstance(card, NetworkCard):
+        raise BadInput(
+            f"{name} holds a network of kind {card.model.kind!r}, which is no classifier. Name the "
+            "run or file of one"
+        )
+    return card
+
+
+def parse_card(name: str, metadata: dict[str, str]) -> AnyCard:
     """The card in the metadata of the model file called `name`."""
     if "card" not in metadata:
         raise BadInput(
@@ -114,6 +145,9 @@ def parse_card(name: str, metadata: dict[str, str]) -> ModelCard:
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput(f"the model card of {name} is damaged: {error}") from None
     try:
+        kind = values["model"]["kind"] if isinstance(values.get("model"), dict) else None
+        if kind in kinds(NetworkSpec):  # type: ignore[type-abstract]
+            return parse(NetworkCard, values)
         return parse(ModelCard, values)
     except (BadInput, ValidationError) as error:
         raise BadInput(

@@ -22,13 +22,19 @@ from engine.errors import BadInput, CrucibleError
 from engine.files import atomic
 from engine.models.building import build
 from engine.models.card import (
+    AnyCard,
+    C,
     ModelCard,
+    NetworkCard,
     keep_learnt,
+    of_classifier,
     parse_card,
     read_metadata,
     with_learnt,
 )
+from engine.models.spec import NetworkSpec
 from engine.models.trust import trusts
+from engine.task import kind_of, kinds
 
 if TYPE_CHECKING:
     from engine.bench import Bench
@@ -40,6 +46,14 @@ class LoadedModel:
 
     module: nn.Module
     card: ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedNetwork:
+    """What is no classifier, on the device of the bench, in eval mode, and its card."""
+
+    module: nn.Module
+    card: NetworkCard
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -59,7 +73,7 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_model(path: Path, model: nn.Module | Mapping[str, Tensor], card: ModelCard) -> ModelCard:
+def save_model(path: Path, model: nn.Module | Mapping[str, Tensor], card: C) -> C:
     """Write a model, or its state dict, to `path`; what was there is replaced in one step.
 
     Returns the card with the hash of the weights in it; what it withholds is kept in a file beside
@@ -69,7 +83,7 @@ def save_model(path: Path, model: nn.Module | Mapping[str, Tensor], card: ModelC
     state = model.state_dict() if isinstance(model, nn.Module) else model
     card = card.model_copy(update={"weights_sha256": weights_sha256(state)})
     stored, aliases = _untie(state)
-    told = card
+    told: C = card
     if card.withheld:  # both tell who was trained on
         keep_learnt(path.parent, card.learnt)
         told = card.model_copy(update={"learnt": (), "data_fingerprint": ""})
@@ -85,12 +99,32 @@ def save_model(path: Path, model: nn.Module | Mapping[str, Tensor], card: ModelC
 def load_model(ref: str, bench: Bench) -> LoadedModel:
     """The model of a run, or of a model file, encrypted or not, that `ref` names.
 
-    Raises BadInput if there is none, it cannot be opened, or it is no model file; CrucibleError
-    if its weights are not those that its card vouches for.
+    Raises BadInput if there is none, it cannot be opened, or it is no file of a classifier;
+    CrucibleError if its weights are not those that its card vouches for.
     """
     path = bench.find_model(ref)
     card, state = read_model(path, bench)
     module = build(card.model, card.shape, len(card.classes), trust=trusts(card.model, bench))
+    _fill(module, state, path, card)
+    return LoadedModel(module.to(bench.device).eval(), with_learnt(card, path.parent))
+
+
+def load_network(ref: str, bench: Bench, wanted: type[NetworkSpec]) -> LoadedNetwork:
+    """What `ref` names that is no classifier, of the family or kind `wanted`. Raises as
+    `load_model` does."""
+    path = bench.find_model(ref)
+    card, state = _read(path, bench)
+    if not isinstance(card, NetworkCard) or not isinstance(card.model, wanted):
+        raise BadInput(
+            f"{path} holds a network of kind {card.model.kind!r}; expected one of: "
+            f"{', '.join(kinds(wanted)) or kind_of(wanted)}"
+        )
+    module = card.model.network(card.shape, len(card.classes))
+    _fill(module, state, path, card)
+    return LoadedNetwork(module.to(bench.device).eval(), with_learnt(card, path.parent))
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, card: AnyCard) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -98,11 +132,16 @@ def load_model(ref: str, bench: Bench) -> LoadedModel:
             f"the weights in {path} do not fit the {card.model.kind} that its card describes: "
             f"{error}"
         ) from None
-    return LoadedModel(module.to(bench.device).eval(), with_learnt(card, path.parent))
 
 
 def read_model(path: Path, bench: Bench) -> tuple[ModelCard, dict[str, Tensor]]:
-    """The card and the state dict, on the CPU, of a model file. Raises as `load_model` does."""
+    """The card and the state dict, on the CPU, of a classifier's file. Raises as `load_model`
+    does."""
+    card, state = _read(path, bench)
+    return of_classifier(str(path), card), state
+
+
+def _read(path: Path, bench: Bench) -> tuple[AnyCard, dict[str, Tensor]]:
     source: Path | bytes = path
     if path.suffix == ".age":
         from engine.vault.opening import open_on_bench

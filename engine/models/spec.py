@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -14,6 +15,8 @@ from engine.errors import BadInput
 from engine.task import OneOf, Spec, Steps, Task, param
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from engine.bench import Bench
 
 Norm = Literal["batch", "group", "none"]
@@ -100,6 +103,21 @@ def _activation_bits() -> Any:
         le=8,
         advanced=True,
     )
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+class NetworkSpec(Spec):
+    """What a model file holds that is no classifier, as a generator of images."""
+
+    kind: str
+
+    @abstractmethod
+    def network(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """The network for images `shape` = (C, H, W) of `classes` classes (0: none are told
+        apart), on the CPU; its weights are those of the file in the end. Raises BadInput where the
+        architecture does not fit."""
 
 
 # --- models ---------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ class SeededDraws(Draws):
     """From the task's own seed: repeatable, by whoever knows it.
 
     `salt` says what is computed, and from which data: two runs that differ in anything draw other
-    noise, though their seed be the same, or one could be subtracted from the other."""
+    noise, though their seed be the same, or one could be subtracted from the other. So they do from
+    the step on at which a person set a live value differently."""
 
     source = "seed"
 
@@ -55,7 +56,9 @@ class SeededDraws(Draws):
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
     def normal(self, purpose: str, step: int, count: int) -> Tensor:
-        seed = self._bench.derive("privacy", self._salt, purpose, step)
+        seed = self._bench.derive(
+            "privacy", self._salt, *self._bench.history(step), purpose, step
+        )
         generator = torch.Generator(self._bench.device).manual_seed(seed)
         return torch.randn(count, generator=generator, device=self._bench.device)
 

@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 
 from engine import frames
 from engine.errors import BadInput, CrucibleError, StorageError
-from engine.events import Event, Images, from_message
+from engine.events import Array, Event, Images, Picture, from_message
 from engine.files import FULL, atomic
 from engine.store import metrics
 
@@ -206,12 +206,20 @@ class Run:
         return metrics.read_events(self.database, after)
 
     def image_names(self) -> list[str]:
-        """The names of the pictures that were stored."""
+        """The names of what was stored to be drawn: pictures, and arrays."""
         return sorted(path.stem for path in (self.folder / "images").glob("*.frames"))
 
     def images(self, name: str) -> list[Images]:
         """The stored pictures of one name, in order of their steps."""
-        found: dict[int, Images] = {}
+        return [picture for picture in self.pictures(name) if isinstance(picture, Images)]
+
+    def arrays(self, name: str) -> list[Array]:
+        """The stored numbers of one name, in order of their steps."""
+        return [picture for picture in self.pictures(name) if isinstance(picture, Array)]
+
+    def pictures(self, name: str) -> list[Picture]:
+        """What was stored under one name to be drawn, in order of its steps."""
+        found: dict[int, Picture] = {}
         torn = (
             FileNotFoundError,
             frames.BadFrame,
@@ -219,7 +227,7 @@ class Run:
         with contextlib.suppress(*torn), self.image_file(name).open("rb") as stream:
             while (frame := frames.read(stream)) is not None:
                 event = from_message(*frame)
-                if isinstance(event, Images):
+                if isinstance(event, Picture):
                     found[event.step] = event
         return [found[step] for step in sorted(found)]
 

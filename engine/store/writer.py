@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from engine import frames
 from engine.errors import CrucibleError, StorageError
-from engine.events import Event, Images, Note, Progress, to_message
+from engine.events import Event, Note, Picture, Progress, to_message
 from engine.store.metrics import MetricsWriter
 from engine.store.workspace import Run
 
@@ -154,8 +154,8 @@ class RunWriter:
             database.close()
 
     def _commit(self, database: MetricsWriter, events: list[Event]) -> None:
-        pictures = [event for event in events if isinstance(event, Images)]
-        rest = [event for event in events if not isinstance(event, Images | Progress)]
+        pictures = [event for event in events if isinstance(event, Picture)]
+        rest = [event for event in events if not isinstance(event, Picture | Progress)]
         for picture in pictures:
             self._store(picture)
         for file in self._images.values():
@@ -167,7 +167,7 @@ class RunWriter:
             self._flushed.notify_all()
         self._listener(events)
 
-    def _store(self, picture: Images) -> None:
+    def _store(self, picture: Picture) -> None:
         message, payload = to_message(picture)
         frame = frames.pack(message, payload)
         if picture.keep:

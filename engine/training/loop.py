@@ -813,7 +813,8 @@ def _of_start(name: str, card: ModelCard) -> str:
 
 def salt_of(spec: Task, fingerprint: str) -> str:
     """What tells a run from any other one of its seed: what it is asked for, and its data."""
-    asked = {name: value for name, value in spec.to_dict().items() if name != "bench"}
+    # (Changes on the way count from their step on, see `Bench.history`.)
+    asked = {k: v for k, v in spec.to_dict().items() if k not in ("bench", "changes")}
     return hashlib.sha256(f"{json.dumps(asked, sort_keys=True)}{fingerprint}".encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from engine.attacks.spec import Norm
 from engine.data.spec import DataSpec, Digits
 from engine.models.spec import CNN, ModelSpec
-from engine.task import OneOf, Spec, Steps, Task, param
+from engine.task import Adjustable, OneOf, Spec, Steps, param
 
 if TYPE_CHECKING:
     from engine.bench import Bench
@@ -258,7 +258,7 @@ class PrivateTraining(Spec):
 # --- the task -------------------------------------------------------------------------------------
 
 
-class Train(Task):
+class Train(Adjustable):
     """Train a classifier. Its model is the last, or with early stopping that of the best epoch."""
 
     title: ClassVar[str] = "Train"

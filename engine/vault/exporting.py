@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from engine.errors import BadInput
 from engine.events import Event, Note, Progress, Saved
 from engine.files import atomic, check_target
-from engine.models.card import ModelCard, read_card
+from engine.models.card import AnyCard, read_card
 from engine.store import Workspace
 from engine.task import Steps
 from engine.vault.age import encrypting, verifying
@@ -184,7 +184,7 @@ def _is_age(path: Path) -> bool:
         return file.read(len(AGE)) == AGE
 
 
-def _open_model(path: Path, bench: Bench) -> tuple[BinaryIO, ModelCard]:
+def _open_model(path: Path, bench: Bench) -> tuple[BinaryIO, AnyCard]:
     if path.suffix == ".age":
         data = open_on_bench(path, bench)
         return io.BytesIO(data), read_card(data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from engine.errors import BadInput, CrucibleError
 from engine.files import atomic
-from engine.models.card import ModelCard, read_card
+from engine.models.card import AnyCard, read_card
 from engine.vault.age import decrypt
 from engine.vault.keys import Identity, read_identities
 
@@ -31,7 +31,7 @@ def open_export(
 
 def save_export(
     path: Path, target: Path, *, identity: Path | None = None, passphrase: str | None = None
-) -> ModelCard:
+) -> AnyCard:
     """Write the safetensors file in the export `path` to `target`, in bounded memory.
 
     Raises what `open_export` does, and CrucibleError on a full disk. `target` holds the whole

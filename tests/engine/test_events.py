@@ -12,6 +12,7 @@ import pytest
 
 from engine import frames
 from engine.events import (
+    Array,
     Change,
     Event,
     Failed,
@@ -26,6 +27,7 @@ from engine.events import (
     Table,
     from_message,
     to_message,
+    with_change,
 )
 
 PLAIN: list[Event] = [
@@ -69,6 +71,23 @@ def test_pictures_survive_the_wire() -> None:
     assert (back.name, back.captions, back.step, back.scale, back.keep) == (
         "clean", ({"label": 3},) * 5, 2, 0.3, True,
     )  # fmt: skip
+
+
+def test_arrays_survive_the_wire() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    sent = Array("generated", values, step=4, keep=True, about={"extent": [0.0, 1.0]})
+    back = there_and_back(sent)
+    assert isinstance(back, Array)
+    assert np.array_equal(back.values, values)
+    assert (back.name, back.step, back.keep, back.about) == (
+        "generated", 4, True, {"extent": [0.0, 1.0]},
+    )  # fmt: skip
+
+
+def test_of_changes_the_later_thought_holds() -> None:
+    planned = [Change("lr", 1.0, 2), Change("by", 5.0, 4), Change("lr", 3.0, 9)]
+    assert with_change(planned, Change("lr", 2.0, 5)) == [*planned[:2], Change("lr", 2.0, 5)]
+    assert with_change(planned, Change("lr", 2.0, 10)) == [*planned, Change("lr", 2.0, 10)]
 
 
 def test_a_torn_frame_is_the_end() -> None:

@@ -17,10 +17,10 @@ from engine.events import Change, Event, Failed, Finished, Progress, Scalars, St
 from engine.files import atomic
 from engine.runner import Runner
 from engine.store import Run, Workspace
-from engine.task import Steps, Task, param
+from engine.task import Adjustable, Steps, param
 
 
-class Count(Task):
+class Count(Adjustable):
     """Counts, as tests need it. Not found by the registry of the product: it is parsed here."""
 
     title: ClassVar[str] = "Count"
@@ -277,6 +277,47 @@ def test_a_step_is_one_step_also_of_a_task_that_says_progress_beside_it(setup: S
     assert len(heard.of(Scalars)) == 3
     runner.go_on()
     thread.join(10)
+
+
+def test_a_recipe_repeats_what_a_person_changed(setup: Setup) -> None:
+    workspace, _, runner = setup
+    changes = [{"name": "by", "value": 7.0, "step": 4}, {"name": "by", "value": 2.0, "step": 6}]
+    run = make(workspace, to=7, changes=changes)
+    assert runner.run(run) == "done"
+    assert run.scalars()["count"] == ([1, 2, 3, 4, 5, 6, 7], [1, 1, 1, 7, 7, 2, 2])
+
+
+def test_slow_motion_waits_between_steps_and_can_be_ended(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, heard, runner = setup
+    waits: list[float | None] = []
+    condition = runner._changed
+    wait = condition.wait
+
+    def waited(timeout: float | None = None) -> bool:
+        waits.append(timeout)
+        if len(heard.of(Scalars)) == 3:
+            runner._pace = 0.0
+        return wait(0.001)
+
+    monkeypatch.setattr(condition, "wait", waited)
+    run = make(workspace, to=6)
+    bursts: list[bool] = []
+    monkeypatch.setattr(runner, "_between", lambda: bursts.append(runner._pace > 0))
+
+    def act(event: Event) -> None:
+        if isinstance(event, Started):
+            runner.pace(1000.0)
+
+    heard.act = act
+    assert runner.run(run) == "done"
+    assert waits
+    assert all(0 < each <= 1 / 1000 for each in waits if each is not None)
+    assert run.scalars()["count"][0] == [1, 2, 3, 4, 5, 6]
+    assert runner._pace == 0.0  # a run's own
+    with pytest.raises(BadInput, match="0 or more"):
+        runner.pace(-1.0)
 
 
 def test_steps_that_were_not_taken_do_not_hold_up_a_pause(

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from engine.errors import BadInput, CrucibleError
-from engine.events import Event, Images, Note, Scalars, Table
+from engine.events import Array, Event, Images, Note, Scalars, Table
 from engine.store import Checkpoint, Checkpoints, Run, Workspace
 from engine.store.metrics import MetricsWriter, read_events, read_scalars
 from engine.store.writer import LONGEST, PERIOD, RunWriter
@@ -46,6 +46,11 @@ def write(run: Run, events: Sequence[Event], after: int | None = None) -> list[E
 
 def picture(step: int, keep: bool = True) -> Images:
     return Images("adversarial", np.full((2, 3, 3, 1), step, np.uint8), step=step, keep=keep)
+
+
+def points(step: int, keep: bool = True) -> Array:
+    values = np.full((2, 3), step, np.float32)
+    return Array("generated", values, step=step, keep=keep, about={"extent": [0, step]})
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -417,3 +422,16 @@ def test_a_state_of_another_shape_harms_nobody(workspace: Workspace, state: str)
     run = workspace.create(SPEC, name="plain")
     (run.folder / "state.json").write_text(state)
     assert [info.id for info in workspace.runs()] == [run.id]
+
+
+def test_arrays_are_kept_beside_pictures_and_cut_with_them(workspace: Workspace) -> None:
+    run = workspace.create(SPEC, name="plain")
+    write(run, [points(1), picture(1), points(2, keep=False), points(3), points(5)])
+    assert [array.step for array in run.arrays("generated")] == [1, 3, 5]
+    assert run.arrays("adversarial") == []
+    assert run.images("generated") == []
+    write(run, [points(4)], after=3)
+    found = run.arrays("generated")
+    assert [array.step for array in found] == [1, 3, 4]
+    assert np.array_equal(found[1].values, np.full((2, 3), 3, np.float32))
+    assert found[1].about == {"extent": [0, 3]}

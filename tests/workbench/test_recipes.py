@@ -3,6 +3,7 @@ import tomllib
 import pytest
 
 from engine.errors import BadInput, CrucibleError
+from engine.events import Change
 from engine.recipe import entries, read_recipe
 from engine.store import RunInfo
 from engine.task import parse_task, task_kinds
@@ -37,6 +38,17 @@ def test_lineage_parents_first_with_names_for_references(runs):
         spec = {**original.spec, **entry.parents}
         assert entry.task == parse_task(spec)
     assert found[2].task.attack.eps == 8 / 255
+
+
+def test_what_a_person_changed_on_the_way_is_saved(runs):
+    made = {"2026-1": [Change("lr", 0.5, 3), Change("lr", 0.25, 9), Change("lr", 0.1, 7)]}
+    text = recipe_of(runs["2026-2"], runs.get, lambda run: made.get(run, []))
+    plain, hardened = entries(tomllib.loads(text))
+    assert [(c.name, c.value, c.step) for c in plain.task.changes] == [
+        ("lr", 0.5, 3),
+        ("lr", 0.1, 7),
+    ]
+    assert hardened.task.changes == ()
 
 
 def test_only_the_lineage_is_saved(runs):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
-from engine.events import Images, Table
+from engine.events import Array, Images, Table
 from engine.store import RunInfo
 from workbench import i18n, theme
 from workbench.i18n import mark, tr
@@ -133,6 +133,8 @@ class LiveView(QWidget):
             self.show_table(table)
         for name, images in record.images.items():
             self.show_images(images, record.frames.get(name, []))
+        for name, array in record.arrays.items():
+            self.show_array(array, record.courses.get(name, []))
         if info.status != "running":
             self.rest()
         self._explain_emptiness()
@@ -158,6 +160,8 @@ class LiveView(QWidget):
             self.show_table(table)
         for images in news.images.values():
             self.show_images(images, [])
+        for array in news.arrays.values():
+            self.show_array(array, [])
 
     def draw(self) -> None:
         """Called on every tick while this can be seen: every other card takes in one series."""
@@ -231,6 +235,10 @@ class LiveView(QWidget):
             self._place(mosaic)
         mosaic.set_images(images.pixels, images.captions, images.scale)
         mosaic.show()
+
+    def show_array(self, array: Array, course: Sequence[Array]) -> None:
+        """Numbers that are drawn, with those that were stored before them: a view that knows what
+        they mean does."""
 
     def _append(
         self, name: str, steps: Sequence[int], values: Sequence[float], replace: bool = False

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.events import Images, Note, Progress, Saved, Table
+from engine.events import Array, Images, Note, Picture, Progress, Saved, Table
 from workbench.mailbox import News
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ Series = dict[str, tuple[list[int], list[float]]]
 
 @dataclass
 class Record:
-    """Everything a view needs to draw one run. `frames` are the stored pictures for replay."""
+    """Everything a view needs to draw one run. `frames` and `courses` are the stored pictures and
+    arrays for replay."""
 
     scalars: Series = field(default_factory=dict)
     images: dict[str, Images] = field(default_factory=dict)
@@ -27,6 +29,8 @@ class Record:
     saved: list[Saved] = field(default_factory=list)
     progress: Progress | None = None
     frames: dict[str, list[Images]] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+    courses: dict[str, list[Array]] = field(default_factory=dict)
     sequence: int = 0
     """Of the last event that was read from the store."""
 
@@ -46,7 +50,8 @@ class Record:
         `when` is the unix time of its notes, now by default.
         """
         fresh = News(
-            images={n: i for n, i in news.images.items() if self._is_newer(i)},
+            images={n: i for n, i in news.images.items() if _is_newer(i, self.images)},
+            arrays={n: a for n, a in news.arrays.items() if _is_newer(a, self.arrays)},
             tables=news.tables,
             notes=news.notes,
             saved=news.saved,
@@ -62,15 +67,17 @@ class Record:
                 known_steps.extend(steps[start:])
                 known_values.extend(values[start:])
         self.images.update(fresh.images)
+        self.arrays.update(fresh.arrays)
         self.tables.update(fresh.tables)
         self.notes.extend((when or time.time(), note) for note in fresh.notes)
         self.saved.extend(fresh.saved)
         self.progress = fresh.progress or self.progress
         return fresh
 
-    def _is_newer(self, images: Images) -> bool:
-        known = self.images.get(images.name)
-        return known is None or images.step >= known.step
+
+def _is_newer(picture: Picture, among: Mapping[str, Picture]) -> bool:
+    known = among.get(picture.name)
+    return known is None or picture.step >= known.step
 
 
 def load(run: Run) -> Record:
@@ -93,19 +100,19 @@ def load_more(run: Run, record: Record, sizes: dict[str, int]) -> News:
         one.add(event)
         record.add(one, when)
         fresh.add(event)
-    fresh.images.update(_new_pictures(run, record, sizes))
+    _add_pictures(run, record, sizes, fresh)
     return fresh
 
 
-def _new_pictures(run: Run, record: Record, sizes: dict[str, int]) -> dict[str, Images]:
-    fresh: dict[str, Images] = {}
+def _add_pictures(run: Run, record: Record, sizes: dict[str, int], fresh: News) -> None:
     for name in run.image_names():
         size = run.image_file(name).stat().st_size
         if sizes.get(name) == size:
             continue
         sizes[name] = size
-        kept = run.images(name)
-        if kept:
-            record.frames[name] = kept
-            fresh[name] = record.images[name] = kept[-1]
-    return fresh
+        if images := run.images(name):
+            record.frames[name] = images
+            fresh.images[name] = record.images[name] = images[-1]
+        if arrays := run.arrays(name):
+            record.courses[name] = arrays
+            fresh.arrays[name] = record.arrays[name] = arrays[-1]

@@ -14,7 +14,7 @@ from engine.federated.spec.partition import IID, PartitionSpec
 from engine.federated.spec.secure import SecureAggregation
 from engine.federated.spec.strategy import FedAvg, StrategySpec
 from engine.models.spec import ModelSpec
-from engine.task import OneOf, Spec, Steps, Task, param
+from engine.task import Adjustable, OneOf, Spec, Steps, param
 from engine.training.spec import SGD, AdversarialTraining, OptimizerSpec
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Capture(Spec):
     )
 
 
-class Federate(Task):
+class Federate(Adjustable):
     """Train a classifier with many clients that keep their images: each trains for itself, the
     server puts what they send together."""
 

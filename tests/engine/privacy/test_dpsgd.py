@@ -18,7 +18,7 @@ from engine.bench import Bench
 from engine.data import load
 from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled
-from engine.events import Event, Note, Scalars, Table
+from engine.events import Change, Event, Note, Scalars, Table
 from engine.models import build, load_model, read_card
 from engine.models.spec import CNN, MLP, BitDepth, Transform
 from engine.models.transforming import run_transform
@@ -305,6 +305,18 @@ def test_another_run_of_the_seed_draws_other_noise(tmp_path: Path, drain: Drain)
     }
     bench = a_bench(tmp_path)
     assert len({float(SeededDraws(bench, salt).normal("noise", 0, 1)) for salt in salts}) == 3
+
+
+def test_from_a_change_on_a_run_draws_other_noise(tmp_path: Path) -> None:
+    """So long as nothing is changed the sums are the same too, and so may the noise be."""
+    plain, changed = a_bench(tmp_path), a_bench(tmp_path)
+    changed.take_up(Change("lr", 0.5, 4))
+    same = [
+        float(SeededDraws(plain, "s").normal("noise", step, 1))
+        == float(SeededDraws(changed, "s").normal("noise", step, 1))
+        for step in range(7)
+    ]
+    assert same == [True] * 4 + [False] * 3
 
 
 class Peeking(nn.Module):
