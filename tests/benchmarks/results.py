@@ -20,7 +20,7 @@ from engine import resources
 from engine.recipe import Entry, enqueue, parse_change, read_recipe
 from engine.runner import Runner
 from engine.store import RunInfo, Workspace
-from engine.task import Spec, parse_task, references, with_references
+from engine.task import Spec, parse_task, with_references
 from tests.benchmarks.__main__ import machine
 
 FIGURES = ("clean_accuracy", "robust_accuracy", "certified_accuracy", "epsilon")
@@ -45,15 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for entry in recipe:
                 if not options.only or entry.name in options.only:
                     workspace = Workspace(options.keep / name / str(seed))
-                    whole &= _done(workspace, entry, seed, options.data_root)
+                    whole &= _done(workspace, recipe, entry, seed, options.data_root)
             _write(name, recipe, options.keep, options.set)
     return int(not whole)
 
 
-def _done(workspace: Workspace, entry: Entry, seed: int, data_root: Path | None) -> bool:
+def _done(
+    workspace: Workspace,
+    recipe: Sequence[Entry],
+    entry: Entry,
+    seed: int,
+    data_root: Path | None,
+) -> bool:
     """Whether the task is done, now or before; says how long it took."""
     task = entry.task.model_copy(update={"seed": seed})
-    info = _found(workspace, entry, seed)
+    info = _found(workspace, recipe, entry, seed)
     if info is None:
         (run,) = enqueue(workspace, [Entry(entry.name, task, {})], data_root=data_root)
         began, cpu = time.perf_counter(), time.process_time()
@@ -66,13 +72,21 @@ def _done(workspace: Workspace, entry: Entry, seed: int, data_root: Path | None)
     return info.status in ("done", "rejected")
 
 
-def _found(workspace: Workspace, entry: Entry, seed: int) -> RunInfo | None:
-    """The run of just this task that the workspace holds."""
+def _found(
+    workspace: Workspace, recipe: Sequence[Entry], entry: Entry, seed: int
+) -> RunInfo | None:
+    """The run of just this task that the workspace holds, made of just these runs before it."""
     wanted = entry.task.model_copy(update={"seed": seed}).to_dict()
-    named = {run.id: run.name for run in workspace.runs()}
+    parents: dict[str, str] = {}  # an id of a run that there is, and the name that it goes by
+    for name in entry.parents.values():
+        parent = next(other for other in recipe if other.name == name)
+        if (found := _found(workspace, recipe, parent, seed)) is not None:
+            parents[found.id] = name
     for run in workspace.runs():
         if run.name == entry.name and run.status in ("done", "rejected") and run.note:
-            refs = {f: named.get(run.spec.get(f), "") for f in references(entry.task)}
+            refs = {f: parents[i] for f, i in run.lineage.items() if i in parents}
+            if refs.keys() != entry.parents.keys():  # made of others, that went by these names
+                continue
             # Parsed again, so that what has a default since is what it was.
             if parse_task(with_references(run.spec, refs)).to_dict() == wanted:
                 return run
@@ -86,7 +100,7 @@ def _write(name: str, recipe: Sequence[Entry], keep: Path, changed: Sequence[str
     for folder in sorted((keep / name).iterdir(), key=lambda path: int(path.name)):
         workspace = Workspace(folder)
         for entry in recipe:
-            info = _found(workspace, entry, int(folder.name))
+            info = _found(workspace, recipe, entry, int(folder.name))
             if info is not None:
                 rows[entry.name].append(_row(info, int(folder.name)))
     document = {
