@@ -267,7 +267,9 @@ class Conductor(Strategy):
             return self._unmasked(self.secure, number)
         if self.noise is not None:
             self.round.clip = self.noise.clip
-            mean, clipped = self.noise.mean(updates, self.like, number)
+            mean, clipped = self.noise.mean(
+                updates, self.like, number, [fact.client for fact in facts]
+            )
             for fact, was in zip(facts, clipped, strict=True):
                 fact.clipped = was
             return self._put_together(number, [_content(mean, 1)], answers[:1])

@@ -179,20 +179,25 @@ class ClientNoise:
         return found
 
     def mean(
-        self, updates: Sequence[Update], like: Mapping[str, Tensor], number: int
+        self,
+        updates: Sequence[Update],
+        like: Mapping[str, Tensor],
+        number: int,
+        clients: Sequence[int] = (),
     ) -> tuple[Update, list[bool]]:
         """The noisy mean of a round's updates, which may be none, and which of them were clipped.
 
-        `like` are tensors of an update's names and shapes; `number` is of the round. Raises
-        StorageError where the charge cannot be written down.
+        `like` are tensors of an update's names and shapes; `number` is of the round, and `clients`
+        whose updates they are: a round that is taken again after the run was cut short, and others
+        were late, has another sum and needs other noise, or the two would tell the difference.
+        Raises StorageError where the charge cannot be written down.
         """
         self._reserve(number)
         norms = [norm_of(update) for update in updates]
         mean: Update = {}
         count = sum(tensor.numel() for tensor in like.values())
-        noise = self.random.normal("clients", number, count).split(
-            [t.numel() for t in like.values()]
-        )
+        whose = f"clients {sorted(clients)}"
+        noise = self.random.normal(whose, number, count).split([t.numel() for t in like.values()])
         for (name, tensor), drawn in zip(like.items(), noise, strict=True):
             total_of = drawn.view(tensor.shape) * (self.sum_noise * self.clip)
             for update, norm in zip(updates, norms, strict=True):
@@ -200,7 +205,7 @@ class ClientNoise:
             mean[name] = total_of / self.expected
         clipped = [norm > self.clip for norm in norms]
         if self.spec.adaptive is not None:
-            self._follow(clipped, number)
+            self._follow(clipped, number, whose)
         return mean, clipped
 
     def mean_of(self, total: Update, number: int) -> Update:
@@ -217,12 +222,12 @@ class ClientNoise:
             for (name, tensor), drawn in zip(total.items(), noise, strict=True)
         }
 
-    def _follow(self, clipped: Sequence[bool], number: int) -> None:
+    def _follow(self, clipped: Sequence[bool], number: int, whose: str) -> None:
         """The clipping norm of the next round (Andrew et al. 2021, algorithm 1): what is counted
         are halves, up or down, so that one client changes the count by no more than one half."""
         assert self.spec.adaptive is not None
         halves = sum(-0.5 if each else 0.5 for each in clipped)
-        halves += float(self.random.normal("count", number, 1)) * self.count_noise
+        halves += float(self.random.normal(f"count of {whose}", number, 1)) * self.count_noise
         below = 0.5 + halves / self.expected
         change = math.exp(-self.spec.adaptive.lr * (below - self.spec.adaptive.quantile))
         self.clip = min(LARGEST_NORM, max(LEAST_NORM, self.clip * change))

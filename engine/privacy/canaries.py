@@ -6,7 +6,8 @@ the scores, and says from how often it is right what epsilon was at least.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import safetensors.torch
 import torch
@@ -25,6 +26,14 @@ delta."""
 
 BATCH = 500
 
+RAW = 10.0
+"""Length of a gradient canary before it is clipped, in clipping norms: a run that does not clip
+lets it through."""
+
+
+Clip: TypeAlias = Callable[[Tensor], Tensor]
+"""How much a step leaves of gradients, by their norms, both (N,)."""
+
 
 class Canaries:
     """All of a run; a subclass knows what they are."""
@@ -35,6 +44,11 @@ class Canaries:
         self.included = random.uniform("coins", 0, spec.canaries) < 0.5
         self.score = torch.zeros(spec.canaries, dtype=torch.float64)
 
+    @property
+    def members(self) -> int:
+        """How many there are beside the training images, for whoever draws a step's members."""
+        return 0
+
     def kept(self, places: Tensor) -> Tensor:
         """Of the training images drawn for a step those that are in the run."""
         return places
@@ -43,8 +57,9 @@ class Canaries:
         """What the images at these places are taught to be."""
         return labels
 
-    def put_in(self, gradient: Tensor, norm: float, step: int, random: Draws, rate: float) -> None:
-        """Add to the sum of a step's clipped gradients, flat, those of its canaries."""
+    def put_in(self, gradient: Tensor, norm: float, drawn: Tensor, clip: Clip) -> None:
+        """Add to the sum of a step's clipped gradients, flat, those of its canaries: of the
+        members that were `drawn`, int64 (B,), clipped as the run clips."""
 
     def look(self, gradient: Tensor, norm: float) -> None:
         """What a step gave away: the noised sum, flat."""
@@ -91,10 +106,16 @@ class GradientCanaries(Canaries):
         order = torch.randperm(parameters, generator=setting.bench.generator("privacy", "canaries"))
         self.where = order[: spec.canaries]
 
-    def put_in(self, gradient: Tensor, norm: float, step: int, random: Draws, rate: float) -> None:
-        drawn = random.uniform("canary", step, len(self.where)) < rate
+    @property
+    def members(self) -> int:
+        return len(self.where)
+
+    def put_in(self, gradient: Tensor, norm: float, drawn: Tensor, clip: Clip) -> None:
         self._known = gradient[self.where.to(gradient.device)]
-        gradient[self.where[drawn & self.included].to(gradient.device)] += norm
+        drawn = drawn[self.included[drawn]]
+        length = RAW * norm
+        left = clip(torch.full((len(drawn),), length, dtype=torch.float64)).to(gradient)
+        gradient[self.where[drawn].to(gradient.device)] += length * left
 
     def look(self, gradient: Tensor, norm: float) -> None:
         seen = gradient[self.where.to(gradient.device)] - self._known

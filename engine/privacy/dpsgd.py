@@ -89,6 +89,7 @@ class DPSGDMechanism(Mechanism):
         )
         self.norm = torch.tensor(spec.max_grad_norm, dtype=torch.float64)
         self.canaries: Canaries | None = make_canaries(spec, setting, self.random, sum(self.sizes))
+        self._drawn: dict[int, Tensor] = {}
         self.spent: dict[int, float] = {}
         self._seen: dict[int, tuple[float, Tensor, Tensor]] = {}
         edges = torch.linspace(-math.log(REACH), math.log(REACH), BINS + 1).exp()
@@ -166,8 +167,12 @@ class DPSGDMechanism(Mechanism):
         told = len(self.before)
         ahead = min(self.steps, step + BLOCK) if self.spec.secure else self.steps
         self.ledger.reserve(self._charge(), told + step + 1, last=told + ahead)
-        places = self.random.chosen(step, self.count, self.rate)
-        return self.canaries.kept(places) if self.canaries is not None else places
+        if self.canaries is None:
+            return self.random.chosen(step, self.count, self.rate)
+        # Canaries are members as the images are, so they are drawn with them.
+        drawn = self.random.chosen(step, self.count + self.canaries.members, self.rate)
+        self._drawn = {step: drawn[drawn >= self.count] - self.count}
+        return self.canaries.kept(drawn[drawn < self.count])
 
     def labels(self, places: Tensor, labels: Tensor) -> Tensor:
         return self.canaries.labels(places, labels) if self.canaries is not None else labels
@@ -178,7 +183,10 @@ class DPSGDMechanism(Mechanism):
         whole = done.norms.square().sum(0).sqrt()
         gradient = torch.cat([_gradient(p).flatten() for p in self.learning])
         if self.canaries is not None:
-            self.canaries.put_in(gradient, norm, batch.step, self.random, self.rate)
+            layers = len(done.norms)
+            self.canaries.put_in(
+                gradient, norm, self._drawn[batch.step], lambda norms: self._left(norms, layers)
+            )
         drawn = self.random.normal("noise", batch.step, len(gradient))
         gradient.add_(drawn, alpha=self.gradient_noise * norm)
         if self.canaries is not None:
@@ -200,6 +208,13 @@ class DPSGDMechanism(Mechanism):
         if self.spec.clipping == "per_layer":
             return (norm / math.sqrt(len(norms)) / norms).clamp_max(1.0)
         return (norm / norms.square().sum(0).sqrt()).clamp_max(1.0)
+
+    def _left(self, norms: Tensor, layers: int) -> Tensor:
+        """How much is left of gradients that lie in one of so many layers, (N,) by their norms."""
+        of_layers = norms.new_zeros(layers, len(norms))
+        of_layers[0] = norms
+        left = self._weights(of_layers)
+        return left[0] if left.ndim == 2 else left
 
     def _follow(self, norms: Tensor, step: int) -> None:
         """The clipping norm of the next step (Andrew et al. 2021, algorithm 1): what is counted are

@@ -56,9 +56,7 @@ class SeededDraws(Draws):
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
     def normal(self, purpose: str, step: int, count: int) -> Tensor:
-        seed = self._bench.derive(
-            "privacy", self._salt, *self._bench.history(step), purpose, step
-        )
+        seed = self._bench.derive("privacy", self._salt, *self._bench.history(step), purpose, step)
         generator = torch.Generator(self._bench.device).manual_seed(seed)
         return torch.randn(count, generator=generator, device=self._bench.device)
 

@@ -276,6 +276,46 @@ def test_a_private_training_whose_noise_is_quietly_zero_is_caught(
     assert found.summary["flags"] == ["epsilon_contradicted"]
 
 
+@pytest.mark.parametrize("clipping", ["flat", "per_layer"])
+def test_a_private_training_that_does_not_clip_is_caught(
+    house: House, monkeypatch: pytest.MonkeyPatch, clipping: Any
+) -> None:
+    from engine.privacy.dpsgd import DPSGDMechanism
+
+    monkeypatch.setattr(
+        DPSGDMechanism, "_weights", lambda self, norms: torch.ones_like(norms.sum(0))
+    )
+    privacy = DPSGD(noise_multiplier=1.5, canaries=1500, clipping=clipping)
+    made = house.run("cheat", PRIVATE.model_copy(update={"privacy": privacy}))
+    assert made.status == "done", made.error
+    found = house.run("audit", Audit(model="cheat", audit=CanaryAudit()))
+    assert found.status == "rejected"
+    assert found.summary["flags"] == ["epsilon_contradicted"]
+
+
+def test_a_private_training_that_draws_everybody_is_caught(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its accountant counts with a twentieth of the images in each step."""
+    from engine.privacy.noise import Draws
+
+    def everybody(self: Draws, step: int, count: int, rate: float) -> torch.Tensor:
+        return torch.arange(count)
+
+    quiet = PRIVATE.model_copy(
+        update={"batch_size": 64, "privacy": DPSGD(noise_multiplier=1.0, canaries=1500)}
+    )
+    kept = house.run("kept", quiet)
+    assert house.run("audit", Audit(model="kept", audit=CanaryAudit())).status == "done"
+    monkeypatch.setattr(Draws, "chosen", everybody)
+    made = house.run("cheat", quiet)
+    assert made.status == "done", made.error
+    assert made.summary["epsilon"] == kept.summary["epsilon"]
+    found = house.run("audit", Audit(model="cheat", audit=CanaryAudit()))
+    assert found.status == "rejected"
+    assert found.summary["flags"] == ["epsilon_contradicted"]
+
+
 def test_shadows_of_a_private_run_are_trained_privately(house: House) -> None:
     house.run("private", PRIVATE)
     spec = Membership(samples=60, shadows=2)

@@ -91,6 +91,17 @@ def test_a_small_update_is_left_as_it_is(tmp_path: Path) -> None:
     assert clipped == [False] * 3
 
 
+def test_a_round_taken_again_with_other_clients_has_other_noise(tmp_path: Path) -> None:
+    """Else the difference of the two would be an update without any."""
+    noise = noise_of(tmp_path)
+    first, _ = noise.mean([], LIKE, 1, [0, 2])
+    same, _ = noise.mean([], LIKE, 1, [2, 0])
+    other, _ = noise.mean([], LIKE, 1, [0])
+    for name in LIKE:
+        assert torch.equal(first[name], same[name])
+        assert not torch.equal(first[name], other[name])
+
+
 def test_the_noise_is_as_strong_as_it_says(tmp_path: Path) -> None:
     noise = noise_of(tmp_path, noise_multiplier=3.0)
     like = {"a": torch.zeros(200_000)}
