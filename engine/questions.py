@@ -37,6 +37,7 @@ from engine.events import Event
 from engine.explain import Pair, plane_through, read_pair, survey
 from engine.explain.explaining import explaining
 from engine.explain.surface import SIDE
+from engine.generative.making import Maker, load_maker
 from engine.models import describe, load_model
 from engine.models.card import ModelCard, of_classifier, parse_card, read_metadata
 from engine.models.files import LoadedModel, read_model
@@ -66,6 +67,11 @@ LONGEST = 128
 
 _kept: dict[tuple[str, int, int], LoadedModel] = {}
 """The model that was asked last, by its file: path, time of change, size."""
+_makers: dict[tuple[str, int, int], Maker] = {}
+"""The same of what makes images of latents."""
+
+MOST_MADE = 1024
+"""Images in an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ def prepare(question: Mapping[str, Any], workspace: Workspace, data_root: Path |
         "describe_model": describe_model,
         "embed": embed,
         "fit_image": fit_image,
+        "generate": generate,
         "meet_model": meet_model,
         "predict": predict,
         "preview_data": preview_data,
@@ -306,7 +313,7 @@ def try_attack(question: Mapping[str, Any], bench: Bench) -> Loading:
         _check_shape(image, loaded.card)
         spec = budget(values, eps)
         tried: Tried = yield from attempt(
-            loaded.module, image, values, eps, question.get("label"), question.get("target")
+            loaded.module, image, values, eps, question.get("label"), question.get("target"), bench
         )
         change = tried.adversarial - image
         scale = drawn_at(spec, change)
@@ -342,7 +349,7 @@ def smallest_eps(question: Mapping[str, Any], bench: Bench) -> Loading:
         loaded = _loaded(ref, bench)
         _check_shape(image, loaded.card)
         given = question.get("label"), question.get("target")
-        found = yield from smallest(loaded.module, image, question["attack"], most, *given)
+        found = yield from smallest(loaded.module, image, question["attack"], most, *given, bench)
         return {"eps": found}, b""
 
     return finish
@@ -372,6 +379,66 @@ def _card(ref: str, bench: Bench) -> ModelCard:
     if path.suffix == ".age":
         return read_model(path, bench)[0]
     return of_classifier(str(path), parse_card(*read_metadata(path)))
+
+
+def generate(question: Mapping[str, Any], bench: Bench) -> Loading:
+    """`model` (a run or file that makes images of latents), `latents`, rows of numbers, and where
+    it is told classes `labels`, their places: what it makes of each. The bytes are the pictures."""
+    ref = str(question["model"])
+    rows, told = question["latents"], question.get("labels")
+    yield from ()  # nothing is loaded
+
+    def finish() -> Answer:
+        maker = _maker(ref, bench)
+        latents = _latents(rows, maker)
+        labels = _labels(told, maker, len(latents))
+        pixels = _pixels(maker.make(latents, labels))
+        return {"pixels": list(pixels.shape)}, pixels.tobytes()
+
+    return finish
+
+
+def _latents(rows: Any, maker: Maker) -> torch.Tensor:
+    try:
+        latents = torch.tensor(rows, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"these are no latents: {error}") from None
+    if latents.ndim != 2 or not len(latents) or len(latents) > MOST_MADE:
+        raise BadInput(f"expected 1 to {MOST_MADE} latents, rows of numbers")
+    width = maker.draw(0, 1, torch.zeros(1, dtype=torch.int64)).shape[1]
+    if latents.shape[1] != width or not bool(latents.isfinite().all()):
+        raise BadInput(
+            f"the latents have {latents.shape[1]} numbers each; expected {width}, all finite"
+        )
+    return latents
+
+
+def _labels(told: Any, maker: Maker, count: int) -> torch.Tensor | None:
+    if not maker.conditional:
+        return None
+    classes = len(maker.card.classes)
+    if (
+        not isinstance(told, list)
+        or len(told) != count
+        or not all(isinstance(each, int) and 0 <= each < classes for each in told)
+    ):
+        raise BadInput(
+            f"it makes images of a class that it is told; expected {count} labels, each from 0 to "
+            f"{classes - 1}"
+        )
+    return torch.tensor(told)
+
+
+def _maker(ref: str, bench: Bench) -> Maker:
+    """As `_loaded`, of what makes images of latents."""
+    path = bench.find_model(ref)
+    now = path.stat()
+    key = str(path), now.st_mtime_ns, now.st_size
+    if key not in _makers:
+        maker = load_maker(ref, bench)
+        _makers.clear()
+        _makers[key] = maker
+    return _makers[key]
 
 
 def _loaded(ref: str, bench: Bench) -> LoadedModel:

@@ -287,6 +287,8 @@ def _absolute(
             model = extra.get("reference") and value.endswith(MODEL_FILES) and value not in names
             if model or extra.get("path"):
                 found[name] = str(here / os.path.expanduser(value))  # noqa: PTH111 - cannot raise
+        elif isinstance(value, tuple) and any(isinstance(each, Spec) for each in value):
+            found[name] = tuple(_absolute(each, here, typed, names, where) for each in value)
         elif isinstance(value, tuple) and extra.get("reference"):
             found[name] = tuple(
                 str(here / os.path.expanduser(each))  # noqa: PTH111 - cannot raise

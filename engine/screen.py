@@ -190,9 +190,26 @@ class Screen:
 # --- words ----------------------------------------------------------------------------------------
 
 
+OTHERS = (
+    "accuracy",
+    "epsilon",
+    "epsilon_lower_bound",
+    "modes_covered",
+    "high_quality",
+    "error",
+    "fid",
+)
+"""Of what is no classifier, or hides something, or was audited."""
+
+SHARES = ("high_quality", "error")
+"""Fractions besides accuracies and rates."""
+
+
 def headline(info: RunInfo) -> str:
     """The results that matter most, in a few words."""
-    names = ["clean_accuracy", "robust_accuracy", "success_rate", "file"]
+    names = ["clean_accuracy", "robust_accuracy", "success_rate", *OTHERS, "file"]
+    if "clean_accuracy" in info.summary:
+        names.remove("accuracy")  # which of a training is the same
     if "median_norm" in info.summary:  # of a search for the smallest perturbation
         attack = info.spec.get("attack", {})
         names.insert(3, "median_norm")
@@ -214,6 +231,7 @@ def shown(name: str, value: Any) -> str:
         return "none (fewer than half were broken)"
     if isinstance(value, float):
         share = name.endswith(("accuracy", "rate")) and "per_second" not in name
+        share = share or name in SHARES
         return f"{100 * value:.2f} %" if share else f"{value:.6g}"
     return str(value)
 

@@ -337,7 +337,14 @@ def check_live(task: Task, name: str, value: float) -> None:
     if not known:
         raise BadInput(f"{name} cannot be set: nothing of a run of kind {task.kind} can be changed")
     if name not in known:
+        if name.split(".")[-1] in _fields_in(task):
+            raise BadInput(
+                f"{name} cannot be changed on the way: what is being trained was built with it. "
+                f"Start a new run with another one. What can be changed: {', '.join(known)}"
+            )
         raise BadInput(unknown("live value", name, known))
+    if float(value).is_integer() and isinstance(getattr(known[name], name), int):
+        value = int(value)  # as a count comes from a curve, a slider or a file
     try:
         held = known[name].to_dict()
         held.pop("changes", None)  # of which this may be one
@@ -346,21 +353,30 @@ def check_live(task: Task, name: str, value: float) -> None:
         raise BadInput(str(error)) from None
 
 
+def _fields_in(spec: Spec) -> set[str]:
+    """The names of its fields, and of those of the specs in it."""
+    inside = (getattr(spec, name) for name in type(spec).model_fields)
+    held = (_fields_in(value) for value in inside if isinstance(value, Spec))
+    return set(type(spec).model_fields).union(*held)
+
+
 # --- references ---------------------------------------------------------------------------------
 
 
 def references(spec: Spec) -> dict[str, str]:
     """The fields of `spec` that name a run or a file, with what they name. Of a field that names
-    several, each has its place in the name, as in `also.0`."""
+    several, each has its place in the name, as in `also.0`; one inside of a part has the way to it,
+    as in `attack.generator` or `attacks.1.generator`."""
     found: dict[str, str] = {}
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
-        if not extra_of(field).get("reference") or not value:
-            continue
-        if isinstance(value, tuple):
-            found |= {f"{name}.{place}": ref for place, ref in enumerate(value)}
-        else:
-            found[name] = value
+        parts = value if isinstance(value, tuple) else ()
+        if extra_of(field).get("reference") and value:
+            several = {f"{name}.{place}": ref for place, ref in enumerate(parts)}
+            found |= several if isinstance(value, tuple) else {name: value}
+        for way, part in ((name, value), *((f"{name}.{i}", each) for i, each in enumerate(parts))):
+            if isinstance(part, Spec):
+                found |= {f"{way}.{inner}": ref for inner, ref in references(part).items()}
     return found
 
 
@@ -368,14 +384,21 @@ def with_references(values: Mapping[str, Any], found: Mapping[str, str]) -> dict
     """The values of a spec with other references, named as `references` names them."""
     whole = dict(values)
     for path, ref in found.items():
-        name, _, place = path.partition(".")
-        if place:
-            several = [*whole.get(name, ())]
-            several[int(place) : int(place) + 1] = [ref]
-            whole[name] = several
-        else:
-            whole[name] = ref
+        whole = _with(whole, path.split("."), ref)
     return whole
+
+
+def _with(values: Any, path: Sequence[str], ref: str) -> Any:
+    """`values` with `ref` at the end of the path; a list gets longer where it ends before that."""
+    here, *rest = path
+    if here.isdigit():
+        several, place = [*(values or ())], int(here)
+        before = several[place] if place < len(several) else None
+        several[place : place + 1] = [_with(before, rest, ref) if rest else ref]
+        return several
+    table = dict(values or {})
+    table[here] = _with(table.get(here), rest, ref) if rest else ref
+    return table
 
 
 # --- parsing, with errors that help ---------------------------------------------------------------

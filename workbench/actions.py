@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ from workbench.refusals import error_text
 
 if TYPE_CHECKING:
     from engine.recipe import Entry
+    from engine.store import RunInfo
     from workbench.export_dialog import ExportDialog
+    from workbench.panels.live import Hands
     from workbench.session import Session
     from workbench.window import Window
 
@@ -208,6 +210,33 @@ class Actions(QObject):
         if self.session.current is not None:
             self.session.step()
 
+    def hands(self, control: Callable[[str, float], None]) -> Hands:
+        """What views can do; `control` sets a live value."""
+        from workbench.panels.live import Hands
+
+        session = self.session
+
+        return Hands(
+            control=control,
+            pause=session.pause,
+            step=session.step,
+            pace=session.pace,
+            again=self.begin_again,
+            attack=self.window.attack_image,
+        )
+
+    def begin_again(self, run_id: str, seed: int | None = None) -> None:
+        """Start a run once more as it was started, with its seed or another one. Where it is under
+        way, it is stopped first."""
+        info = self.session.book.info(run_id)
+        if info is None or self.session.read_only:
+            return
+        values = {**info.spec} if seed is None else {**info.spec, "seed": seed}
+        if run_id == self.session.current:
+            self.session.cancel(run_id)
+        name = default_name(values, self.window.names())
+        self._start([{"name": name, **values}])
+
     def resume(self, run_id: str) -> None:
         """Go on with a run that did not come to its end, with a new engine if there is none."""
         self._from_form = False
@@ -382,13 +411,30 @@ class Actions(QObject):
         the newest there is."""
         from workbench.runs.book import has_model
 
+        return self._nearest(has_model)
+
+    def classifier(self) -> str | None:
+        """The same of the models that say classes."""
+        from workbench.runs.book import has_classifier
+
+        return self._nearest(has_classifier)
+
+    def wanted(self, kind: str) -> str | None:
+        """The run that the form of a task of this kind names as its model, unless told another."""
+        from workbench.runs.book import has_generator
+
+        if kind == "assess":
+            return self._nearest(has_generator)
+        return self.exportable() if kind == "export" else self.classifier()
+
+    def _nearest(self, has: Callable[[RunInfo], bool]) -> str | None:
         book = self.session.book
         shown = book.info(self.window.shown) if self.window.shown else None
         candidates = [shown.id, *shown.lineage.values()] if shown else []
         candidates += [info.id for info in book.infos()]
         for run_id in candidates:
             info = book.info(run_id)
-            if info is not None and has_model(info):
+            if info is not None and has(info):
                 return run_id
         return None
 

@@ -57,6 +57,9 @@ UNITS = {
     "clients": mark("client"),
     "nodes": mark("node"),
     "own models": mark("own model"),
+    "products": mark("product"),
+    "draws": mark("draw"),
+    "models": mark("model"),
 }
 """What is counted, in the singular, by the plural that the engine uses."""
 

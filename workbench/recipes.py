@@ -9,10 +9,11 @@ from typing import Any
 
 import tomli_w
 
+from engine.errors import SpecError
 from engine.events import Change, with_change
 from engine.files import atomic
 from engine.store import RunInfo
-from engine.task import extra_of, task_kinds, with_references
+from engine.task import extra_of, parse_task, references, task_kinds, with_references
 
 Find = Callable[[str], RunInfo | None]
 """The run of an id, or None if it is no longer there."""
@@ -30,7 +31,7 @@ def recipe_text(tasks: Sequence[Mapping[str, Any]], names: Mapping[str, str] | N
         known = names or {}
         given = {
             name: _named(value, known) if name in _reference_fields(task["kind"]) else value
-            for name, value in task.items()
+            for name, value in _deep(task, known).items()
             if value is not None
         }
         first = {name: given.pop(name) for name in ("name", "kind") if name in given}
@@ -43,6 +44,16 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return [names.get(each, each) for each in value]
     return names.get(value, value)
+
+
+def _deep(task: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    """The values of a task, with the references inside of its parts, as of an attack, by name."""
+    try:
+        inside = references(parse_task({k: v for k, v in task.items() if k != "name"}))
+    except SpecError:  # of another version; it is written down as it is
+        return task
+    known = {path: names[ref] for path, ref in inside.items() if "." in path and ref in names}
+    return with_references(task, known)
 
 
 def recipe_of(run: RunInfo, find: Find, changes: Changes = lambda run: ()) -> str:

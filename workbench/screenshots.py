@@ -22,7 +22,7 @@ READY_MS, PREVIEW_MS = 60_000, 10_000
 POLL_MS = 50
 DONE, FAILED, BAD_INPUT, REJECTED, CANCELLED = 0, 1, 2, 3, 130
 CODES = {"done": DONE, "rejected": REJECTED, "cancelled": CANCELLED}
-VIEWS = ("train", "attack", "evaluate", "privacy", "audit", "export")
+VIEWS = ("train", "attack", "evaluate", "privacy", "audit", "gan", "export")
 
 Until = Callable[[], bool]
 

@@ -110,6 +110,16 @@ QPushButton[look="chip"] {{
 }}
 QPushButton[look="chip"]:hover, QPushButton[look="chip"]:focus {{ border-color: {t.accent}; }}
 
+QPushButton[look="toggle"] {{
+    background: transparent; border-color: {t.line}; color: {t.faint};
+    border-radius: {s(9)}; padding: {s(1)} {s(8)}; font-size: {s(12)};
+}}
+QPushButton[look="toggle"]:checked {{ background: {t.raised}; color: {t.text}; }}
+QPushButton[look="toggle"]:hover, QPushButton[look="toggle"]:focus {{
+    border-color: {t.accent};
+}}
+QPushButton[look="toggle"]:disabled {{ background: transparent; color: {t.faint}; }}
+
 QToolButton {{
     background: transparent; border: 1px solid transparent; border-radius: {s(6)};
     padding: {s(4)}; color: {t.muted};

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from workbench.runs.record import Record
     from workbench.runs.run_list import RunList
     from workbench.session import Session
+    from workbench.views.pictures import Pixels
 
 TICK_MS, IDLE_MS = 33, 150
 POLL_MS = 10
@@ -264,7 +265,7 @@ class Window(Shell):
 
         self.inspector = Inspector(self)
         self.inspector.export.connect(self.do.export)
-        self.inspector.control.connect(self.session.control)
+        self.inspector.control.connect(self._set_live)
         self.inspector.edited.connect(self._form_edited)
         self.fill(self.inspector_place, self.inspector)
         self._show_form(next(iter(self.panels)))
@@ -353,17 +354,25 @@ class Window(Shell):
     def test_own(self, run_id: str | None = None) -> None:
         """Open the place for an image of one's own, with the model of this run, or of the one that
         is shown."""
-        chosen = run_id or self.do.exportable()
+        chosen = run_id or self.do.classifier()
         self.go(OWN)
         if self.own is not None and chosen:
             self.own.choose(chosen)
 
+    def attack_image(self, pixels: Pixels, source: str) -> None:
+        """Open the place for an image of one's own with this image, for the newest model that takes
+        images of its size."""
+        self.go(OWN)
+        if self.own is not None:
+            self.own.bring(pixels, source)
+
     def _offer_models(self) -> None:
-        from workbench.runs.book import has_model
+        from workbench.runs.book import has_classifier
 
         if self.own is not None:
             book = self.session.book
-            self.own.set_runs([(i.id, book.label(i.id)) for i in book.infos() if has_model(i)])
+            known = [(i.id, book.label(i.id)) for i in book.infos() if has_classifier(i)]
+            self.own.set_runs(known)
 
     def go_number(self, number: int) -> None:
         """The place at `number` of the rail, from 1."""
@@ -468,9 +477,17 @@ class Window(Shell):
             view.save_set = self.do.export_set
             view.runs, view.read, view.go_to = self._all_runs, self.session.stored, self.choose_run
             view.set_up = self.set_up
+            view.hands = self.do.hands(self._set_live)
             self.views[kind] = view
+            view.state_changed(self.session.current, self.session.paused)
             self.pages.addWidget(view)
         return self.views[kind]
+
+    def _set_live(self, name: str, value: float) -> None:
+        """Set a live value of the run under way, wherever a person did so, and show it."""
+        self.session.control(name, value)
+        if self.session.current is not None:
+            self.inspector.heard(self.session.current, name, value)
 
     def _beside(self, kind: str) -> list[tuple[RunInfo, Record, str]]:
         book, stored = self.session.book, self.session.stored
@@ -523,7 +540,7 @@ class Window(Shell):
 
     def _show_form(self, kind: str) -> None:
         """The form of a kind; one that needs a model has the one that is shown, or the newest."""
-        remembered, model = self.settings.forms.get(kind, {}), self.do.exportable()
+        remembered, model = self.settings.forms.get(kind, {}), self.do.wanted(kind)
         values = {**self.panels[kind].start, **remembered}
         field = self.panels[kind].spec.model_fields.get("model")
         if field is not None and field.is_required() and model:
@@ -760,19 +777,21 @@ class Window(Shell):
         self.status.set_engine(session.pid, bool(session.device), session.silent)
         if self.ready:
             self.inspector.show_live(self.info(session.current))
+            for view in self.views.values():
+                view.state_changed(session.current, session.paused)
             can_export = self.do.exportable() is not None and not session.read_only
             self.inspector.exporter.setEnabled(can_export)
             self.tester.setVisible(self._has_model(info))
         self._show_run_status()
 
     def _has_model(self, info: RunInfo | None) -> bool:
-        """Whether a run has a model, or came from one."""
-        from workbench.runs.book import has_model
+        """Whether a run has a model that says classes, or came from one."""
+        from workbench.runs.book import has_classifier
 
         if info is None:
             return False
         related = [info, *map(self.info, info.lineage.values())]
-        return any(each is not None and has_model(each) for each in related)
+        return any(each is not None and has_classifier(each) for each in related)
 
     def _resume_shown(self) -> None:
         if self.shown is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.i18n import mark, matched, name_of, tr, tr_like
+from workbench.views.text import within_sentence
 
 _WORDS = {
     # Groups of series, and splits.
@@ -123,6 +124,24 @@ _WORDS = {
     "images": mark("Images"),
     "labels_right": mark("Labels read right"),
     "partial": mark("Stopped early"),
+    # How stable answers are, and the loss around the weights.
+    "differs": mark("Samples on which answers differ"),
+    "accuracy_range": mark("Range of the accuracy"),
+    "entropy": mark("Entropy of the answers"),
+    "least_stable": mark("Least stable samples"),
+    "models": mark("Models compared"),
+    "hessian_top": mark("Steepest bend of the loss"),
+    "hessian_trace": mark("Sum of all bends"),
+    "gradient_noise_scale": mark("Gradient noise scale"),
+    "curvature": mark("Loss around the weights"),
+    "unstable": mark("Least stable samples"),
+    # Generators and critics.
+    "critic": mark("Critic"),
+    "generator": mark("Generator"),
+    "modes_covered": mark("Modes covered"),
+    "high_quality": mark("Samples of high quality"),
+    "diversity": mark("Diversity of the samples"),
+    "fid": "FID",
     # Federations.
     "global": mark("Global model"),
     "round": mark("Round"),
@@ -162,6 +181,7 @@ IN_TURN, ALONE = mark("after that attack and all before it"), mark("after that a
 
 _NOTES = (
     mark("resumed at step {step}, epoch {epoch}"),
+    mark("resumed at step {step}"),
     mark("resumed after round {number}"),
     mark("round {number} is skipped, and the model kept: {cause}"),
     mark("client {client} did not answer in time in round {number}"),
@@ -235,6 +255,19 @@ _NOTES = (
         "gradients may tell."
     ),
     mark("the test split has {count} images; all of them are attacked"),
+    mark(
+        "gradients vanish: at step {step} that of {front} is {share} of that of {back}, so the "
+        "front does not learn. Normalisation, residual connections or another initialisation keep "
+        "it."
+    ),
+    mark(
+        "gradients explode: at step {step} that of {front} is {share} times that of {back}. "
+        "Gradient clipping, normalisation or smaller initial weights tame it."
+    ),
+    mark(
+        "so short a run affords no look at the Hessian within the cost of full diagnostics; the "
+        "task stability measures it for any model"
+    ),
     mark("images of the target class, {name}, are left out"),
     mark("out of memory: going on with {count} images at a time"),
     mark(
@@ -419,12 +452,21 @@ def hidden_text(text: str) -> str | None:
 def note_text(text: str) -> str:
     """What a task said, in the person's language where it is known."""
     name, changed, value = text.partition(" set to ")
-    if changed and name in _WORDS:
-        return tr("{quantity} set to {value}", quantity=word(name), value=value)
-    for known in (hidden_text, _judged, _advised, _skipped):
+    if changed and (quantity := _quantity(name)):
+        return tr("{quantity} set to {value}", quantity=quantity, value=value)
+    for known in (hidden_text, _judged, _advised, _skipped, _troubled):
         if (said := known(text)) is not None:
             return said
     return tr_like(text, _NOTES)
+
+
+def _quantity(name: str) -> str:
+    """What a live value is called; nothing where nobody has named it."""
+    from workbench.panels.gan_words import FIELDS
+
+    if name in _WORDS:
+        return word(name)
+    return tr(FIELDS[name]) if name in FIELDS else ""
 
 
 def _advised(text: str) -> str | None:
@@ -449,6 +491,26 @@ def _skipped(text: str) -> str | None:
         return f"{name} ({tr_like(why, _FAULTS)})" if bracket else tr_like(words, (_MORE,))
 
     return tr(_SKIPPED, **found | {"names": "; ".join(map(part, found["names"].split("; ")))})
+
+
+_TROUBLE = mark("seed {seed}: {trouble} ({evidence}); try {first} or {second}")
+
+
+def _troubled(text: str) -> str | None:
+    """What goes wrong between a generator and its critic; None if it is something else."""
+    from workbench.panels.gan_words import TROUBLES, evidence_text, proposal_of
+
+    found = matched(text, _TROUBLE)
+    if found is None or found["trouble"] not in TROUBLES:
+        return None
+    return tr(
+        _TROUBLE,
+        seed=found["seed"],
+        trouble=within_sentence(tr(TROUBLES[found["trouble"]][0])),
+        evidence=within_sentence(evidence_text(found["evidence"]).rstrip(".。")),
+        first=proposal_of(found["first"]).words(),
+        second=proposal_of(found["second"]).words(),
+    )
 
 
 def _judged(text: str) -> str | None:

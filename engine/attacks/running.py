@@ -71,6 +71,7 @@ def run_attack(spec: Attack, bench: Bench) -> Steps:
     A cancel keeps what was found: the samples so far, each either confirmed as broken or still
     counted as correct, so that `robust_accuracy` is then an upper bound.
     """
+    spec = spec.model_copy(update={"attack": spec.attack.ready(bench)})
     aside = spec.attack.target if _aims_at_one(spec.attack) else None
     chosen = yield from _once(
         bench, choose(spec.model, spec.data, spec.samples, bench, aside=aside)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from engine.attacks.oracle import Oracle
 from engine.attacks.spec import PGD, FixedBudget
 from engine.errors import BadInput
 from engine.task import kinds, parse
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
 
 PACE = 2.5
 """Length of all steps of PGD together, in radii, unless it is given (Madry et al. 2018, their code
@@ -81,12 +84,13 @@ def attempt(
     eps: float,
     label: int | None = None,
     target: int | None = None,
+    bench: Bench | None = None,
 ) -> Trial:
     """Attack `image`, float32 (1, C, H, W), with what `values` describe (see `budget`).
 
     label: the class that counts as right; what the model says of the image, unless given. target:
-    the class to reach, instead of any wrong one. Equal arguments give equal answers. Raises
-    BadInput.
+    the class to reach, instead of any wrong one. bench: where runs are found that the attack names.
+    Equal arguments give equal answers. Raises BadInput.
     """
     oracle = Oracle(model, seed=0, device=image.device, bf16=False)
     logits = oracle.look(image)
@@ -100,6 +104,7 @@ def attempt(
         raise BadInput("the model's answer to this image holds a NaN or Inf")
     right = said if label is None else label
     spec = budget({**values, "targeted": target is not None}, eps)
+    spec = spec if bench is None else spec.ready(bench)
     if target == right:
         raise BadInput("the target is the class that the image has; choose another one")
     result: AttackResult | None = None
@@ -141,10 +146,11 @@ def smallest(
     most: float,
     label: int | None = None,
     target: int | None = None,
+    bench: Bench | None = None,
 ) -> Generator[None, None, float | None]:
     """The smallest radius up to `most` at which `attempt` was seen to succeed, by bisection; None
     if there was none. An upper bound: the attack may miss what is nearer."""
-    tried = yield from attempt(model, image, values, most, label, target)
+    tried = yield from attempt(model, image, values, most, label, target, bench)
     if not tried.success:
         return None
     if not tried.attacked:
@@ -154,7 +160,7 @@ def smallest(
         if high - low <= CLOSE * high:
             break
         middle = (low + high) / 2
-        tried = yield from attempt(model, image, values, middle, label, target)
+        tried = yield from attempt(model, image, values, middle, label, target, bench)
         if tried.success:
             high = middle
         else:

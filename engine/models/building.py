@@ -59,7 +59,7 @@ def build(
         raise BadInput(f"std must be above 0 in every channel, but it is {tuple(std)}")
     if not isinstance(spec, Module):
         _check_memory(spec, outline(spec, shape, classes))
-    with _seeded(generator_seed):
+    with seeded(generator_seed):
         return _assemble(spec, shape, _body(spec, shape, classes, trust), mean, std)
 
 
@@ -139,7 +139,7 @@ def _per_channel(
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Global CPU random states seeded inside, and put back after: initialisers draw from them."""
     torch_state = torch.get_rng_state()
     python_state = random.getstate()

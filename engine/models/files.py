@@ -119,7 +119,8 @@ def load_network(ref: str, bench: Bench, wanted: type[NetworkSpec]) -> LoadedNet
             f"{path} holds a network of kind {card.model.kind!r}; expected one of: "
             f"{', '.join(kinds(wanted)) or kind_of(wanted)}"
         )
-    module = card.model.network(card.shape, len(card.classes))
+    with torch.random.fork_rng(devices=[]):  # initialisers draw from the global state
+        module = card.model.network(card.shape, len(card.classes))
     _fill(module, state, path, card)
     return LoadedNetwork(module.to(bench.device).eval(), with_learnt(card, path.parent))
 

@@ -170,6 +170,15 @@ class MLP(ModelSpec):
         0.0, "Dropout", "Share of units silenced while training.", ge=0.0, lt=1.0
     )
     activation: Activation = param("relu", "Activation", "Non-linearity of the hidden layers.")
+    init: Literal["default", "xavier", "he"] = param(
+        "default",
+        "Initialisation",
+        "Of the weights: default is uniform within 1 / sqrt(inputs), as in PyTorch; xavier keeps "
+        "the size of signals and gradients where the activation is steepest, he that of signals "
+        "through ReLU. The last two begin with biases of 0.",
+        cite="Glorot and Bengio 2010, section 4.2; He et al. 2015, section 2.2",
+        advanced=True,
+    )
     activation_bits: int = _activation_bits()
 
 

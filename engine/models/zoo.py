@@ -70,7 +70,27 @@ def mlp(spec: MLP, shape: Shape, classes: int) -> nn.Module:
             block.append(nn.Dropout(spec.dropout))
         layers.append(Residual(block) if spec.residual and size == spec.width else block)
         size = spec.width
-    return nn.Sequential(*layers, nn.Linear(size, classes))
+    network = nn.Sequential(*layers, nn.Linear(size, classes))
+    if spec.init != "default":
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                _initialise(module, spec)
+    return network
+
+
+STEEPEST = {"sigmoid": 0.25}
+"""Slopes of activation functions where they are steepest, other than 1."""
+
+
+def _initialise(layer: nn.Linear, spec: MLP) -> None:
+    """Normal weights of variance 2 / (inputs + outputs) over the squared slope of the activation
+    function (Glorot and Bengio 2010, equation 12, for one of slope 1), or of variance 2 / inputs
+    (He et al. 2015, equation 10); biases 0."""
+    if spec.init == "he":
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    else:
+        nn.init.xavier_normal_(layer.weight, gain=1 / STEEPEST.get(spec.activation, 1.0))
+    nn.init.zeros_(layer.bias)
 
 
 def _mlp_norm(spec: MLP) -> list[nn.Module]:

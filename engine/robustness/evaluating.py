@@ -121,6 +121,8 @@ def run_evaluate(spec: Evaluate, bench: Bench) -> Steps:
     attack contradicts a certificate.
     """
     notes: list[Note] = []
+    ready = tuple(attack.ready(bench) for attack in spec.attacks)
+    spec = spec.model_copy(update={"attacks": ready})
     radii = spec.radii()
     chosen = yield from _holding(choose(spec.model, spec.data, spec.samples, bench), notes)
     classes, shape = len(chosen.data.classes), chosen.data.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from engine.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from engine.robustness.searching import Subject
 
 T = TypeVar("T")
+Change: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(images, ids) -> images."""
 
 INPUT_NOISE = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Standard deviations, in units of the image."""
@@ -49,9 +51,9 @@ def corruptions(on: Subject) -> Generator[Event, None, list[Shift]]:
             def change(x: Tensor, ids: Tensor, name: str = name, k: int = severity) -> Tensor:
                 return corrupt(x, name, k, seed=seed, ids=ids)
 
-            steps = _answers(on, on.model, change)
-            answers = yield from _among(steps, len(found), total, "corruptions")
-            found.append(_shift(on, name, severity, answers))
+            steps = answers(on, on.model, change)
+            said = yield from among(steps, len(found), total, "corruptions")
+            found.append(_shift(on, name, severity, said))
     return found
 
 
@@ -62,17 +64,20 @@ def input_noise(on: Subject) -> Generator[Event, None, list[Shift]]:
     for name in ("gaussian", "uniform"):
         for sigma in INPUT_NOISE:
             seed = on.bench.derive("noise", name, str(sigma))
-
-            def change(
-                x: Tensor, ids: Tensor, name: str = name, sigma: float = sigma, seed: int = seed
-            ) -> Tensor:
-                draw = normal if name == "gaussian" else _wide
-                return (x + sigma * draw(seed, ids, x.shape[1:])).clamp(0, 1)
-
-            steps = _answers(on, on.model, change)
-            answers = yield from _among(steps, len(found), total, "kinds of noise")
-            found.append(_shift(on, name, sigma, answers))
+            steps = answers(on, on.model, noisy(name, sigma, seed))
+            said = yield from among(steps, len(found), total, "kinds of noise")
+            found.append(_shift(on, name, sigma, said))
     return found
+
+
+def noisy(name: str, sigma: float, seed: int) -> Change:
+    """Adds "gaussian" or "uniform" noise of the standard deviation `sigma` to images."""
+    draw = normal if name == "gaussian" else _wide
+
+    def change(x: Tensor, ids: Tensor) -> Tensor:
+        return (x + sigma * draw(seed, ids, x.shape[1:])).clamp(0, 1)
+
+    return change
 
 
 def _wide(seed: int, ids: Tensor, shape: torch.Size) -> Tensor:
@@ -88,17 +93,17 @@ def weight_noise(on: Subject) -> Generator[Event, None, list[Shift]]:
         drawn = []
         for k in range(DRAWS):
             seed = on.bench.derive("weights", str(sigma), k)
-            steps = _answers(on, _Shaken(on.model, sigma, seed))
+            steps = answers(on, Shaken(on.model, sigma, seed))
             place, total = len(found) * DRAWS + k, len(WEIGHT_NOISE) * DRAWS
-            answers = yield from _among(steps, place, total, "draws of the weights")
-            drawn.append(_shift(on, "weights", sigma, answers))
+            said = yield from among(steps, place, total, "draws of the weights")
+            drawn.append(_shift(on, "weights", sigma, said))
         accuracy = sum(shift.accuracy for shift in drawn) / DRAWS
         agreement = sum(shift.agreement for shift in drawn) / DRAWS
         found.append(Shift("weights", sigma, accuracy, agreement))
     return found
 
 
-class _Shaken(nn.Module):
+class Shaken(nn.Module):
     """A model with noise on its parameters, whose own stay as they are."""
 
     def __init__(self, model: nn.Module, sigma: float, seed: int) -> None:
@@ -141,23 +146,23 @@ def sibling(
 ) -> Generator[Event, None, Sibling]:
     """How `model`, called `name`, answers where the subject was judged. adversarial: (N, C, H, W);
     broken: bool (N,), where that broke the subject."""
-    clean = yield from _answers(on, model)
+    clean = yield from answers(on, model)
     rows = (broken & (clean == on.labels)).nonzero().squeeze(1)
     fooled = float("nan")
     if len(rows):
         oracle = Oracle(model, seed=on.bench.derive("also"), device=on.test.device, bf16=False)
-        answers = [
+        said = [
             predicted(oracle.look(adversarial[part].to(on.test.device))).cpu()
             for part in rows.split(on.batch_size)
         ]
         on.cost.forward += oracle.counts.forward
-        fooled = (torch.cat(answers) != on.labels[rows]).double().mean().item()
+        fooled = (torch.cat(said) != on.labels[rows]).double().mean().item()
     accuracy = (clean == on.labels).double().mean().item()
     agreement = (clean == on.predictions).double().mean().item()
     return Sibling(name, accuracy, agreement, fooled)
 
 
-def _among(
+def among(
     steps: Generator[Event, None, T], place: int, total: int, unit: str
 ) -> Generator[Event, None, T]:
     """`steps`, which are those of number `place`, from 0, of `total`: how far all of them are."""
@@ -173,13 +178,12 @@ def _among(
         yield event
 
 
-def _answers(
+def answers(
     on: Subject,
     model: nn.Module,
-    change: Callable[[Tensor, Tensor], Tensor] = lambda x, ids: x,
+    change: Change = lambda x, ids: x,
 ) -> Generator[Event, None, Tensor]:
-    """What `model` predicts for the changed images, int64 (N,), on the CPU. change: (images, ids)
-    -> images."""
+    """What `model` predicts for the changed images, int64 (N,), on the CPU."""
     oracle = Oracle(model, seed=on.bench.derive("noise"), device=on.test.device, bf16=False)
     found = []
     for rows in torch.arange(len(on)).split(on.batch_size):
@@ -192,7 +196,7 @@ def _answers(
     return torch.cat(found)
 
 
-def _shift(on: Subject, name: str, level: float, answers: Tensor) -> Shift:
-    accuracy = (answers == on.labels).double().mean().item()
-    agreement = (answers == on.predictions).double().mean().item()
+def _shift(on: Subject, name: str, level: float, said: Tensor) -> Shift:
+    accuracy = (said == on.labels).double().mean().item()
+    agreement = (said == on.predictions).double().mean().item()
     return Shift(name, level, accuracy, agreement)

@@ -47,6 +47,8 @@ from engine.training.adapting import adapt, frozen_statistics, merged
 from engine.training.augmentation import augment
 from engine.training.awp import worst_weights
 from engine.training.defence import Batch, Defence, Outcome, Setting, Wanted
+from engine.training.diagnostics.landscape import Landscape
+from engine.training.diagnostics.watching import Diagnostics
 from engine.training.mechanism import Mechanism, PrivateSetting
 from engine.training.optimizers import (
     load_optimizer_tensors,
@@ -83,6 +85,8 @@ def run_train(spec: Train, bench: Bench) -> Steps:
     Raises BadInput if model and data do not fit, or the data of a resumed run has changed;
     CrucibleError when a loss is not a number.
     """
+    if spec.adversarial is not None:
+        spec = spec.model_copy(update={"adversarial": spec.adversarial.ready(bench)})
     data, model_spec, data_spec, model, past = yield from _prepared(spec, bench)
     learnt = past.learnt if past is not None else ()
     changed = data.seen(learnt) > 0
@@ -109,6 +113,7 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         test = yield from evaluate(trainer.result(), data.test, bench)
     except Cancelled:
         yield from trainer.say()
+        yield from trainer.diagnostics.says(last=True)
         if not trainer.unfitted:  # else there is nothing yet to go on from
             trainer.checkpoint()
     if trainer.mechanism is not None:
@@ -302,6 +307,20 @@ class Trainer:
             self.batches = steps_of_epoch(count, spec.batch_size)
         self.per_epoch = self.batches * self.replays
         self._forward = torch.compile(self.learner) if bench.spec.compile else self.learner
+        # A private run says nothing of what single layers make of its images.
+        inside = self.mechanism is None and not bench.spec.compile
+        self.diagnostics = Diagnostics(
+            model,
+            spec.diagnostics,
+            bench,
+            total=self._total(),
+            instead=None if inside else (spec.batch_size, *data.shape),
+        )
+        self.landscape: Landscape | None = None
+        if spec.diagnostics == "full" and self.mechanism is None:
+            self.landscape = Landscape(
+                bench, self.data.train, self.loss, spec.batch_size, self.per_epoch, spec.epochs
+            )
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         modules = list(model.modules())
         plain = all(type(module).train is nn.Module.train for module in modules)
@@ -350,6 +369,8 @@ class Trainer:
                 yield from self._paced(split.fill(), len(split))
         if self.unfitted:
             yield from self._fit()
+        if self.landscape is not None and not self.at.step:
+            yield from self.landscape.begin()
 
     def _fit(self) -> Generator[Event, None, None]:
         """Tell the layer that waits for it its statistic of the training images."""
@@ -389,10 +410,18 @@ class Trainer:
                 self._unsaid.extend(self._looked_after(robust, self.watch.drop))
             if self.mechanism is not None:
                 self._unsaid.extend(self.mechanism.tables())
+            if self.landscape is not None:
+                yield from self.landscape.after_epoch(
+                    self._judging(), self.at.epoch + 1, self.at.step
+                )
             self.at.epoch += 1
             self.at.done = 0
             yield from self.say()
             self._checkpoint_if_due(CHECKPOINT_SHARE * self._save_cost)
+        self._unsaid.extend(self.diagnostics.says(last=True))
+        yield from self.say()
+        if self.landscape is not None:
+            yield from self.landscape.at_the_end(self._judging(), self.at.step)
 
     def _epoch(self) -> Generator[Event, None, None]:
         if self.mechanism is not None and self.mechanism.draws:
@@ -415,6 +444,7 @@ class Trainer:
                     if found is not None or time.perf_counter() - begun >= self.bench.burst:
                         break
             self._unsaid.extend(self._said(seen, images / (time.perf_counter() - begun)))
+            self._unsaid.extend(self.diagnostics.says())
             yield from self.say()
             yield Progress(self.at.step, total, "steps")
             assert self.at.step > first
@@ -498,6 +528,7 @@ class Trainer:
     def _step(self, batch: Batch, found: Tensor | None, seen: Seen) -> None:
         spec, images = self.spec, batch.images
         rate = self._rate()
+        self.diagnostics.before(self.at.step)
         self.optimizer.zero_grad(set_to_none=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -516,6 +547,7 @@ class Trainer:
             self.defence.stepped(batch, found)
         if images.device.type == "cpu" and len(images) and not math.isfinite(loss.item()):
             raise CrucibleError(self.not_finite(self.at.step, images))
+        self.diagnostics.gradients()
         if spec.clip.value:
             nn.utils.clip_grad_value_(self._parameters, spec.clip.value)
         if spec.clip.norm:
@@ -527,6 +559,7 @@ class Trainer:
             norms = torch.stack(list(torch._foreach_norm(gradients)))
             seen.norms[self.at.step] = torch.linalg.vector_norm(norms)
         self.optimizer.step()
+        self.diagnostics.after()
         if self.average is not None:
             self._update_average(self.average)
         if len(images):  # none may be drawn
@@ -773,6 +806,7 @@ class Trainer:
             tensors |= {f"defence.{name}": t for name, t in self.defence.tensors().items()}
         if self.mechanism is not None:
             tensors |= {f"privacy.{name}": t for name, t in self.mechanism.tensors().items()}
+        tensors |= {f"diagnostics.{n}": t for n, t in self.diagnostics.tensors().items()}
         values = {name: getattr(self.at, name) for name in Place.__slots__}
         values["data"] = _data_state(self.data)
         self.bench.save_checkpoint(self.at.step, tensors, values)
@@ -784,6 +818,7 @@ class Trainer:
         self.at = Place(**values)
         self.unfitted = False
         self.model.load_state_dict(_part(tensors, "model."))
+        self.diagnostics.restore(_part(tensors, "diagnostics."))
         load_optimizer_tensors(self.optimizer, _part(tensors, "optim."))
         if self.average is not None:
             self.average.load_state_dict(_part(tensors, "ema."))
@@ -814,7 +849,8 @@ def _of_start(name: str, card: ModelCard) -> str:
 def salt_of(spec: Task, fingerprint: str) -> str:
     """What tells a run from any other one of its seed: what it is asked for, and its data."""
     # (Changes on the way count from their step on, see `Bench.history`.)
-    asked = {k: v for k, v in spec.to_dict().items() if k not in ("bench", "changes")}
+    left_out = ("bench", "changes", "diagnostics")
+    asked = {k: v for k, v in spec.to_dict().items() if k not in left_out}
     return hashlib.sha256(f"{json.dumps(asked, sort_keys=True)}{fingerprint}".encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from engine.attacks.spec import Norm
 from engine.data.spec import DataSpec, Digits
@@ -229,6 +229,10 @@ class AdversarialTraining(Spec):
         """How far epsilon has come at a place of the run, 0 to 1."""
         return min(1.0, epoch / self.eps_ramp) if self.eps_ramp else 1.0
 
+    def ready(self, bench: Bench) -> Self:
+        """The same, with what its attacks name loaded. Raises BadInput if that is not there."""
+        return self
+
     @abstractmethod
     def defence(self, setting: Setting) -> Defence:
         """What happens to a batch, for one run. Raises BadInput where it does not fit the run."""
@@ -330,6 +334,13 @@ class Train(Adjustable):
     )
     privacy: OneOf[PrivateTraining] | None = param(
         None, "Privacy", "Trains so that no single image can be told from the model."
+    )
+    diagnostics: Literal["off", "light", "full"] = param(
+        "light",
+        "Diagnostics",
+        "Looks at every layer now and then: gradient, update, weights and activations. light costs "
+        "at most 5 % of the time; full looks oftener, and at the loss around the weights, for at "
+        "most half as much again. No result depends on it.",
     )
     trainable: tuple[str, ...] = param(
         (),

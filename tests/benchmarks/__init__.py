@@ -15,6 +15,7 @@ one after another, about five minutes on an idle machine:
 - store: durable rows per second
 - early_exit: PGD against the same loop that drops no sample
 - data_path: batches of MNIST against torchvision's DataLoader
+- diagnostics: training that is looked into, light and full, against training that is not
 
 How to read a row: what, the target, what was found as median (smallest to largest), whether the
 median meets the target. Two ways of doing the same are measured in turn in one process, so that

@@ -20,6 +20,7 @@ from tests.benchmarks.table import machine, show
 NAMES = (
     "training",
     "window",
+    "scene",
     "start",
     "first_minute",
     "store",
@@ -27,6 +28,8 @@ NAMES = (
     "data_path",
     "dpsgd",
     "federated",
+    "generative",
+    "diagnostics",
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that would decide on threads in our place."""

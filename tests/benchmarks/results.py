@@ -23,7 +23,11 @@ from engine.store import RunInfo, Workspace
 from engine.task import Spec, parse_task, with_references
 from tests.benchmarks.__main__ import machine
 
-FIGURES = ("clean_accuracy", "robust_accuracy", "certified_accuracy", "epsilon")
+FIGURES = (
+    *("clean_accuracy", "robust_accuracy", "certified_accuracy", "epsilon"),
+    *("error", "success_rate", "fid", "accuracy"),
+    *("modes_covered", "high_quality", "mode_tv", "reverse_kl", "spread"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,8 @@ The engine's side is everything that `engine run` does while it trains: bursts, 
 with its thread, checkpoints, progress, the validation after each epoch. The bare side is the same
 model, optimiser, batches and validation without any of it, nothing read back, no log. Both start
 from the same weights and must end with the same (that is asserted with one thread). Loading,
-building and importing are left out on both sides.
+building and importing are left out on both sides. So are diagnostics, which are measured by
+themselves (`diagnostics`).
 
 The two take turns several times a second, when the Runner would answer questions, so that a slow
 spell of the machine hits both alike. With one thread CPU seconds are compared, the store's
@@ -64,6 +65,7 @@ def main(data_root: Path | None = None) -> list[Row]:
                 batch_size=batch,
                 epochs=epochs,
                 seed=7,
+                diagnostics="off",
                 bench=BenchSpec(device="cpu", threads=threads),
             )
             rows.append(_compare(name, spec, data_root))

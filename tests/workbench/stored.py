@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine import frames
-from engine.events import Event, Images, Note, Scalars, Table, to_message
+from engine.events import Event, Images, Note, Picture, Scalars, Table, to_message
 from engine.store import Run, Workspace
 from engine.store.metrics import MetricsWriter
 
@@ -35,10 +35,10 @@ def make_run(
     """A run as the engine would have left it."""
     run = Workspace(workspace).create(spec, name=name, lineage=lineage or {})
     writer = MetricsWriter(run.database)
-    writer.commit([event for event in events if not isinstance(event, Images)])
+    writer.commit([event for event in events if not isinstance(event, Picture)])
     writer.close()
     for event in events:
-        if isinstance(event, Images):
+        if isinstance(event, Picture):
             with run.image_file(event.name).open("ab") as file:
                 file.write(frames.pack(*to_message(event)))
     run.set_state(

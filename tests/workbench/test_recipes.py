@@ -40,6 +40,19 @@ def test_lineage_parents_first_with_names_for_references(runs):
     assert found[2].task.attack.eps == 8 / 255
 
 
+def test_references_inside_of_parts_are_named(runs):
+    """As the generator that an attack of an evaluation uses."""
+    forger = run("forger", 7, {"kind": "advgan", "eps": 0.2}, model="2026-1")
+    attacks = [PGD, {"kind": "advgan", "generator": forger.id, "eps": 0.2}]
+    way = {"model": "2026-1", "attacks.1.generator": forger.id}
+    found = {**runs, forger.id: forger}
+    spec = parse_task({"kind": "evaluate", "model": "2026-1", "attacks": attacks}).to_dict()
+    judged = RunInfo("2026-8", "judged", "evaluate", "done", "", spec, way)
+    made = entries(tomllib.loads(recipe_of(judged, found.get)))
+    assert [entry.name for entry in made] == ["plain", "forger", "judged"]
+    assert made[2].parents == {"model": "plain", "attacks.1.generator": "forger"}
+
+
 def test_what_a_person_changed_on_the_way_is_saved(runs):
     made = {"2026-1": [Change("lr", 0.5, 3), Change("lr", 0.25, 9), Change("lr", 0.1, 7)]}
     text = recipe_of(runs["2026-2"], runs.get, lambda run: made.get(run, []))
@@ -71,6 +84,9 @@ def test_every_task_round_trips(kind):
         "evaluate": {"model": "m", "attacks": [PGD], "also": ["a", "b"]},
         "audit": {"model": "m", "judge": "n", "audit": {"kind": "inversion", "clip": 1.0}},
         "export": {"model": "m", "to": 'C:\\a "b"\n中文', "recipients": ["age1a", "age1b"]},
+        "advgan": {"model": "m", "eps": 0.2},
+        "assess": {"model": "m"},
+        "stability": {"model": "m"},
         "export_set": {"source": "broken", "form": "safetensors"},
         "transform": {"model": "m", "transform": {"kind": "jpeg", "quality": 30}},
         "import": {"weights": "w.pt", "data": {"kind": "digits"}, "mean": [0.1307]},

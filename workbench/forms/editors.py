@@ -27,6 +27,7 @@ from workbench import theme
 from workbench.forms.reading import Shape, text_of, value_of
 from workbench.i18n import mark, name_of, tr
 from workbench.runs.book import MAKES_EXAMPLES, MAKES_MODELS
+from workbench.views.points_pad import PointsPad
 from workbench.views.widgets import Switch
 
 Edited: TypeAlias = Callable[[], None]
@@ -194,8 +195,8 @@ class Checks(QWidget):
 
 
 class RunEditor(QWidget):
-    """A run, chosen by its name, or an exported file: one that has a model, or, with `examples`,
-    a run that has adversarial examples."""
+    """A run, chosen by its name, or an exported file: one of the `wanted` kinds, by default those
+    that have a classifier; or, with `examples`, a run that has adversarial examples."""
 
     typing = True
 
@@ -206,10 +207,12 @@ class RunEditor(QWidget):
         parent: QWidget | None = None,
         *,
         examples: bool = False,
+        wanted: Sequence[str] = MAKES_MODELS,
     ) -> None:
         super().__init__(parent)
         self._edited = edited
         self._examples = examples
+        self._wanted = MAKES_EXAMPLES if examples else tuple(wanted)
         self._runs: tuple[RunChoice, ...] = ()
         self.combo = QComboBox(self)
         self.combo.setEditable(True)
@@ -248,8 +251,7 @@ class RunEditor(QWidget):
 
     def set_runs(self, runs: Sequence[RunChoice]) -> None:
         """Offer those of these that can be meant; what has been chosen stays."""
-        wanted = MAKES_EXAMPLES if self._examples else MAKES_MODELS
-        offered = tuple(run for run in runs if run[2] in wanted)
+        offered = tuple(run for run in runs if run[2] in self._wanted)
         if offered != self._runs:
             chosen = self.value()
             self._runs = offered
@@ -317,6 +319,52 @@ class PathEditor(QWidget):
             _, colon, function = before.rpartition(".py:")
             self.set_value(f"{path}:{function}" if colon and path.endswith(".py") else path)
             self._edited()
+
+
+class PointsEditor(QWidget):
+    """Points in the plane, drawn on a pad."""
+
+    typing = False
+
+    def __init__(self, edited: Edited, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.pad = PointsPad(self)
+        self.pad.changed.connect(self._count)
+        self.pad.changed.connect(edited)
+        self._words = QLabel(self)
+        self._words.setProperty("tone", "faint")
+        self._clear = QToolButton(self)
+        theme.set_icon(self._clear, "trash", "muted", 14)
+        self._clear.clicked.connect(self.pad.clear)
+        foot = QHBoxLayout()
+        foot.setContentsMargins(0, 0, 0, 0)
+        foot.addWidget(self._words, 1)
+        foot.addWidget(self._clear)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        column.addWidget(self.pad)
+        column.addLayout(foot)
+        self.setFocusProxy(self.pad)
+        self.retranslate()
+
+    def value(self) -> list[list[float]]:
+        return [list(point) for point in self.pad.points]
+
+    def set_value(self, value: Any) -> None:
+        if value != self.value():
+            pairs = [pair for pair in value or () if len(pair) == 2]
+            self.pad.set_points([(float(x), float(y)) for x, y in pairs])
+        self._count()
+
+    def _count(self) -> None:
+        self._words.setText(tr("{count} points", count=len(self.pad.points)))
+        self._clear.setEnabled(bool(self.pad.points))
+
+    def retranslate(self) -> None:
+        self._clear.setToolTip(tr("Clear (Del)"))
+        self._clear.setAccessibleName(tr("Clear (Del)"))
+        self._count()
 
 
 BROWSE = mark("Browse…")

@@ -25,7 +25,7 @@ Values: TypeAlias = dict[str, Any]
 class Shape:
     """What a plain field holds."""
 
-    type: Literal["bool", "int", "float", "str", "choice"]
+    type: Literal["bool", "int", "float", "str", "choice", "points"]
     many: bool = False
     """A tuple of it."""
     optional: bool = False
@@ -48,6 +48,8 @@ def shape_of(field: FieldInfo) -> Shape:
         annotation = typing.get_args(annotation)[0]
         if typing.get_origin(annotation) is Literal:
             return Shape("choice", many, optional, typing.get_args(annotation))
+        if annotation == tuple[float, float]:
+            return Shape("points", many, optional)
     for known in (bool, int, float, str):
         if annotation is known:
             return Shape(known.__name__, many, optional)  # type: ignore[arg-type]

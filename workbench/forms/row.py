@@ -15,6 +15,7 @@ from workbench.forms.editors import (
     Editor,
     History,
     PathEditor,
+    PointsEditor,
     RunChoice,
     RunEditor,
     SwitchEditor,
@@ -22,6 +23,7 @@ from workbench.forms.editors import (
 )
 from workbench.forms.reading import Values, help_of, problem_line, problem_text, shape_of
 from workbench.i18n import tr
+from workbench.runs.book import MAKES_MODELS, WANTED
 from workbench.views.widgets import Elided
 
 Path: TypeAlias = tuple[str, ...]
@@ -42,6 +44,8 @@ class Row:
     def __init__(self, owner: Owner, path: Path, spec: type[Spec], parent: QWidget) -> None:
         self.path = path
         self._field = spec.model_fields[path[-1]]
+        kind = spec.model_fields.get("kind")
+        self._task = str(kind.default) if kind is not None else ""
         self._shape = shape_of(self._field)
         self._extra = extra_of(self._field)
         self._problem: QLabel | None = None
@@ -57,11 +61,14 @@ class Row:
 
         if self._extra.get("reference") and not self._shape.many:
             examples = self._extra["reference"] == "examples"
-            editor = RunEditor(edited, owner, parent, examples=examples)
+            wanted = WANTED.get((self._task, self.path[-1]), MAKES_MODELS)
+            editor = RunEditor(edited, owner, parent, examples=examples, wanted=wanted)
             editor.set_runs(owner.runs)
             return editor
         if self._extra.get("path"):
             return PathEditor(str(self._extra["path"]), edited, owner, parent)
+        if self._shape.type == "points":
+            return PointsEditor(edited, parent)
         if self._shape.type == "bool":
             return SwitchEditor(edited, parent)
         if self._shape.type == "choice":
@@ -79,6 +86,8 @@ class Row:
         grid.addWidget(self.label, line, 0)
         if self._shape.type == "bool":
             grid.addWidget(self.editor, line, 1, right)
+        elif self._shape.type == "points":  # as wide as label and editor together
+            grid.addWidget(self.editor, line + 2, 0, 1, 2)
         else:
             grid.addWidget(self.editor, line, 1)
 

@@ -48,17 +48,18 @@ class LiveControl(QWidget):
     ) -> None:
         super().__init__(parent)
         self.name, self._title, self._allowed = name, title, allowed
-        self._label = QLabel(self)
+        self._label = Elided("", self)
         self.field = QLineEdit(f"{value:g}", self)
-        self.field.setMaximumWidth(theme.px(96))
+        self.field.setFixedWidth(theme.px(70))
+        self.field.setCursorPosition(0)
         self.field.editingFinished.connect(self._entered)
-        self.half, self.double = QPushButton("÷ 2", self), QPushButton("× 2", self)
+        self.half, self.double = QPushButton("÷2", self), QPushButton("×2", self)
         self.half.clicked.connect(lambda: self._scale(0.5))
         self.double.clicked.connect(lambda: self._scale(2.0))
         self._value = value
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
+        row.setSpacing(2)
         row.addWidget(self._label, 1)
         for part in (self.half, self.double):
             part.setProperty("look", "chip")
@@ -73,6 +74,12 @@ class LiveControl(QWidget):
         self.field.setAccessibleName(name)
         self.half.setAccessibleName(tr("Halve {name}", name=name))
         self.double.setAccessibleName(tr("Double {name}", name=name))
+
+    def show_value(self, value: float) -> None:
+        """The value was set elsewhere."""
+        self._value = value
+        self.field.setText(f"{value:g}")
+        self.field.setCursorPosition(0)
 
     def _scale(self, factor: float) -> None:
         self.field.setText(f"{self._value * factor:.6g}")
@@ -229,12 +236,12 @@ class Inspector(QWidget):
             if widget := item.widget():
                 widget.hide()
                 widget.deleteLater()
-        task = _task_of(info) if info else None
+        task = task_of(info) if info else None
         found = live_fields(task) if task else {}
         for name, spec in found.items():
             title = type(spec).model_fields[name].title or name
             value = self._set.get((run_id, name), getattr(spec, name))
-            row = LiveControl(name, title, value, partial(_allows, task, name), self.live)
+            row = LiveControl(name, title, value, partial(allows, task, name), self.live)
             row.changed.connect(self._control)
             self._live_rows.addWidget(row)
         self._live_name = info.name if info else ""
@@ -244,6 +251,13 @@ class Inspector(QWidget):
     def _control(self, name: str, value: float) -> None:
         self._set[self._live_id, name] = value
         self.control.emit(name, value)
+
+    def heard(self, run_id: str, name: str, value: float) -> None:
+        """A value of a run was set elsewhere."""
+        self._set[run_id, name] = value
+        for row in self.live_controls():
+            if row.name == name and run_id == self._live_id:
+                row.show_value(value)
 
     def live_controls(self) -> list[LiveControl]:
         """The values that can be changed now."""
@@ -270,7 +284,7 @@ class Inspector(QWidget):
         self.exporter.setToolTip(f"{tr('Export encrypted…')} (Ctrl+Shift+E)")
 
 
-def _task_of(info: RunInfo) -> Task | None:
+def task_of(info: RunInfo) -> Task | None:
     """What a run was asked for; None if this version does not know it."""
     try:
         return parse_task(info.spec)
@@ -278,7 +292,8 @@ def _task_of(info: RunInfo) -> Task | None:
         return None
 
 
-def _allows(task: Task, name: str, value: float) -> bool:
+def allows(task: Task, name: str, value: float) -> bool:
+    """Whether a live value may be set to this."""
     try:
         check_live(task, name, value)
     except BadInput:

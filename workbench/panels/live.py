@@ -35,7 +35,7 @@ Ask: TypeAlias = Callable[[Mapping[str, Any], Callable[[dict[str, Any], bytes], 
 """Puts a question to the engine; the second argument gets the answer and its bytes."""
 Beside: TypeAlias = Callable[[], Sequence[tuple[RunInfo, Record, str]]]
 """The runs that a person compares, of the kind that is shown: what is known of each, its colour."""
-FRACTIONS = ("accuracy", "rate", "share", "fraction")
+FRACTIONS = ("accuracy", "rate", "share", "fraction", "high_quality")
 """Ends of names of quantities that are fractions in files and percent on screen."""
 PREVIEW_ROW, TABLES_ROW = 50, 60
 """Rows of the grid below all curves and pictures. (Two widgets that take turns must not share a
@@ -53,6 +53,24 @@ def nobody_answers(
 ) -> None:
     """What a question comes to where there is no engine."""
     answer({"error": tr("the engine is not running")}, b"")
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What a view can do beside showing: to the run under way, and in other places."""
+
+    control: Callable[[str, float], None] = lambda name, value: None
+    """Sets a live value of the run under way."""
+    pause: Callable[[bool], None] = lambda on: None
+    step: Callable[[], None] = lambda: None
+    """One step of the run under way, which is paused by that."""
+    pace: Callable[[float], None] = lambda steps_per_second: None
+    """Slow motion; 0 is as fast as it goes."""
+    again: Callable[[str, int | None], None] = lambda run_id, seed: None
+    """Begins a run again, with its seed or another one; if it is under way it is stopped."""
+    attack: Callable[[Any, str], None] = lambda pixels, source: None
+    """Opens the place for an image of one's own with these pixels, (H, W, C) uint8; `source` says
+    what they are."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,7 @@ class LiveView(QWidget):
         """Shows another run, in its own view."""
         self.set_up: Callable[[str, Mapping[str, Any]], None] = lambda place, values: None
         """Opens the form of a place, with values filled in."""
+        self.hands = Hands()
         self._color = "series:0"
         self._hidden, self._empty = tuple(hidden), empty
         self._titles = dict(tables or {})
@@ -183,6 +202,9 @@ class LiveView(QWidget):
 
     def runs_changed(self) -> None:
         """Runs came or went, or one has ended: see `runs`."""
+
+    def state_changed(self, current: str | None, paused: bool) -> None:
+        """Another run is under way (its id, or none), or it was paused or goes on."""
 
     def farewell(self) -> float:
         """The run that is followed has ended well: seconds that a person should have to see it

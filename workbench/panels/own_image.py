@@ -25,6 +25,7 @@ from PySide6.QtWidgets import (
 from workbench import theme
 from workbench.i18n import mark, tr
 from workbench.panels.live import Ask, nobody_answers
+from workbench.views import pictures
 from workbench.views.card import Card
 from workbench.views.pad import Pad
 from workbench.views.pictures import Pixels
@@ -201,6 +202,15 @@ class OwnImage(Card):
         reader = QImageReader(str(path))
         self._take_file(path.name, reader.size(), content)
 
+    def bring(self, pixels: Pixels, name: str) -> None:
+        """Take an image, (H, W, C) uint8, that was made elsewhere: a sample of `name`. The engine
+        converts what is not one of the model's images."""
+        if self.shape is not None and pixels.shape == (*self.shape[1:], self.shape[0]):
+            self.set_picture(pixels, mark("a sample of {name}"), {"name": name})
+            return
+        image = pictures.image(pictures.pack(pixels[None], None)[0])
+        self._take_file(name, image.size(), _png(image))
+
     def _take_file(self, name: str, size: QSize, content: bytes) -> None:
         question = {
             "kind": "fit_image",
@@ -267,10 +277,7 @@ class OwnImage(Card):
         if data.hasImage():
             event.acceptProposedAction()
             image = QImage(data.imageData())
-            buffer = QBuffer()
-            buffer.open(QIODevice.OpenModeFlag.WriteOnly)
-            image.save(buffer, "PNG")  # type: ignore[call-overload]
-            self._take_file(tr("dropped image"), image.size(), bytes(buffer.data().data()))
+            self._take_file(tr("dropped image"), image.size(), _png(image))
 
     def show_image(self) -> None:
         draws = self.shape is not None and self.shape[0] == 1
@@ -303,6 +310,14 @@ class OwnImage(Card):
         self.width_of_pen.setAccessibleName(tr("Width of the pen"))
         self.pad.setAccessibleName(tr("Your image: draw with the arrow keys and Space"))
         self.show_image()
+
+
+def _png(image: QImage) -> bytes:
+    """A picture as a file."""
+    buffer = QBuffer()
+    buffer.open(QIODevice.OpenModeFlag.WriteOnly)
+    image.save(buffer, "PNG")  # type: ignore[call-overload]
+    return bytes(buffer.data().data())
 
 
 def class_of(index: Any, classes: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ from workbench.views.card import Card
 from workbench.views.magnifier import Probabilities
 from workbench.views.mosaic import Link, Mosaic
 from workbench.views.pad import drawable
+from workbench.views.pictures import Pixels
 from workbench.views.radius import Radius
 from workbench.views.text import number, percent
 from workbench.views.widgets import Elided
@@ -59,11 +60,18 @@ class OwnView(QWidget):
         super().__init__(parent)
         self.ask: Ask = nobody_answers
         self._family: type[Any] = FixedBudget
-        self._known = kinds(self._family)
+        # What names another run, as AdvGAN its generator, has no field here.
+        self._known = {
+            kind: spec
+            for kind, spec in kinds(self._family).items()
+            if not any(field.is_required() for field in spec.model_fields.values())
+        }
         self._runs: tuple[tuple[str, str], ...] = ()
         self._meeting = ""
         self._shape: tuple[int, int, int] | None = None
         self._classes: tuple[str, ...] = ()
+        self._brought: tuple[Pixels, str] | None = None
+        """An image that waits for a model to be met."""
         self._answer: dict[str, Any] = {}
         self._failure = ""
         self._wanted: dict[str, Any] | None = None
@@ -232,6 +240,17 @@ class OwnView(QWidget):
             self.model.setCurrentIndex(place)
         self._model_chosen()
 
+    def bring(self, pixels: Pixels, name: str) -> None:
+        """Take an image, (H, W, C) uint8: a sample of `name`."""
+        self._brought = pixels, name
+        if self._shape is not None and self._meeting == self.chosen:
+            self._take_brought()
+
+    def _take_brought(self) -> None:
+        if self._brought is not None:
+            brought, self._brought = self._brought, None
+            self.image.bring(*brought)
+
     def engine_changed(self) -> None:
         """There is an engine now, or another one: what was open will not be answered."""
         self._open = False
@@ -278,6 +297,7 @@ class OwnView(QWidget):
         if not same:
             self._most()
             self.image.begin()
+        self._take_brought()
         self._subject_changed()
 
     def _fill_classes(self) -> None:

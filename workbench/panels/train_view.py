@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PySide6.QtWidgets import QWidget
 
-from engine.events import Table
+from engine.events import Array, Table
 from engine.store import RunInfo
+from workbench import theme
 from workbench.i18n import mark, name_of, tr
+from workbench.panels.diagnostics_cards import BENDS, BendsColumn, LayersCard, PlaneCard
 from workbench.panels.live import OWN_GROUPS, PREVIEW_ROW, Ask, Curve, LiveView, label_of, quantity
 from workbench.refusals import error_text
 from workbench.runs.record import Record
+from workbench.views.card import seat
 from workbench.views.mosaic import Mosaic
 from workbench.views.table import TableCard
 from workbench.words import word
 
+LAYERS_ROW, PLANE_ROW = 54, 55
+LAYERS, PLANE = "layers", "loss_plane"
 SPLITS = ("train", "validation", "test")
 LOCAL = ("digits", "folder")
 """Data sets that can be looked at without downloading anything."""
@@ -52,15 +57,54 @@ class TrainView(LiveView):
         )
         self.grid.addWidget(self.pictures, PREVIEW_ROW, 0)
         self.grid.addWidget(self.facts, PREVIEW_ROW, 1)
+        self.layers = LayersCard(self)
+        self.plane = PlaneCard(self)
+        self.bends = BendsColumn(self._make_curve, self)
+        self.curves |= self.bends.curves
+        self.grid.addWidget(self.layers, LAYERS_ROW, 0, 1, 2)
+        self.grid.addWidget(self.plane, PLANE_ROW, 0)
+        self.grid.addWidget(self.bends, PLANE_ROW, 1)
+        for card in (self.layers, self.plane):
+            card.setMinimumHeight(theme.px(320))
+        for part in (self.layers, self.plane, self.bends):
+            part.hide()
         self._preview(True)
 
     def show_run(self, info: RunInfo, record: Record, color: str) -> None:
         super().show_run(info, record, color)
         self._preview(False)
+        self._show_instruments()
 
     def show_nothing(self) -> None:
         super().show_nothing()
+        if hasattr(self, "plane"):
+            self.layers.clear()
+            self.plane.clear()
+            self._show_instruments()
         self._preview(True)
+
+    def update_info(self, info: RunInfo) -> None:
+        super().update_info(info)
+        self._show_instruments()
+
+    def show_table(self, table: Table) -> None:
+        if table.name != LAYERS:  # the map reads them out
+            super().show_table(table)
+
+    def show_array(self, array: Array, course: Sequence[Array]) -> None:
+        if array.name == LAYERS:
+            self.layers.show_layers(array)
+        elif array.name == PLANE:
+            self.plane.show_plane(array)
+        self._show_instruments()
+
+    def _show_instruments(self) -> None:
+        """What a run has, or while it works will have."""
+        asked = self.info is not None and self.info.spec.get("diagnostics", "off") != "off"
+        waits = asked and not self._has_ended
+        seat(self.layers).setVisible(self.layers.array is not None or waits)
+        seat(self.plane).setVisible(self.plane.valley.grid is not None)
+        self.bends.setVisible(any(name in self._known for name in BENDS))
 
     def _preview(self, on: bool) -> None:
         for card in (self.pictures, self.facts):
@@ -72,6 +116,13 @@ class TrainView(LiveView):
     def _card_of(self, name: str) -> str:
         what = quantity(name)
         return "accuracy" if what == "robust_accuracy" else what
+
+    def _append(
+        self, name: str, steps: Sequence[int], values: Sequence[float], replace: bool = False
+    ) -> None:
+        super()._append(name, steps, values, replace)
+        if name in BENDS:
+            self._show_instruments()
 
     def _label(self, name: str) -> str:
         """In adversarial training, what a curve is taken on is said too."""

@@ -46,15 +46,35 @@ ENDED = ("done", "rejected", "failed", "cancelled", "interrupted", "skipped", "d
 
 MAKES_MODELS = ("train", "import", "transform")
 """Kinds of tasks that bring forth a model."""
+MAKES_GENERATORS = ("gan", "autoencoder", "advgan")
+"""Kinds whose model makes images, and says no classes."""
 MAKES_EXAMPLES = ("attack", "evaluate")
 """Those that bring forth adversarial examples."""
+
+
+WANTED = {
+    ("assess", "model"): MAKES_GENERATORS,
+    ("export", "model"): (*MAKES_MODELS, *MAKES_GENERATORS),
+}
+"""Kinds whose runs a field of a task may name, where they are not those of classifiers."""
 
 
 def has_model(info: RunInfo) -> bool:
     """Whether a run has brought forth a model."""
     if info.status != "done":
         return False
-    return info.kind in MAKES_MODELS or any(a.get("name") == "model" for a in info.artifacts)
+    makes = (*MAKES_MODELS, *MAKES_GENERATORS)
+    return info.kind in makes or any(a.get("name") == "model" for a in info.artifacts)
+
+
+def has_classifier(info: RunInfo) -> bool:
+    """Whether it has brought forth a model that says classes."""
+    return has_model(info) and info.kind not in MAKES_GENERATORS
+
+
+def has_generator(info: RunInfo) -> bool:
+    """Whether it has brought forth a model that makes images or points."""
+    return has_model(info) and info.kind in MAKES_GENERATORS
 
 
 def word_of(status: str) -> str:

@@ -54,6 +54,8 @@ class Link(QObject):
         """Left top of what is seen, as a share of the whole."""
         self.beyond = 0
         """How many can be selected, pictures or not; 0 is as many as there are pictures."""
+        self.alike = True
+        """Every view arranges its pictures as the smallest one must."""
         self.columns, self.count = 0, 0
         """How the pictures were arranged last, and how many there were."""
         self.views: list[MosaicView] = []
@@ -142,6 +144,8 @@ class MosaicView(QWidget):
 
     high = 240
     """Height at scale 1 that it asks for."""
+    largest = LARGEST_TILE
+    """Pixels at scale 1 that a picture may be high or wide."""
 
     def sizeHint(self) -> QSize:
         return QSize(theme.px(200), theme.px(self.high))
@@ -214,7 +218,7 @@ class MosaicView(QWidget):
         """Width and height that every linked view of this window has, so that all arrange
         alike."""
         ratio, window = self.devicePixelRatioF(), self.window()
-        near = [v for v in self.link.views if v.window() is window]
+        near = [v for v in self.link.views if v.window() is window and self.link.alike]
         shown = [v for v in near if v.isVisibleTo(window)] or [self]
         return (
             int(min(v.width() for v in shown) * ratio),
@@ -228,7 +232,7 @@ class MosaicView(QWidget):
             (height, width), count = self.pixels.shape[1:3], len(self.order)
             area, zoom = self._area(), self.link.zoom
             gap = max(1, round((2 if count <= 100 else 1) * ratio))
-            most = theme.px(LARGEST_TILE) * ratio
+            most = theme.px(self.largest) * ratio
             kept = self.link.columns if self.link.count == count else 0
             fit = pictures.arrange(count, (height, width), area, gap, most, kept)
             self.link.columns, self.link.count = fit.columns, count

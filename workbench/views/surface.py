@@ -156,12 +156,16 @@ class Surface(Drawing):
         self._draw_names(painter, field)
         painter.restore()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        distance = float(grid.said["distance"])
-        _draw_clean(painter, self._at(field, 0.0, 0.0))
-        _draw_adversarial(painter, self._at(field, distance, 0.0))
+        self._draw_places(painter, field)
         key = QRectF(field.right() + px(22), field.top(), 0, field.height() + below)
         key.setRight(whole.right())
         self._draw_key(painter, key)
+
+    def _draw_places(self, painter: QPainter, field: QRectF) -> None:
+        """The points that have a sign of their own."""
+        assert self.grid is not None
+        draw_clean(painter, self._at(field, 0.0, 0.0))
+        _draw_adversarial(painter, self._at(field, float(self.grid.said["distance"]), 0.0))
 
     def _at(self, field: QRectF, s: float, t: float) -> QPointF:
         """Where a point of the plane is drawn: cells are drawn around their points."""
@@ -222,9 +226,7 @@ class Surface(Drawing):
             painter.drawText(QRectF(field.left() - px(66), y - px(8), px(60), px(16)), right, text)
             painter.drawLine(QPointF(x, field.bottom()), QPointF(x, field.bottom() + px(3)))
             painter.drawLine(QPointF(field.left() - px(3), y), QPointF(field.left(), y))
-        norm = name_of(str(self.grid.said["norm"]))
-        along = tr("along the attack ({norm} distance)", norm=norm)
-        across = tr("across, at random ({norm} distance)", norm=norm)
+        along, across = self._directions()
         metrics = QFontMetricsF(theme.font(11))
         elide = Qt.TextElideMode.ElideRight
         painter.drawText(
@@ -242,6 +244,13 @@ class Surface(Drawing):
             metrics.elidedText(across, elide, field.height()),
         )
         painter.restore()
+
+    def _directions(self) -> tuple[str, str]:
+        """What lies to the right, and what upwards."""
+        assert self.grid is not None
+        norm = name_of(str(self.grid.said["norm"]))
+        along = tr("along the attack ({norm} distance)", norm=norm)
+        return along, tr("across, at random ({norm} distance)", norm=norm)
 
     def _draw_borders(self, painter: QPainter, field: QRectF) -> None:
         """A line between neighbours of which the model says different things."""
@@ -315,7 +324,7 @@ class Surface(Drawing):
         painter.drawText(ends, Qt.AlignmentFlag.AlignRight, number(high, 2))
         y += px(24)
         entries = [
-            (_draw_clean, tr("clean image")),
+            (draw_clean, tr("clean image")),
             (_draw_adversarial, tr("adversarial image")),
             (_draw_border, tr("border between classes")),
         ]
@@ -507,7 +516,7 @@ def _dashed() -> QPen:
     return pen
 
 
-def _draw_clean(painter: QPainter, at: QPointF) -> None:
+def draw_clean(painter: QPainter, at: QPointF) -> None:
     painter.setPen(QPen(theme.color("card"), theme.px(2)))
     painter.setBrush(theme.color("text"))
     painter.drawEllipse(at, theme.px(5), theme.px(5))

@@ -98,6 +98,16 @@ HEADINGS = {
     "drift": mark("Drift"),
     "sent": mark("Sent, kB"),
     "received": mark("Got, kB"),
+    "source": mark("Source"),
+    "answers": mark("Answers"),
+    "lowest_accuracy": mark("Lowest, %"),
+    "highest_accuracy": mark("Highest, %"),
+    "deviation": mark("Deviation, %"),
+    "differs": mark("Differ, %"),
+    "entropy": mark("Entropy, bits"),
+    "prediction": mark("Prediction"),
+    "quantity": mark("Quantity"),
+    "value": mark("Value"),
 }
 """Columns whose names mean something else in a form."""
 

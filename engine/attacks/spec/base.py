@@ -4,7 +4,7 @@ smallest perturbation."""
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import ValidationInfo, field_validator
 
@@ -12,6 +12,7 @@ from engine.task import Spec, param
 
 if TYPE_CHECKING:
     from engine.attacks.method import Method
+    from engine.bench import Bench
 
 
 Rounds: TypeAlias = "tuple[Method[Any], ...]"
@@ -86,6 +87,11 @@ class AttackSpec(Spec):
                 "are 0.0314)"
             )
         return eps
+
+    def ready(self, bench: "Bench") -> Self:
+        """The attack as a task runs it: with what it names, as another run's network, loaded. The
+        same for most. Raises BadInput if that is not there."""
+        return self
 
     @abstractmethod
     def rounds(self) -> Rounds:

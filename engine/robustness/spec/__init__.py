@@ -18,6 +18,7 @@ from engine.robustness.spec.against import (
 from engine.robustness.spec.certificate import Certificate, IntervalBounds, Smoothing
 from engine.robustness.spec.direct import IBP, Fast, Free, GaussianNoise
 from engine.robustness.spec.evaluate import Evaluate, Require
+from engine.robustness.spec.stability import Stability
 
 __all__ = [
     "IBP",
@@ -38,5 +39,6 @@ __all__ = [
     "Require",
     "SemiSupervised",
     "Smoothing",
+    "Stability",
     "Weighted",
 ]

@@ -9,6 +9,7 @@ from engine.task import OneOf, param
 from engine.training.spec import AdversarialTraining
 
 if TYPE_CHECKING:
+    from engine.bench import Bench
     from engine.training.defence import Defence, Setting
 
 
@@ -53,6 +54,10 @@ class AgainstAttack(AdversarialTraining):
         if self.shares and (min(self.shares) < 0 or not sum(self.shares)):
             raise ValueError("shares must be 0 or more, and one of them above 0")
         return self
+
+    def ready(self, bench: "Bench") -> Self:
+        mixture = tuple(attack.ready(bench) for attack in self.mixture)
+        return self.model_copy(update={"attack": self.attack.ready(bench), "mixture": mixture})
 
     def budget(self) -> tuple[Norm, float]:
         return self.attack.norm, self.attack.eps or 0.0

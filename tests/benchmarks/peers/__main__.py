@@ -20,11 +20,11 @@ from tests.benchmarks.table import machine, show
 
 NAMES = (
     *("pgd", "passes", "bf16", "minimal", "autoattack", "curve", "live", "square"),
-    "strength",
+    *("strength", "metrics"),
 )
 PACKAGES = (
     *("torch", "foolbox", "torchattacks", "adv-lib", "pyautoattack", "cleverhans"),
-    "adversarial-robustness-toolbox",
+    *("adversarial-robustness-toolbox", "torch-fidelity", "prdc"),
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -1,0 +1,23 @@
+"""Generative models: autoencoders, and what their codes are good for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.generative.autoencoding.scoring import anomaly_score, is_anomalous
+
+__all__ = ["anomaly_score", "is_anomalous"]
+
+_HOME = {
+    "anomaly_score": "autoencoding.scoring",
+    "is_anomalous": "autoencoding.scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

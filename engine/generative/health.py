@@ -1,0 +1,249 @@
+"""What goes wrong in a gan run, told from what it says: each trouble with its evidence, and two
+things to try.
+
+A `Watch` hears the figures of one seed as they come and is asked at each look. What it keeps is
+short, so that a checkpoint holds it. The thresholds are rules of thumb; each stands by its name and
+reason, and tests hold them against runs that were broken on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.generative.spec.gan import Gan
+from engine.generative.spec.losses import NonSaturating, Relativistic
+
+COLUMNS = ("seed", "trouble", "evidence", "try_1", "try_2")
+
+PATIENCE = 3
+"""Looks in a row that show a trouble before it is said, and that do not before it is over."""
+
+EARLY = 0.1
+"""Share of the iterations in which a generator may still be on its way to the modes."""
+
+SETTLED = 0.3
+"""Share of the iterations in which samples may still go from mode to mode."""
+
+FEW_MODES = 0.5
+"""Share of the modes below which a generator has collapsed."""
+
+NARROW = 0.3
+"""Diversity, of the data's, below which it has."""
+
+WON = 0.05
+"""Critic's loss, as a share of what guessing costs, below which the critic has won."""
+
+FADED = 0.1
+"""Length of the generator's gradient, of what it was at its best, that is then left."""
+
+EXPLODED = 100.0
+"""Times the usual gradient that the longest one is; and most since the last look `LASTS` times."""
+
+LASTS = 5.0
+
+SWINGS = 0.35
+"""Share of the samples that are in another mode at each look: total variation between two looks."""
+
+OUTPACES = 2.0
+"""Times the critic's rate and steps, at which a generator's are too fast for it."""
+
+NEARER = 0.5
+"""Median distance of samples to the nearest training image, over that of images kept aside."""
+
+KEPT = 24
+"""Looks that are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of one seed at a look. `share` of the run is over; `reached` of `modes` modes
+    have samples, 0 where there are none; `moved`: what share of the samples went elsewhere since
+    the last look. That and `nearer` are None where they were not measured."""
+
+    share: float
+    reached: int = 0
+    modes: int = 0
+    diversity: float = 1.0
+    moved: float | None = None
+    nearer: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """`kind` is one of collapse, critic_wins, oscillation, exploding, memorising. What to try is
+    `field=value`, of a live value or of a spec."""
+
+    kind: str
+    evidence: str
+    try_1: str
+    try_2: str
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is remembered of one seed."""
+
+    losses: list[float] = field(default_factory=list)
+    """Of the critic, one a look."""
+    generator: list[float] = field(default_factory=list)
+    """Lengths of the generator's gradient, one a look; `critic` those of the critic's."""
+    critic: list[float] = field(default_factory=list)
+    moved: list[float] = field(default_factory=list)
+    best: float = 0.0
+    """Of the generator's gradient, the longest usual one."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Looks in a row that show a trouble; below zero, that do not."""
+    begun: list[str] = field(default_factory=list)
+    fresh: dict[str, list[float]] = field(default_factory=dict)
+    """What was said since the last look."""
+
+    def hear(self, values: Mapping[str, float]) -> None:
+        """Figures of one said iteration by name, as in critic/loss."""
+        for name, value in values.items():
+            self.fresh.setdefault(name, []).append(value)
+
+    def look(self, spec: Gan, look: Look) -> list[Trouble]:
+        """The troubles that there are now."""
+        fresh, self.fresh = self.fresh, {}
+        for name, kept in (
+            ("critic/loss", self.losses),
+            ("generator/gradient_norm", self.generator),
+            ("critic/gradient_norm", self.critic),
+        ):
+            if fresh.get(name):
+                kept.append(statistics.median(fresh[name]))
+                del kept[:-KEPT]
+        if look.moved is not None:
+            self.moved.append(look.moved)
+            del self.moved[:-KEPT]
+        if len(self.generator) >= PATIENCE:
+            self.best = max(self.best, statistics.median(self.generator[-PATIENCE:]))
+        found = {
+            trouble.kind: trouble
+            for trouble in (
+                self._collapse(spec, look),
+                self._critic_wins(spec),
+                self._oscillation(spec, look),
+                self._exploding(spec, fresh),
+                self._memorising(spec, look),
+            )
+            if trouble is not None
+        }
+        return [found[kind] for kind in self._lasting(found) if kind in found]
+
+    def _lasting(self, found: Mapping[str, Trouble]) -> list[str]:
+        """The kinds that have shown for long enough, in the order in which they began."""
+        for kind in {*found, *self.counts}:
+            before = self.counts.get(kind, 0)
+            if kind in found:
+                self.counts[kind] = max(before, 0) + 1
+            else:
+                self.counts[kind] = min(before, 0) - 1
+        for kind, count in sorted(self.counts.items()):
+            at_once = kind in ("exploding", "memorising")
+            if kind not in self.begun and count >= (1 if at_once else PATIENCE):
+                self.begun.append(kind)
+            elif kind in self.begun and count <= -PATIENCE:
+                self.begun.remove(kind)
+        return list(self.begun)
+
+    # --- the troubles -----------------------------------------------------------------------------
+
+    def _collapse(self, spec: Gan, look: Look) -> Trouble | None:
+        if look.share < EARLY:
+            return None
+        few = look.modes > 1 and look.reached < max(2, math.ceil(FEW_MODES * look.modes))
+        if not few and look.diversity >= NARROW:
+            return None
+        evidence = [f"diversity={look.diversity:.2f}"]
+        if look.modes:
+            evidence.insert(0, f"modes_covered={look.reached}, modes={look.modes}")
+        return Trouble("collapse", ", ".join(evidence), *_against_collapse(spec))
+
+    def _critic_wins(self, spec: Gan) -> Trouble | None:
+        if not spec.loss.probability and not isinstance(spec.loss, Relativistic):
+            return None  # its loss has no level at which it has won
+        guessing = math.log(2.0) * (2.0 if spec.loss.probability else 1.0)
+        if len(self.losses) < PATIENCE or len(self.generator) < PATIENCE or not self.best:
+            return None
+        loss = statistics.median(self.losses[-PATIENCE:])
+        gradient = statistics.median(self.generator[-PATIENCE:])
+        # Where the generator's loss does not saturate its gradient stays long; but it is of no use.
+        faded = gradient < FADED * self.best or isinstance(spec.loss, NonSaturating | Relativistic)
+        if loss > WON * guessing or not faded:
+            return None
+        return Trouble(
+            "critic_wins",
+            f"critic_loss={loss:.2g}, generator_gradient={gradient:.2g}, before={self.best:.2g}",
+            "loss.kind=non_saturating" if spec.loss.kind == "minimax" else _noisier(spec),
+            f"critic_lr={spec.rates.critic_lr / 4:.2g}",
+        )
+
+    def _oscillation(self, spec: Gan, look: Look) -> Trouble | None:
+        if look.share < SETTLED or len(self.moved) < 2 * PATIENCE:
+            return None
+        swing = statistics.median(self.moved[-2 * PATIENCE :])
+        if swing < SWINGS:
+            return None
+        return Trouble(
+            "oscillation",
+            f"swing={swing:.2f}",
+            f"r1={max(0.1, 4 * spec.steadying.r1):.2g}",
+            f"generator_lr={spec.rates.generator_lr / 4:.2g}",
+        )
+
+    def _exploding(self, spec: Gan, fresh: Mapping[str, list[float]]) -> Trouble | None:
+        for name, kept in (("critic", self.critic), ("generator", self.generator)):
+            if len(kept) < 2 * PATIENCE:
+                continue
+            usual, now = statistics.median(kept[:-1]), fresh.get(f"{name}/gradient_norm", [0.0])
+            highest = max(now)
+            # A single long one is a stumble, from which Adam recovers by itself.
+            if usual > 0 and highest > EXPLODED * usual and statistics.median(now) > LASTS * usual:
+                rate = getattr(spec.rates, f"{name}_lr") / 4
+                clip = spec.rates.clip / 4 or 1.0
+                return Trouble(
+                    "exploding",
+                    f"network={name}, gradient_norm={highest:.2g}, before={usual:.2g}",
+                    f"{name}_lr={rate:.2g}",
+                    f"rates.clip={clip:g}",
+                )
+        return None
+
+    def _memorising(self, spec: Gan, look: Look) -> Trouble | None:
+        if look.nearer is None or look.nearer >= NEARER:
+            return None
+        return Trouble(
+            "memorising",
+            f"nearer={look.nearer:.2f}",
+            "steadying.augment=translation,cutout,colour",
+            f"r1={max(1.0, 4 * spec.steadying.r1):.2g}",
+        )
+
+    # --- going on ---------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def _noisier(spec: Gan) -> str:
+    noise = spec.steadying.instance_noise
+    return f"instance_noise={max(0.5, 2 * noise) if noise < 0.5 else 2 * noise:.2g}"
+
+
+def _against_collapse(spec: Gan) -> tuple[str, str]:
+    """A generator that outpaces its critic piles up where that is high just now: slow it down, or
+    let the critic keep up. Else let the critic see further."""
+    rates = spec.rates
+    pace = rates.generator_lr * spec.generator_steps
+    more = f"critic_steps={min(100, max(5, 2 * spec.critic_steps))}"
+    if pace > OUTPACES * rates.critic_lr * max(1, spec.critic_steps):
+        return f"generator_lr={rates.critic_lr:.2g}", more
+    if spec.loss.kind == "minimax":
+        return _noisier(spec), "loss.kind=non_saturating"
+    return _noisier(spec), more

@@ -1,0 +1,87 @@
+"""What makes images of latents, whatever it learnt by: a gan's generator, or an autoencoder's
+decoder with its prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from engine.errors import BadInput
+from engine.generative.autoencoding.priors import draw
+from engine.generative.sampling import latents
+from engine.generative.spec.autoencoder import Autoencoder, GaussianPrior
+from engine.generative.spec.base import GanGenerator
+from engine.models.card import NetworkCard
+from engine.models.files import LoadedNetwork, load_network
+from engine.models.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    from engine.bench import Bench
+    from engine.generative.autoencoding.networks import AutoencoderNet
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """A generative network in eval mode.
+
+    conditional: it is told the class of each sample. arc: ways between its latents go along arcs,
+    as of normal ones, and not straight on. numbers: how many of a latent are numbers; behind them
+    is a code, which cannot change by little. draw: by a seed, as many latents, (N, D), with labels,
+    int64 (N,), where it is conditional; on the device. make: images, float32 (N, C, H, W) in
+    [0, 1], of latents, and labels where it is conditional.
+    """
+
+    card: NetworkCard
+    conditional: bool
+    arc: bool
+    numbers: int
+    draw: Callable[[int, int, Tensor | None], Tensor]
+    make: Callable[[Tensor, Tensor | None], Tensor]
+
+
+def load_maker(ref: str, bench: Bench) -> Maker:
+    """What `ref`, a run or a file, names. Raises BadInput if it makes no samples of latents."""
+    loaded = load_network(ref, bench, NetworkSpec)  # type: ignore[type-abstract]
+    match loaded.card.model:
+        case GanGenerator() as spec:
+            return _of_generator(spec, loaded, bench.device)
+        case Autoencoder() as spec:
+            return _of_autoencoder(spec, loaded, bench.device)
+        case other:
+            raise BadInput(
+                f"{ref!r} holds a network of kind {other.kind!r}, which makes no images of "
+                "latents; name the run or file of a gan's generator or of an autoencoder"
+            )
+
+
+def _of_generator(spec: GanGenerator, loaded: LoadedNetwork, device: torch.device) -> Maker:
+    def drawn(seed: int, count: int, labels: Tensor | None) -> Tensor:
+        return latents(spec.latent, seed, torch.arange(count, device=device))
+
+    def made(values: Tensor, labels: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            images: Tensor = loaded.module(values, labels)
+        return images
+
+    arc = spec.latent.distribution == "normal"
+    return Maker(loaded.card, spec.conditional, arc, spec.latent.size, drawn, made)
+
+
+def _of_autoencoder(spec: Autoencoder, loaded: LoadedNetwork, device: torch.device) -> Maker:
+    net = cast("AutoencoderNet", loaded.module)
+    parted = spec.classes == "prior"
+
+    def drawn(seed: int, count: int, labels: Tensor | None) -> Tensor:
+        parts = labels.cpu() if parted and labels is not None else None
+        return draw(spec.prior, count, spec.latent, seed, parts).to(device)
+
+    def made(codes: Tensor, labels: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return net.decode(codes, None if parted else labels)
+
+    arc = isinstance(spec.prior, GaussianPrior)
+    return Maker(loaded.card, spec.classes != "none", arc, spec.latent, drawn, made)
