@@ -180,6 +180,29 @@ IN_TURN, ALONE = mark("after that attack and all before it"), mark("after that a
 
 
 _NOTES = (
+    mark("resumed at iteration {iteration}"),
+    mark("features are those of {name}; figures compare only with others of the same"),
+    mark(
+        "features are those of {name}, which was trained on other images than these: figures "
+        "compare only with others of the same, and say less of what matters here. A classifier of "
+        "these images can take its place, as judge"
+    ),
+    mark(
+        "{images} images do not fill the {dimensions} dimensions of their features: the Fréchet "
+        "distance is then far too high, and compares only with figures of as many images. Take "
+        "more than {least}"
+    ),
+    mark("stopped after {done} of {draws} draws"),
+    mark("{count} images were kept aside, too few to stand beside samples"),
+    mark(
+        "only {count} images were kept aside, and {samples} are drawn: a Fréchet distance of fewer "
+        "images is higher"
+    ),
+    mark(
+        "{count} images were kept aside, too few to tell copies of training images from others by; "
+        "{least} are needed"
+    ),
+    mark("no FID: {cause}"),
     mark("resumed at step {step}, epoch {epoch}"),
     mark("resumed at step {step}"),
     mark("resumed after round {number}"),

@@ -29,7 +29,7 @@ BLOCK = 64
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Samples in units of the networks, (S, B, ...) and without S for one seed, with labels (S, B),
-    int64, where the data has classes."""
+    int64, where generated samples are told classes."""
 
     samples: Tensor
     labels: Tensor
@@ -109,7 +109,7 @@ class Draws:
             return torch.cat([points.inside(drawn), own[:, None].to(drawn.dtype)], 1)
 
         both = self._drawn(f"{network}/data", step, self.batch_size, 3, draw)
-        return Batch(both[..., :2], both[..., 2].long() if points.classes else both[..., 2])
+        return Batch(both[..., :2], both[..., 2].long() if self.classes else both[..., 2])
 
     def images(self, network: str, step: int, split: Split) -> Batch:
         """Images of a split, drawn with replacement, in [-1, 1]."""

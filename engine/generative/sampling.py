@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.generative.spec.base import Latent
@@ -28,8 +27,10 @@ def with_codes(latent: Latent, drawn: Tensor, share: Tensor) -> Tensor:
     for."""
     if not latent.codes:
         return drawn
-    code = (share * latent.codes).long()
-    return torch.cat([drawn, F.one_hot(code, latent.codes).to(drawn.dtype) * latent.code_scale], -1)
+    made = drawn.new_zeros(*share.shape, latent.width)
+    made[..., : latent.size] = drawn
+    place = (share * latent.codes).long().add_(latent.size)
+    return made.scatter_(-1, place[..., None], latent.code_scale)
 
 
 def even_labels(ids: Tensor, classes: int) -> Tensor | None:

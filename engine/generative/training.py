@@ -14,7 +14,7 @@ import copy
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,7 @@ from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Saved, Scalars
 from engine.files import sha256_of
 from engine.generative import augmenting
+from engine.generative.adam import Adam
 from engine.generative.draws import Draws
 from engine.generative.layers import draw_from, of_each, unstacked
 from engine.generative.losses import critic_loss, generator_loss, looks_at_real
@@ -42,7 +43,6 @@ from engine.models import NetworkCard, save_model
 from engine.models.building import seeded
 from engine.models.card import told
 from engine.task import Steps, Summary
-from engine.training.optimizers import load_optimizer_tensors, optimizer_tensors
 
 SAID = 2000
 """Iterations of a run that are said, at most; all of them while somebody single-steps."""
@@ -152,27 +152,22 @@ class Trainer:
             "generator": list(self.generator.parameters()),
             "critic": list(self.critic.parameters()),
         }
-        self.optimizers = {name: self._adam(name) for name in self._weights}
+        self._averaged = [] if self.average is None else list(self.average.parameters())
+        betas = (spec.rates.beta1, spec.rates.beta2)
+        self.adams = {name: Adam(weights, betas) for name, weights in self._weights.items()}
         self.watcher = Watcher(self)
         self._axis = -2 if source.shape == POINT else -4
         self._sample = (2,) if source.shape == POINT else source.shape
         self._dropout = any(m.__class__.__name__ == "Dropout" for m in self.critic.modules())
+        self._mixes = self.critic.mixes
         self._modules = [*self.generator.modules(), *self.critic.modules()]
         self._buffers = _moving(self.generator, self.average)
         self._said_every = max(1, math.ceil(spec.iterations / SAID))
+        self._live_of, self._lives = 0, dict[str, float]()
         self._seen: list[Said] = []
         self._unsaid: deque[Event] = deque()
         self._saved_at = time.monotonic()
         self._save_cost = 0.02
-
-    def _adam(self, name: str) -> torch.optim.Optimizer:
-        rates = self.spec.rates
-        return torch.optim.Adam(
-            self._weights[name],
-            lr=getattr(rates, f"{name}_lr"),
-            betas=(rates.beta1, rates.beta2),
-            fused=self.bench.device.type in ("cpu", "cuda"),
-        )
 
     @property
     def present(self) -> Generator:
@@ -219,7 +214,9 @@ class Trainer:
     def _half(self) -> None:
         """The half step that is next."""
         step = self.at.iteration + 1
-        live = self._live(step)
+        if step != self._live_of:
+            self._live_of, self._lives = step, self._live(step)
+        live = self._lives
         critic_steps, generator_steps = int(live["critic_steps"]), int(live["generator_steps"])
         if self.at.half < critic_steps:
             self._critic_step(live, step, last=self.at.half == critic_steps - 1)
@@ -334,8 +331,7 @@ class Trainer:
         if self.average is not None:
             decay = min(spec.ema, (1 + count) / (10 + count))
             with torch.no_grad():
-                old: list[Tensor] = list(self.average.parameters())
-                torch._foreach_lerp_(old, self._weights["generator"], 1 - decay)
+                torch._foreach_lerp_(self._averaged, self._weights["generator"], 1 - decay)
                 for mine, its in self._buffers:
                     mine.copy_(its)
 
@@ -362,7 +358,7 @@ class Trainer:
         if self._dropout:
             draw_from(self.critic, self.draws.generators(f"{network}/dropout", count))
         batches = samples.shape[self._axis] // self.spec.batch_size
-        if batches == 1 or not self.critic.mixes:
+        if batches == 1 or not self._mixes:
             out: Tensor = self.critic(samples, labels)
             return out
         told = [None] * batches if labels is None else labels.chunk(batches, -1)
@@ -381,22 +377,17 @@ class Trainer:
         seen: tuple[Tensor, ...],
     ) -> None:
         """Differentiate, clip, step, and note what is to be said."""
-        weights, optimizer = self._weights[network], self.optimizers[network]
         summed = total.sum() if total.dim() else total
         if summed.device.type == "cpu" and not math.isfinite(summed.item()):
             raise CrucibleError(self._not_finite(network, step, total))
-        gradients = torch.autograd.grad(summed, weights, allow_unused=True)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
+        gradients = torch.autograd.grad(summed, self._weights[network], allow_unused=True)
         says = self.bench.single_step or (last and step % self._said_every == 0)
         norms = None
         if says or self.spec.rates.clip:
             norms = self._norms([g for g in gradients if g is not None])
         if norms is not None and self.spec.rates.clip:
-            self._clip(weights, norms)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
+            self._clip(gradients, norms)
+        self.adams[network].step(gradients, rate)
         if says and norms is not None:
             self._see(network, step, norms, seen)
 
@@ -409,16 +400,17 @@ class Trainer:
         squares = [of_each(each, seeds).square().sum(1) for each in gradients]
         return torch.stack(squares).sum(0).sqrt()
 
-    def _clip(self, weights: list[Tensor], norms: Tensor) -> None:
+    def _clip(self, gradients: Sequence[Tensor | None], norms: Tensor) -> None:
         """Scale each network's gradient down to the allowed length."""
         factor = (self.spec.rates.clip / (norms + 1e-6)).clamp_max(1.0)
-        for weight in weights:
-            if weight.grad is None:
+        for gradient in gradients:
+            if gradient is None:
                 continue
             if self.spec.seeds == 1:
-                weight.grad.mul_(factor)
+                gradient.mul_(factor)
             else:
-                of_each(weight.grad, self.spec.seeds).mul_(factor[:, None])
+                own = gradient.unflatten(0, (self.spec.seeds, -1))
+                own.mul_(factor.view(-1, *[1] * gradient.dim()))
 
     @property
     def _smoothing(self) -> float:
@@ -510,9 +502,8 @@ class Trainer:
         tensors: dict[str, Tensor] = {}
         for name, network in self._kept().items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-        for name, optimizer in self.optimizers.items():
-            found = optimizer_tensors(optimizer)
-            tensors |= {f"{name}_adam.{key}": value for key, value in found.items()}
+        for name, adam in self.adams.items():
+            tensors |= {f"{name}_adam.{key}": value for key, value in adam.tensors().items()}
         values: dict[str, Any] = {name: getattr(self.at, name) for name in Place.__slots__}
         values["fingerprint"] = self.source.fingerprint
         values["watched"] = self.watcher.state()
@@ -532,8 +523,8 @@ class Trainer:
         self.at = Place(**values)
         for name, network in self._kept().items():
             network.load_state_dict(_part(tensors, f"{name}."))
-        for name, optimizer in self.optimizers.items():
-            load_optimizer_tensors(optimizer, _part(tensors, f"{name}_adam."))
+        for name, adam in self.adams.items():
+            adam.load(_part(tensors, f"{name}_adam."))
 
     def _kept(self) -> dict[str, nn.Module]:
         kept: dict[str, nn.Module] = {"generator": self.generator, "critic": self.critic}

@@ -22,6 +22,7 @@ from engine.data.folder import _skipped
 from engine.data.listing import Listing
 from engine.events import Change
 from engine.federated.telling import _trouble
+from engine.generative.metrics.reference import few
 from engine.models.answers import PROBABILITIES
 from engine.models.card import SEEN
 from engine.models.transforms import warning
@@ -97,6 +98,7 @@ MADE_ELSEWHERE = {
     "_of_start(spec.init or '', past)": lambda: [
         _of_start("plain", SimpleNamespace(metrics=metrics)) for metrics in ({}, {"epsilon": 3.0})
     ],
+    "short": lambda: [few(5, 20)],
     "line": lambda: [],  # those of another process: see `test_what_a_conversion_notes`
 }
 """By the expression that stands in the source, what it may be. (What a writer calls `text` is a

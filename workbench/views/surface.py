@@ -131,7 +131,7 @@ class Surface(Drawing):
     def draw(self, painter: QPainter, whole: QRectF) -> None:
         if self.grid is None:
             return
-        px, grid = theme.px, self.grid
+        px = theme.px
         metrics = QFontMetricsF(theme.font(11))
         marks = self._marks(whole.height())
         left = px(24) + max(metrics.horizontalAdvance(text) for _, text in marks)
