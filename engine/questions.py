@@ -37,6 +37,8 @@ from engine.events import Event
 from engine.explain import Pair, plane_through, read_pair, survey
 from engine.explain.explaining import explaining
 from engine.explain.surface import SIDE
+from engine.federated.noising import client_plan
+from engine.federated.spec import ClientPrivacy
 from engine.generative.making import Maker, load_maker
 from engine.models import describe, load_model
 from engine.models.card import ModelCard, of_classifier, parse_card, read_metadata
@@ -44,7 +46,7 @@ from engine.models.files import LoadedModel, read_model
 from engine.models.spec import MLP, ModelSpec
 from engine.models.trust import trusts
 from engine.privacy import DPSGD
-from engine.privacy.planning import plan
+from engine.privacy.planning import Asked, Plan, plan
 from engine.store import Workspace
 from engine.task import BenchSpec, kinds, parse
 from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, PrivateTraining
@@ -181,7 +183,10 @@ def preview_partition(question: Mapping[str, Any], bench: Bench) -> Loading:
 def privacy_curve(question: Mapping[str, Any], bench: Bench) -> Loading:
     """`privacy` (a spec of a private training), `data` and `model` (specs, or absent for the
     defaults), `batch_size` and `epochs`: what the training would cost. Epsilon over its steps by
-    PLD and by RDP, the noise multiplier (given or found), and the step at which it would stop."""
+    PLD and by RDP, the noise multiplier (given or found), and the step at which it would stop. Of a
+    private federation `privacy`, `fraction` and `rounds`: the same over its rounds."""
+    if "rounds" in question:
+        return (yield from _of_clients(question))
     spec = _spec(PrivateTraining, question.get("privacy"))
     if not isinstance(spec, DPSGD):
         raise BadInput(
@@ -201,9 +206,21 @@ def privacy_curve(question: Mapping[str, Any], bench: Bench) -> Loading:
         epochs,
         statistic=isinstance(model, MLP) and model.projection > 0,
     )
+    return {"images": images} | _told(told, spec), b""
+
+
+def _of_clients(question: Mapping[str, Any]) -> Loading:
+    spec = parse(ClientPrivacy, question["privacy"])
+    fraction, rounds = float(question["fraction"]), int(question["rounds"])
+    if not 0 < fraction <= 1 or rounds < 1:
+        raise BadInput("fraction must be above 0 and at most 1, and rounds 1 or more")
+    yield from ()  # nothing is loaded
+    return _told(client_plan(spec, fraction, rounds), spec), b""
+
+
+def _told(told: Plan, spec: Asked) -> dict[str, Any]:
     ahead = told.ahead(spec.delta)
-    reply = {
-        "images": images,
+    return {
         "sample_rate": told.rate,
         "noise_multiplier": told.noise,
         "delta": spec.delta,
@@ -214,7 +231,6 @@ def privacy_curve(question: Mapping[str, Any], bench: Bench) -> Loading:
         "epsilon": [_or_none(value) for value in ahead.pld],
         "epsilon_rdp": [_or_none(value) for value in ahead.rdp],
     }
-    return reply, b""
 
 
 def _training_images(question: Mapping[str, Any], bench: Bench) -> Generator[Event, None, int]:

@@ -25,9 +25,10 @@ from engine.bench import Bench
 from engine.errors import BadInput
 from engine.events import Event, Note, Table
 from engine.federated.spec import ClientPrivacy, Federate
-from engine.privacy.accounting import curve, noise_multiplier, split_noise, steps_within, total
+from engine.privacy.accounting import curve, split_noise, total
 from engine.privacy.ledger import Charge, Ledger
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
+from engine.privacy.planning import Plan, budget
 from engine.task import Summary
 
 Update = dict[str, Tensor]
@@ -35,7 +36,6 @@ Update = dict[str, Tensor]
 LEDGER = "privacy.jsonl"
 """In the run's folder."""
 
-DEFAULT_NOISE = 1.0
 POINTS = 100
 """Rounds of a run of which epsilon is said beforehand."""
 
@@ -61,7 +61,8 @@ class ClientNoise:
         self.rate = spec.fraction
         self.expected = self.rate * spec.clients
         self.planned = spec.rounds
-        self.noise = self._noise()
+        plan = client_plan(self.spec, self.rate, self.planned)
+        self.noise = plan.noise
         resume = bench.resume
         self.fresh = resume is None
         self.ledger = Ledger(
@@ -71,7 +72,7 @@ class ClientNoise:
             secure=self.spec.secure,
             source=json.dumps(bench.environment, sort_keys=True),
         )
-        self.rounds = self._affordable()
+        self.rounds = self._affordable(plan.allowed)
         self.random: Draws = (
             SystemDraws(torch.device("cpu")) if self.spec.secure else _Seeded(bench, salt)
         )
@@ -83,24 +84,9 @@ class ClientNoise:
 
     # --- the budget -------------------------------------------------------------------------------
 
-    def _noise(self) -> float:
-        spec = self.spec
-        if spec.noise_multiplier is not None:
-            return spec.noise_multiplier
-        if spec.epsilon is None:
-            return DEFAULT_NOISE
-        return noise_multiplier(spec.epsilon, self.rate, self.planned, spec.delta)
-
-    def _affordable(self) -> int:
-        if self.spec.epsilon is None:
+    def _affordable(self, within: int | None) -> int:
+        if within is None:
             return self.planned
-        within = steps_within(self.spec.epsilon, self.noise, self.rate, self.spec.delta)
-        if within < 1:
-            raise BadInput(
-                f"a target epsilon of {self.spec.epsilon:g} is exceeded by a single round with "
-                f"noise multiplier {self.noise:g} at a fraction of {self.rate:.4g}; take more "
-                "noise, a smaller fraction, or a larger target"
-            )
         wasted = self.ledger.repeated(self._charge())
         if wasted >= within:
             raise BadInput(
@@ -231,6 +217,19 @@ class ClientNoise:
         below = 0.5 + halves / self.expected
         change = math.exp(-self.spec.adaptive.lr * (below - self.spec.adaptive.quantile))
         self.clip = min(LARGEST_NORM, max(LEAST_NORM, self.clip * change))
+
+
+def client_plan(spec: ClientPrivacy, fraction: float, rounds: int) -> Plan:
+    """What a federated training would cost, before it starts. Raises BadInput for a target epsilon
+    that cannot be met."""
+    found = budget(spec, fraction, rounds)
+    if found.within < 1:
+        raise BadInput(
+            f"a target epsilon of {spec.epsilon:g} is exceeded by a single round with noise "
+            f"multiplier {found.noise:g} at a fraction of {fraction:.4g}; take more noise, a "
+            "smaller fraction, or a larger target"
+        )
+    return found
 
 
 class _Seeded(SeededDraws):

@@ -222,6 +222,27 @@ def test_before_a_run_it_asks_who_would_have_what(view: FederateView) -> None:
     assert facts["Sent to clients in a round"] == "12.0\u202fkB"
 
 
+def test_before_a_private_run_it_asks_what_that_would_cost(
+    view: FederateView, qtbot: QtBot
+) -> None:
+    with qtbot.waitExposed(view):
+        view.show()
+    assert "privacy_curve" not in asked(view)
+    assert not view.budget.isVisible()
+    privacy = {"epsilon": 8.0, "delta": 1e-3}
+    question = asked(view, privacy=privacy, rounds=20, fraction=0.5)["privacy_curve"]
+    assert (question["rounds"], question["fraction"]) == (20, 0.5)
+    assert view.budget.isVisible()
+    answer = {"within": 12, "planned": 20, "steps": [1, 12, 20], "epsilon": [2.0, 8.0, 11.0]}
+    view._budget_told({**answer, "epsilon_rdp": [2.5, 8.8, 12.0]}, b"")
+    assert view.budget.stops == (12, 20)
+    assert view.budget.target == 8.0
+    assert "11" in view.budget.value.text() or "8" in view.budget.value.text()
+    view._budget_told({"error": "a target epsilon of {few} is exceeded"}, b"")
+    asked(view)
+    assert not view.budget.isVisible()
+
+
 def test_only_what_is_known_before_stands_there_before(view: FederateView, qtbot: QtBot) -> None:
     with qtbot.waitExposed(view):
         view.show()

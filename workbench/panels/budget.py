@@ -104,6 +104,17 @@ class BudgetCard(CurveCard):
         self._draw_lines()
         self._show_value()
 
+    def show_plan(self, answer: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:
+        """The engine's answer to what `privacy` would cost: up to where the target stops it."""
+        within, planned = int(answer["within"]), int(answer["planned"])
+        kept = max(sum(step <= within for step in answer["steps"]), 1)
+        steps, epsilon, renyi = (
+            answer[name][:kept] for name in ("steps", "epsilon", "epsilon_rdp")
+        )
+        self.set_terms(privacy)
+        self.stops = (within, planned) if within < planned else None
+        self.set_planned(steps, epsilon, renyi, color="accent")
+
     def show_record(self, info: RunInfo, record: Record, color: str) -> None:
         """Everything that a private training said of its budget."""
         self.set_terms(info.spec.get("privacy") or {})

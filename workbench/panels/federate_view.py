@@ -16,7 +16,7 @@ from workbench import theme
 from workbench.i18n import mark, name_of, tr
 from workbench.mailbox import News
 from workbench.panels.audit_parts import likeness
-from workbench.panels.budget import PLAN, BudgetCard
+from workbench.panels.budget import COMPUTING, PLAN, BudgetCard
 from workbench.panels.client_views import (
     COURSES_COME,
     GRID_COMES,
@@ -41,7 +41,7 @@ from workbench.views.mosaic import Link, Mosaic
 from workbench.views.table import Percent, TableCard
 from workbench.views.text import percent
 
-PARTITION_ROW, FACTS_ROW = 52, 53
+PARTITION_ROW, FACTS_ROW, BUDGET_ROW = 52, 53, 54
 FOUND_ROW = 55
 RESTS = 6
 """Ticks between two rounds of drawing what is drawn by hand."""
@@ -173,8 +173,12 @@ class FederateView(LiveView):
         return first + [cell for cell in cells if cell not in first]
 
     def _arrange(self) -> None:
-        """Where nothing stands beside the last card, it takes the whole row."""
+        """Where nothing stands beside the last card, it takes the whole row; before a run the
+        budget has one below the facts."""
         super()._arrange()
+        if self._previews:
+            self.grid.addWidget(seat(self.budget), BUDGET_ROW, 0, 1, 2)
+            return
         cells = self._in_order([cell for cell, is_wide in self._cells if not is_wide])
         hidden = 0 if self._is_private else len(WITH_PRIVACY)
         last = len(cells) - hidden - 1
@@ -499,8 +503,10 @@ class FederateView(LiveView):
     # --- before a run
 
     def preview(self, values: Mapping[str, Any], ask: Ask) -> None:
-        """Ask who would have what. What was drawn stays until the answer is there."""
+        """Ask who would have what, and what privacy would cost. What was drawn stays until the
+        answer is there."""
         self._values = values
+        self._ask_budget(values.get("privacy") or {}, ask)
         found = self._data_of(values)
         if found is None:
             self._say(NOT_KNOWN)
@@ -522,6 +528,25 @@ class FederateView(LiveView):
     _question: Mapping[str, Any] = {}
     _counted: Mapping[str, Any] = {}
     """What was asked last because a person wanted it."""
+
+    def _ask_budget(self, privacy: Mapping[str, Any], ask: Ask) -> None:
+        seat(self.budget).setVisible(bool(privacy))
+        if not privacy:
+            return
+        self.budget.clear()
+        self.budget.set_terms(privacy)
+        self.budget.explain(COMPUTING)
+        asked = {name: self._values.get(name) for name in ("fraction", "rounds")}
+        ask({"kind": "privacy_curve", "privacy": privacy, **asked}, self._budget_told)
+
+    def _budget_told(self, answer: dict[str, Any], payload: bytes) -> None:
+        privacy = self._values.get("privacy") or {}
+        if self.info is not None or not privacy:
+            return
+        if "error" in answer:
+            self.budget.explain(error_text(answer["error"]).replace("{", "{{").replace("}", "}}"))
+            return
+        self.budget.show_plan(answer, privacy)
 
     def _deal(self, ask: Ask) -> None:
         if not self._dealt:

@@ -239,12 +239,7 @@ class PrivacyView(TrainView):
             self._no_curve(privacy, error_text(answer["error"]))
             return
         self._planned, self._trouble = answer, ""
-        within, planned = int(answer["within"]), int(answer["planned"])
-        kept = max(sum(step <= within for step in answer["steps"]), 1)
-        course = (answer[name][:kept] for name in ("steps", "epsilon", "epsilon_rdp"))
-        self.budget.set_terms(privacy)
-        self.budget.stops = (within, planned) if within < planned else None
-        self.budget.set_planned(*course, color="accent")
+        self.budget.show_plan(answer, privacy)
         self._explain_emptiness()
         self._show_facts()
 

@@ -97,3 +97,18 @@ def test_a_published_set_is_counted_without_a_download(tmp_path: Path) -> None:
     assert told["images"] == 54001  # each class's tenth, rounded
     assert told["sample_rate"] == 512 / 54001
     assert not list(tmp_path.rglob("*ubyte*"))
+
+
+def test_the_curve_before_a_private_federation_starts(tmp_path: Path) -> None:
+    privacy = {"epsilon": 4.0, "delta": 1e-3}
+    found = asked(tmp_path, privacy=privacy, fraction=0.5, rounds=20)
+    assert found["planned"] == found["within"] == 20
+    assert found["noise_multiplier"] == noise_multiplier(4.0, 0.5, 20, 1e-3)
+    assert found["epsilon"][-1] == epsilon(found["noise_multiplier"], 0.5, 20, 1e-3)
+    given = asked(tmp_path, privacy={**privacy, "noise_multiplier": 1.0}, fraction=0.5, rounds=20)
+    assert given["within"] == steps_within(4.0, 1.0, 0.5, 1e-3) < 20
+    with pytest.raises(BadInput, match="exceeded by a single round"):
+        hopeless = {**privacy, "epsilon": 0.01, "noise_multiplier": 0.5}
+        asked(tmp_path, privacy=hopeless, fraction=0.5, rounds=20)
+    with pytest.raises(BadInput, match="fraction must be above 0"):
+        asked(tmp_path, privacy=privacy, fraction=1.5, rounds=20)
