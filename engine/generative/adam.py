@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+from engine.training.optimizers import laid_out
+
 EPSILON = 1e-8
 """As torch has it."""
 
@@ -40,9 +42,7 @@ class Adam:
             lists = [[each[i] for i in having] for each in lists]
         weights, steps, means, squares = lists
         for i, weight in enumerate(weights):
-            # The fused step goes through memory as it lies, whatever the strides say.
-            if known[i].stride() != weight.stride():
-                known[i] = torch.empty_like(weight).copy_(known[i])
+            known[i] = laid_out(known[i], weight)
         with torch.no_grad():
             adam(
                 weights,

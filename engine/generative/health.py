@@ -12,10 +12,11 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.generative.spec.gan import Gan
 from engine.generative.spec.losses import NonSaturating, Relativistic
+from engine.task import Spec, extra_of
 
 COLUMNS = ("seed", "trouble", "evidence", "try_1", "try_2")
 
@@ -54,8 +55,13 @@ OUTPACES = 2.0
 NEARER = 0.5
 """Median distance of samples to the nearest training image, over that of images kept aside."""
 
+S = TypeVar("S", bound=Spec)
+
 KEPT = 24
 """Looks that are remembered."""
+
+MOST_NOISE, MOST_R1 = 10.0, 1e6
+"""What can be set, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,8 @@ class Watch:
             self.fresh.setdefault(name, []).append(value)
 
     def look(self, spec: Gan, look: Look) -> list[Trouble]:
-        """The troubles that there are now."""
+        """The troubles that there are now. `spec` is as it holds now (see `as_set`): what is
+        proposed begins there."""
         fresh, self.fresh = self.fresh, {}
         for name, kept in (
             ("critic/loss", self.losses),
@@ -192,7 +199,7 @@ class Watch:
         return Trouble(
             "oscillation",
             f"swing={swing:.2f}",
-            f"r1={max(0.1, 4 * spec.steadying.r1):.2g}",
+            _penalised(spec, 0.1),
             f"generator_lr={spec.rates.generator_lr / 4:.2g}",
         )
 
@@ -221,7 +228,7 @@ class Watch:
             "memorising",
             f"nearer={look.nearer:.2f}",
             "steadying.augment=translation,cutout,colour",
-            f"r1={max(1.0, 4 * spec.steadying.r1):.2g}",
+            _penalised(spec, 1.0),
         )
 
     # --- going on ---------------------------------------------------------------------------------
@@ -231,9 +238,24 @@ class Watch:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+def as_set(spec: S, values: Mapping[str, float]) -> S:
+    """`spec` with live values as they were set on the way."""
+    update: dict[str, Any] = {}
+    for name, about in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            update[name] = as_set(value, values)
+        elif name in values and extra_of(about).get("live"):
+            update[name] = type(value)(values[name])
+    return spec.model_copy(update=update)
+
+
 def _noisier(spec: Gan) -> str:
-    noise = spec.steadying.instance_noise
-    return f"instance_noise={max(0.5, 2 * noise) if noise < 0.5 else 2 * noise:.2g}"
+    return f"instance_noise={min(MOST_NOISE, max(0.5, 2 * spec.steadying.instance_noise)):.2g}"
+
+
+def _penalised(spec: Gan, least: float) -> str:
+    return f"r1={min(MOST_R1, max(least, 4 * spec.steadying.r1)):.2g}"
 
 
 def _against_collapse(spec: Gan) -> tuple[str, str]:

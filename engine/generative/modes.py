@@ -9,7 +9,6 @@ generator that puts every sample on the centre, and `spread` stands beside it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -85,18 +84,25 @@ def _spread(good: Tensor, nearest: Tensor, points: PointSet) -> float | None:
             return None
         distance = (good - points.centres[nearest]).norm(dim=1)
         return float(distance.square().mean().sqrt()) / points.sigma
-    found = []
-    for mode in nearest.unique():
-        own = good[nearest == mode].double()
-        if len(own) >= FEW:
-            found.append(math.sqrt(float(own.var(0).mean())) / points.sigma)
-    return sum(found) / len(found) if found else None
+    count = torch.bincount(nearest, minlength=len(points.centres))
+    many = count >= FEW
+    if not many.any():
+        return None
+    empty = good.new_zeros(len(count), 2, dtype=torch.float64)
+    good, per = good.double(), count.clamp_min(1)[:, None]
+    middle = empty.index_add(0, nearest, good) / per
+    squares = empty.index_add(0, nearest, (good - middle[nearest]).square())
+    variance = squares[many].mean(1) / (count[many] - 1)
+    return float(variance.sqrt().mean()) / points.sigma
 
 
 def diversity(samples: Tensor, real: Tensor) -> Tensor:
     """Mean distance between two samples over that between two of the data, (...); samples are
     (..., N, F), real (M, F). Of a collapsed generator it is near 0, of a good one near 1."""
-    own = torch.pdist(real).mean()
-    flat = samples.reshape(-1, *samples.shape[-2:])
-    found = torch.stack([torch.pdist(each).mean() for each in flat])
-    return (found / own).reshape(samples.shape[:-2])
+    return apart(samples) / apart(real)
+
+
+def apart(samples: Tensor) -> Tensor:
+    """Mean distance between two samples, (...), of (..., N, F), on the CPU."""
+    flat = samples.reshape(-1, *samples.shape[-2:]).cpu()
+    return torch.stack([torch.pdist(each).mean() for each in flat]).reshape(samples.shape[:-2])

@@ -96,7 +96,10 @@ def point_set(spec: PointsSpec) -> PointSet:
 
 
 def _blobs(centres: Tensor, sigma: float, classes: bool = True) -> PointSet:
-    every = torch.arange(len(centres))
+    # Of two in one place samples could only ever be told to be of one mode.
+    places: dict[tuple[float, ...], int] = {}
+    modes = [places.setdefault(tuple(at), len(places)) for at in centres.float().tolist()]
+    every = torch.tensor(modes)
     names = tuple(str(place + 1) for place in range(len(centres))) if classes else ()
     labels = every if classes else torch.zeros_like(every)
     return _set(centres, sigma, every, labels, names, 2)
@@ -111,7 +114,7 @@ def _set(
     dimensions: int,
 ) -> PointSet:
     low, high = centres.min(0).values, centres.max(0).values
-    unit = float((high - low).max() / 2)
+    reach = float((high - low).max() / 2)  # 0 of a single mode
     return PointSet(
         centres=centres.float(),
         sigma=sigma,
@@ -121,5 +124,6 @@ def _set(
         classes=classes if len(classes) > 1 else (),
         dimensions=dimensions,
         centre=((low + high) / 2).float(),
-        unit=unit if unit > 0 else max(3 * sigma, 1e-3),  # of a single mode
+        # Where they lie closer together than they spread, the spread is what has to fit.
+        unit=max(reach, 3 * sigma) if reach else max(3 * sigma, 1e-3),
     )

@@ -41,12 +41,16 @@ def scored(
     bench: Bench,
 ) -> Generator[Event, None, list[dict[str, Any]]]:
     """Of each generator `fid` and, where it is told `classes`, `accuracy`. Where the extractor is
-    not there they are left out, with a word."""
+    not there they are left out, with a word; so is it said where it is one of other images."""
     try:
         extractor = shipped(suited(data.shape), bench.device)
     except CrucibleError as error:
         yield Note("warning", f"no FID: {error}")
         return [{} for _ in networks]
+    if tuple(extractor.shape) != tuple(data.shape) or extractor.classes != data.classes:
+        # Of other images than these it tells less, and nothing beside figures of another one.
+        text = f"features are those of {extractor.name}"
+        yield Note("warning", f"{text}; figures compare only with others of the same")
     split = data.test if len(data.test) > 1 else data.train
     real = yield from seen_of_split(split, torch.arange(len(split)), extractor)
     reference = Reference(real.features)

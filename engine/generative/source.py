@@ -6,7 +6,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.data import Dataset, load
+import torch
+
+from engine.data import Dataset, Split, load
 from engine.data.spec import DataSpec
 from engine.errors import BadInput
 from engine.events import Event
@@ -18,6 +20,9 @@ from engine.generative.spec.points import PointsSpec
 if TYPE_CHECKING:
     from engine.bench import Bench
     from engine.generative.spec.gan import Gan
+
+LOOKED_AT = 500
+"""Images at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,11 @@ def load_source(spec: Gan, bench: Bench) -> Generator[Event, None, Source]:
                 f"the training split holds {len(images.train)} images; expected at least 2, and "
                 "some hundred for anything but learning them by heart"
             )
+        if _alike(images.train):
+            raise BadInput(
+                "the training images are all the same: nothing about them could be learnt, and how "
+                "diverse samples are could not be told. Take a folder with different ones"
+            )
         source = Source(images.shape, images.classes, images=images)
     else:
         raise BadInput(f"there is no way to imitate data of kind {spec.data.kind!r}")
@@ -74,6 +84,13 @@ def load_source(spec: Gan, bench: Bench) -> Generator[Event, None, Source]:
             "or the networks' norm to none"
         )
     return source
+
+
+def _alike(split: Split) -> bool:
+    """Whether all images are the same; it looks no further than to the first that differs."""
+    first, _ = split.batch(torch.zeros(1, dtype=torch.int64))
+    parts = split.batches(torch.arange(len(split)), LOOKED_AT)
+    return not any(bool((part != first).any()) for _, part, _ in parts)
 
 
 def _has_statistics(spec: Gan) -> bool:

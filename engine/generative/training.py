@@ -60,8 +60,15 @@ CHECKPOINT_SHARE = 100
 def run_gan(spec: Gan, bench: Bench) -> Steps:
     """Train as `spec` says; see the summary's help. Cancelled, it keeps the generators as they are.
 
-    Raises BadInput if networks and data do not fit, CrucibleError when a loss is not a number.
+    Half steps run in bf16 where the bench says so (penalties between samples, looks and the moving
+    average in float32), and convolutions lie channels last. Raises BadInput if networks and data do
+    not fit or the bench asks to compile, CrucibleError when a loss is not a number.
     """
+    if bench.spec.compile:
+        raise BadInput(
+            "bench.compile is not for a gan: what is compiled has no gradients of gradients, which "
+            "penalties need, and live values would have it compiled anew; set it to false"
+        )
     begun, cpu = time.perf_counter(), time.process_time()
     source = yield from load_source(spec, bench)
     trainer = Trainer(spec, bench, source)
@@ -152,7 +159,9 @@ class Trainer:
             "generator": list(self.generator.parameters()),
             "critic": list(self.critic.parameters()),
         }
-        self._averaged = [] if self.average is None else list(self.average.parameters())
+        self._averaged: list[Tensor] = (
+            [] if self.average is None else list(self.average.parameters())
+        )
         betas = (spec.rates.beta1, spec.rates.beta2)
         self.adams = {name: Adam(weights, betas) for name, weights in self._weights.items()}
         self.watcher = Watcher(self)
@@ -560,7 +569,10 @@ def _networks(
             )
     with torch.device("meta"):
         like = dict(generator(1).state_dict())
-    return generators.to(bench.device).eval(), critics.to(bench.device).eval(), like
+    layout = torch.channels_last if bench.spec.channels_last else torch.contiguous_format
+    for network in (generators, critics):
+        network.to(bench.device, memory_format=layout).eval()
+    return generators, critics, like
 
 
 def _side_by_side(make: Callable[[int], Any], name: str, spec: Gan, bench: Bench) -> Any:

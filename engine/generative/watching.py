@@ -96,6 +96,10 @@ class Watcher:
         ids = torch.arange(self._count)
         self._latents = self._of_seeds("shown", ids)
         self._labels = self._told(ids)
+        self._apart = modes.apart(self._real_outside()[:PAIRS].flatten(1))
+        # What does not change from one drawing to the next.
+        self._places = self._even_places() if self.points is not None else None
+        self._mesh = self._even_latents() if self.points is not None else None
 
     # --- when ---------------------------------------------------------------------------------
 
@@ -107,7 +111,7 @@ class Watcher:
     def begin(self) -> Iterator[Event]:
         """What is shown before the first step."""
         if self.points is not None:
-            yield Array("real", _plain(self.points.outside(self._real)), about=self._about())
+            yield Array("real", _plain(self._real_outside()), about=self._about())
         if self.trainer.at.iteration == 0:
             yield from self._shown(keep=True)[1]
 
@@ -196,12 +200,9 @@ class Watcher:
 
     def _measured(self, samples: Tensor) -> list[dict[str, Any]]:
         """Of each seed: modes covered, high quality, diversity."""
-        flat = samples.flatten(2)[:, :PAIRS]
+        varied = (modes.apart(samples.flatten(2)[:, :PAIRS]) / self._apart).tolist()
         if self.points is None:
-            varied = modes.diversity(flat, self._real.flatten(1)).tolist()
             return [{"diversity": value} for value in varied]
-        real = self.points.outside(self._real)[:PAIRS]
-        varied = modes.diversity(flat, real.to(flat)).tolist()
         found = []
         for own, value in zip(samples, varied, strict=True):
             judged = modes.coverage(own, self.points)
@@ -221,7 +222,11 @@ class Watcher:
 
     def _health(self, samples: Tensor, figures: list[dict[str, Any]]) -> list[Event]:
         """What goes wrong, and a word where it begins."""
-        spec, step = self.trainer.spec, self.trainer.at.iteration
+        step = self.trainer.at.iteration
+        changes = self.trainer.bench.changes
+        spec = health.as_set(
+            self.trainer.spec, {c.name: c.value for c in changes if c.step <= step}
+        )
         events: list[Event] = []
         shares = [own.pop("shares", None) for own in figures]
         reached = [own.pop("reached", 0) for own in figures]
@@ -304,25 +309,31 @@ class Watcher:
         made = self._made(self._latents, self._labels)
         return [
             Array("generated", _plain(points.outside(made)), step, False, about),
-            Array("surface", self._surface(points), step, False, {**about, "kind": kind}),
+            Array("surface", self._surface(), step, False, {**about, "kind": kind}),
             Array("arrows", self._arrows(made, points), step, False, about),
             Array("manifold", self._manifold(points), step, False, about),
         ]
 
-    def _surface(self, points: PointSet) -> NDArray[np.float32]:
-        """(S, SIDE, SIDE), rows from low y to high y."""
-        x0, x1, y0, y1 = points.extent
-        x, y = (torch.linspace(a, b, SIDE) for a, b in ((x0, x1), (y0, y1)))
-        places = torch.stack([x.expand(SIDE, SIDE), y[:, None].expand(SIDE, SIDE)], -1)
-        inside = points.inside(places.reshape(-1, 2)).to(self.trainer.bench.device)
-        labels = None
-        if self.classes:  # of the first class
-            labels = torch.zeros(len(inside), dtype=torch.int64, device=inside.device)
+    def _surface(self) -> NDArray[np.float32]:
+        """(S, SIDE, SIDE), rows from low y to high y; of the first class."""
+        assert self._places is not None
         with torch.no_grad():
-            found = self.trainer.critic(self._alike(inside), self._alike(labels))
+            found = self.trainer.critic(*self._places)
             if self.trainer.spec.loss.probability:
                 found = found.sigmoid()
         return _plain(found.reshape(self.seeds, SIDE, SIDE))
+
+    def _even_places(self) -> tuple[Tensor, Tensor | None]:
+        """What the critic is asked of for a map: places (S, SIDE * SIDE, 2) and classes."""
+        assert self.points is not None
+        x0, x1, y0, y1 = self.points.extent
+        x, y = (torch.linspace(a, b, SIDE) for a, b in ((x0, x1), (y0, y1)))
+        places = torch.stack([x.expand(SIDE, SIDE), y[:, None].expand(SIDE, SIDE)], -1)
+        inside = self.points.inside(places.reshape(-1, 2)).to(self.trainer.bench.device)
+        labels = None
+        if self.classes:
+            labels = torch.zeros(len(inside), dtype=torch.int64, device=inside.device)
+        return self._alike(inside), self._alike(labels)
 
     def _arrows(self, made: Tensor, points: PointSet) -> NDArray[np.float32]:
         """(S, ARROWS, 4): a point, and the way on which the generator's loss falls fastest."""
@@ -343,7 +354,13 @@ class Watcher:
 
     def _manifold(self, points: PointSet) -> NDArray[np.float32]:
         """(S, K, MESH, MESH, 2): images of an even grid over the first two latents."""
-        latent = self.trainer.spec.latent
+        assert self._mesh is not None
+        made = self._made(*self._mesh)
+        return _plain(points.outside(made).reshape(self.seeds, -1, MESH, MESH, 2))
+
+    def _even_latents(self) -> tuple[Tensor, Tensor | None]:
+        """What a generator is given for those: (S, K * MESH * MESH, width) and classes."""
+        latent, device = self.trainer.spec.latent, self.trainer.bench.device
         grid = quantile_grid(MESH, latent.size, latent.distribution).reshape(-1, latent.size)
         shown = max(1, min(CODES, latent.codes or self.classes))
         width = torch.zeros(shown, len(grid), latent.width)
@@ -353,10 +370,8 @@ class Watcher:
         labels = None
         if self.classes:
             per = torch.arange(shown) % self.classes if not latent.codes else torch.zeros(shown)
-            labels = per.long().repeat_interleave(len(grid)).to(self.trainer.bench.device)
-        flat = width.flatten(0, 1).to(self.trainer.bench.device)
-        made = self._made(self._alike(flat), self._alike(labels))
-        return _plain(points.outside(made).reshape(self.seeds, shown, MESH, MESH, 2))
+            labels = per.long().repeat_interleave(len(grid)).to(device)
+        return self._alike(width.flatten(0, 1).to(device)), self._alike(labels)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -388,9 +403,9 @@ class Watcher:
     def _judged_points(self, points: PointSet) -> list[dict[str, Any]]:
         ids = torch.arange(modes.JUDGED)
         made = points.outside(self._made(self._of_seeds("judged", ids), self._told(ids)))
-        varied = modes.diversity(made[:, :PAIRS], points.outside(self._real)[:PAIRS].to(made))
+        varied = (modes.apart(made[:, :PAIRS]) / self._apart).tolist()
         found = []
-        for own, value in zip(made, varied.tolist(), strict=True):
+        for own, value in zip(made, varied, strict=True):
             judged = modes.coverage(own, points)
             figures = {
                 "modes_covered": judged.covered,
@@ -470,6 +485,10 @@ class Watcher:
         order = torch.randperm(len(source.images.train), generator=draw)[:PAIRS]
         images, _ = source.images.train.batch(order)
         return images.mul(2).sub(1)
+
+    def _real_outside(self) -> Tensor:
+        """The same in units of what is generated."""
+        return self._real if self.points is None else self.points.outside(self._real)
 
     def _about(self) -> dict[str, Any]:
         assert self.points is not None

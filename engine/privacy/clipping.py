@@ -16,6 +16,7 @@ from engine.privacy.layers import Linear, Use, blocks
 from engine.privacy.persample import Criterion, Each, mapped, one_by_one
 from engine.privacy.recording import Recording, full_precision
 from engine.privacy.trial import Trial
+from engine.training.optimizers import laid_out
 
 Weigh: TypeAlias = Callable[[Tensor], Tensor]
 """From the norms (L, N) of each layer's gradient to a factor for each sample, (N,), or for each
@@ -410,6 +411,6 @@ def _roots(value: Tensor, row: Mapping[int, int]) -> list[Tensor]:
 def _add(parameter: Tensor, gradient: Tensor) -> None:
     gradient = gradient.to(parameter.dtype)
     if parameter.grad is None:
-        parameter.grad = gradient.contiguous()
+        parameter.grad = laid_out(gradient, parameter)
     else:
         parameter.grad += gradient

@@ -28,6 +28,7 @@ from engine.privacy.spec import DPSGD
 from engine.task import Summary
 from engine.training.defence import Batch, Outcome
 from engine.training.mechanism import Mechanism, PrivateSetting
+from engine.training.optimizers import laid_out
 
 LEDGER = "privacy.jsonl"
 """In the run's folder."""
@@ -193,7 +194,7 @@ class DPSGDMechanism(Mechanism):
             self.canaries.look(gradient, norm)
         gradient.div_(self.setting.batch_size)
         for parameter, part in zip(self.learning, gradient.split(self.sizes), strict=True):
-            parameter.grad = part.view_as(parameter)
+            parameter.grad = laid_out(part.view_as(parameter), parameter)
         self._note(batch.step, whole, norm)
         if self.spec.clipping == "adaptive":
             self._follow(whole, batch.step)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engine.attacks.running import choose
 from engine.attacks.showing import as_pixels, thumbnails
 from engine.bench import Bench
+from engine.data import load
 from engine.errors import BadInput, Cancelled, SpecError
 from engine.events import Change, Event, Images, Note, Progress, Table, sieved
 from engine.models import LoadedModel, ModelCard, load_model
@@ -149,6 +150,9 @@ def run_stability(spec: Stability, bench: Bench) -> Steps:
         choose(spec.model, spec.data, spec.samples, bench),
         lambda event: not (isinstance(event, Note) and event.level == "info"),  # of attacks
     )
+    learnt = chosen.data  # what others are trained on, which is not always what is answered
+    if train is not None and spec.data is not None and loaded.card.data is not None:
+        learnt = yield from load(loaded.card.data, bench)
     others = [_same(ref, loaded, bench) for ref in spec.also]
     yield Table("classes", ("index", "name"), tuple(enumerate(chosen.data.classes)))
     on = yield from subject_of(chosen, bench, spec.batch_size)
@@ -157,7 +161,7 @@ def run_stability(spec: Stability, bench: Bench) -> Steps:
         yield from _noise(spec, report)
         if spec.hessian or spec.plane:
             yield from _around(spec, report, chosen.data)
-        yield from _models(spec, report, loaded.card, train, others, chosen.data)
+        yield from _models(spec, report, loaded.card, train, others, learnt)
     except Cancelled:
         partial = True
     yield from _told(spec, report)

@@ -81,6 +81,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
+def laid_out(gradient: Tensor, weight: Tensor) -> Tensor:
+    """A gradient as the weight lies in memory: the fused steps go through it whatever the strides
+    say. (What `backward` leaves in `.grad` lies so; what `torch.autograd.grad` returns may not.)"""
+    if gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)
+
+
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Take up the state that `optimizer_tensors` gave."""
     state: dict[int, dict[str, Tensor]] = {}

@@ -4,18 +4,29 @@ seeds side by side against one.
 The engine's side is the trainer with all that it does on the way: draws that can be repeated, live
 values, looks, drawings, scalars. The bare side is a loop as one writes it: torch's own generator,
 the same networks, losses, noise, Adam and moving average, nothing read back. One thread, CPU
-seconds, the ways taking turns in one process. (What the window and the store cost is measured
-elsewhere: `window`.)
+seconds, the ways taking turns in one process.
+
+*With the window drawing* the engine's side is a real engine process, with its store and sender, of
+a real window (offscreen, in a process of its own) that shows the run. Window and engine are stopped
+by SIGSTOP while the bare loop has its turn. Compared are CPU seconds of the engine process, all its
+threads; wall seconds stand beside them, and mean something on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import copy
+import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,23 +41,29 @@ from engine.generative.spec import Gan
 from engine.generative.spec.points import PointsSpec
 from engine.generative.training import Trainer
 from engine.recipe import read_recipe
+from engine.store import Run
 from engine.task import BenchSpec
+from tests.benchmarks import window
 from tests.benchmarks.rows import Row, in_turn, ratios, skipped, spread
 
 ITERATIONS, IMAGE_ITERATIONS = 400, 6
 REPEATS = 7
 SEEDS = 8
+SEEN_ITERATIONS = 600
+"""Of a turn with the window; all turns together are fewer than the preset has."""
+
+SEEN_REPEATS = 10
 
 
 def main(data_root: Path | None = None) -> list[Row]:
-    """Rows for points, for seeds, and for images."""
+    """Rows for points with and without the window, for seeds, and for images."""
     torch.set_num_threads(1)
     ring = _preset("gan_ring")
-    return [_points(ring), _seeds(ring), _images(data_root)]
+    return [_seen(ring), _points(ring), _seeds(ring), _images(data_root)]
 
 
 def _preset(name: str) -> Gan:
-    """The task `gan` of a recipe, so long that it does not end while it is measured."""
+    """The task `gan` of a recipe."""
     entries = read_recipe(resources.path("recipes", f"{name}.toml"), {})
     task = next(entry.task for entry in entries if entry.name == "gan")
     assert isinstance(task, Gan)
@@ -154,9 +171,75 @@ def bare(made: Trainer, iterations: int) -> Callable[[], float]:
 # --- rows -----------------------------------------------------------------------------------------
 
 
+def _seen(ring: Gan) -> Row:
+    what, target = "2-D GAN iterations/s with the window drawing, against a bare loop", ">= 0.95"
+    alone = bare(trainer(ring), ITERATIONS)
+    alone()
+    cpu: dict[str, list[float]] = {"bare": [], "engine": []}
+    wall: dict[str, list[float]] = {"bare": [], "engine": []}
+    drawn = 0.0
+    with _window() as (process, run, pid):
+        group = (pid, process.pid)
+        _signal(signal.SIGSTOP, group)
+        for _ in range(SEEN_REPEATS):
+            began = time.perf_counter()
+            cpu["bare"].append(alone())
+            wall["bare"].append((time.perf_counter() - began) / ITERATIONS)
+            first, before = _iteration(run), window._cpu(pid)
+            own, began = window._cpu(process.pid), time.perf_counter()
+            _signal(signal.SIGCONT, group)
+            while _iteration(run) < first + SEEN_ITERATIONS:
+                time.sleep(0.05)
+            _signal(signal.SIGSTOP, group)
+            count = _iteration(run) - first
+            cpu["engine"].append((window._cpu(pid) - before) / count)
+            wall["engine"].append((time.perf_counter() - began) / count)
+            drawn += (window._cpu(process.pid) - own) / count / SEEN_REPEATS
+        _signal(signal.SIGCONT, group)
+    share = ratios(cpu["bare"], cpu["engine"])
+    steps = {name: 1 / statistics.median(values) for name, values in cpu.items()}
+    return Row(
+        what,
+        target,
+        spread(share),
+        statistics.median(share) >= 0.95,
+        f"{steps['engine']:.0f} and {steps['bare']:.0f} a CPU second; by wall time "
+        f"{spread(ratios(wall['bare'], wall['engine']))}; the window takes "
+        f"{100 * drawn / statistics.median(cpu['engine']):.0f} % of what the engine does",
+    )
+
+
+@contextmanager
+def _window() -> Iterator[tuple[subprocess.Popen[str], Run, int]]:
+    """A window that shows the preset's run under way: its process, the run, its engine's pid."""
+    # The engine process may still write its last words when we leave.
+    place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    workspace = str(Path(place.name) / "workspace")
+    command = [sys.executable, "-m", "tests.benchmarks.generative", workspace]
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    try:
+        hello: dict[str, Any] = json.loads(process.stdout.readline())
+        yield process, Run(Path(hello["run"])), int(hello["worker"])
+    finally:
+        process.kill()  # its engine process reads the end of its input and leaves
+        process.wait()
+        place.cleanup()
+
+
+def _signal(number: signal.Signals, pids: tuple[int, ...]) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def _iteration(run: Run) -> int:
+    """The last one that was said."""
+    return run.scalars()["critic/loss"][0][-1]
+
+
 def _points(ring: Gan) -> Row:
-    spec = ring.model_copy(update={"iterations": ITERATIONS * (REPEATS + 2)})
-    made = trainer(spec)
+    made = trainer(ring)
     ways = {"bare": bare(made, ITERATIONS), "engine": engine(made, ITERATIONS)}
     found = in_turn(ways, REPEATS)
     share = ratios(found["bare"], found["engine"])
@@ -171,10 +254,9 @@ def _points(ring: Gan) -> Row:
 
 
 def _seeds(ring: Gan) -> Row:
-    spec = ring.model_copy(update={"iterations": ITERATIONS * (REPEATS + 2)})
-    several = spec.model_copy(update={"seeds": SEEDS})
+    several = ring.model_copy(update={"seeds": SEEDS})
     ways = {
-        "one": engine(trainer(spec), ITERATIONS),
+        "one": engine(trainer(ring), ITERATIONS),
         "several": engine(trainer(several), ITERATIONS // 2),
     }
     found = in_turn(ways, REPEATS)
@@ -206,3 +288,11 @@ def _images(data_root: Path | None) -> Row:
         statistics.median(share) >= 0.97,
         f"{speed['engine']:.0f} and {speed['bare']:.0f} a second",
     )
+
+
+if __name__ == "__main__":
+    window.TASK = {
+        **_preset("gan_ring").model_dump(mode="json"),
+        "bench": {"device": "cpu", "threads": 1},
+    }
+    window._be_window("show", Path(sys.argv[1]))

@@ -151,6 +151,26 @@ def test_a_sibling_is_the_run_itself_where_nothing_differs(workspace: Workspace)
     assert not (folder / "sibling").exists()
 
 
+def test_a_sibling_learns_from_the_models_data_where_other_data_is_answered(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.robustness import stability
+
+    learnt = []
+    train = stability.Trainer
+
+    def recorded(spec: Any, bench: Any, data: Any, *more: Any) -> Any:
+        learnt.append(len(data.train))
+        return train(spec, bench, data, *more)
+
+    monkeypatch.setattr(stability, "Trainer", recorded)
+    few = {"kind": "digits", "test": 0.9}
+    for data in ({}, {"data": few}):
+        asked(workspace, seeds=1, orders=1, input_noise=[], weight_noise=[], **data)
+    assert len(set(learnt)) == 1
+    assert learnt[0] > 1000
+
+
 def test_the_loss_around_the_weights(workspace: Workspace) -> None:
     summary, events = asked(
         workspace, hessian=True, plane=5, around=64, input_noise=[], weight_noise=[]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, Self, TypeAlias
 
 from pydantic import model_validator
@@ -11,6 +10,9 @@ from engine.data.spec import SourceSpec
 from engine.task import param
 
 Point: TypeAlias = tuple[float, float]
+
+FURTHEST = 1_000_000
+"""Of a drawn point, in either direction."""
 
 
 def _deviation(default: float) -> float:
@@ -83,8 +85,9 @@ class Drawn(PointsSpec):
 
     @model_validator(mode="after")
     def _can_be_learnt(self) -> Self:
-        if not all(math.isfinite(value) for point in self.points for value in point):
-            raise ValueError("points: expected finite coordinates")
+        # Beyond, the squares of distances between them are no numbers of single precision.
+        if not all(abs(value) <= FURTHEST for point in self.points for value in point):
+            raise ValueError(f"points: expected coordinates between -{FURTHEST:,} and {FURTHEST:,}")
         if len(set(self.points)) < 2:
             raise ValueError("points: they are all the same; expected at least two different ones")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,18 @@ EVERYTHING = SMALL.model_copy(
 )
 
 
-def new_bench(folder: Path, seed: int = 0) -> Bench:
+CPU = BenchSpec(device="cpu", threads=1)
+
+
+def new_bench(folder: Path, seed: int = 0, machine: BenchSpec = CPU) -> Bench:
     folder.mkdir(parents=True, exist_ok=True)
-    return Bench(folder, folder, seed=seed, spec=BenchSpec(device="cpu", threads=1))
+    return Bench(folder, folder, seed=seed, spec=machine)
 
 
-def run(spec: Gan, folder: Path, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
-    return pulled(spec.run(new_bench(folder, seed)))
+def run(
+    spec: Gan, folder: Path, seed: int = 0, machine: BenchSpec = CPU
+) -> tuple[list[Any], dict[str, Any]]:
+    return pulled(spec.run(new_bench(folder, seed, machine)))
 
 
 def pulled(steps: Generator[Any, None, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -149,11 +154,35 @@ def test_a_step_is_that_of_a_plain_loop(loss: LossSpec, tmp_path: Path) -> None:
             assert torch.allclose(one, others[name], atol=5e-6), name
 
 
-def new_trainer(spec: Gan, folder: Path, seed: int = 0) -> Trainer:
-    bench = new_bench(folder, seed)
+def new_trainer(spec: Gan, folder: Path, seed: int = 0, machine: BenchSpec = CPU) -> Trainer:
+    bench = new_bench(folder, seed, machine)
     steps = load_source(spec, bench)
     _, source = pulled(steps)
     return Trainer(spec, bench, source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kind", ["dcgan", "residual"])
+def test_a_first_step_is_adams_whatever_way_gradients_lie_in_memory(
+    kind: str, channels_last: bool, seeds: int, tmp_path: Path
+) -> None:
+    """Of a gradient g it is the rate times g / (|g| + eps). Those of a penalty on convolutions lie
+    otherwise in memory than their weights do."""
+    critic = DCGANCritic(width=4) if kind == "dcgan" else ResidualCritic(width=4, strides=1)
+    rates = Rates(critic_lr=1e-2, schedule="constant")
+    update = {"critic": critic, "steadying": Steadying(r1=0.1), "rates": rates, "seeds": seeds}
+    machine = CPU.model_copy(update={"channels_last": channels_last})
+    trainer = new_trainer(PICTURES.model_copy(update=update), tmp_path, machine=machine)
+    before = {n: p.detach().clone() for n, p in trainer.critic.named_parameters()}
+    first: dict[str, Tensor] = {}
+    record(trainer, "critic", first)
+    with trainer._training():
+        trainer._half()
+    for name, weight in trainer.critic.named_parameters():
+        slope = first[f"critic.{name}"]
+        step = 1e-2 * slope / (slope.abs() + 1e-8)
+        assert torch.allclose(before[name] - weight, step, atol=1e-6), name
 
 
 # --- seeds side by side ---------------------------------------------------------------------------
@@ -200,20 +229,16 @@ def test_seeds_side_by_side_are_each_what_they_are_alone(spec: Gan, tmp_path: Pa
             assert said[name.replace("/", at)] == pytest.approx(figure, rel=0.02, abs=1e-3), name
 
 
-def stepped(spec: Gan, folder: Path, seed: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+def stepped(
+    spec: Gan, folder: Path, seed: int, machine: BenchSpec = CPU
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The first gradients of all weights, and the losses of three iterations."""
     rates = spec.rates.model_copy(update={"critic_lr": 1e-6})
     spec = spec.model_copy(update={"iterations": 3, "rates": rates})
-    trainer = new_trainer(spec, folder, seed)
-    with trainer._training():
-        while trainer.at.iteration < 1:
-            trainer._half()
-            if trainer.at.critic_steps == 1 and not trainer.at.generator_steps:
-                first = gradients(trainer, "critic")
-            if trainer.at.half == 0:
-                first |= gradients(trainer, "generator")
-    trainer._note()
-    trainer._unsaid.clear()
+    trainer = new_trainer(spec, folder, seed, machine)
+    first: dict[str, Tensor] = {}
+    for network in ("critic", "generator"):
+        record(trainer, network, first)
     said: dict[str, float] = {}
     for event in trainer.train():
         if isinstance(event, Scalars):
@@ -221,12 +246,19 @@ def stepped(spec: Gan, folder: Path, seed: int) -> tuple[dict[str, Tensor], dict
     return first, said
 
 
-def gradients(trainer: Trainer, network: str) -> dict[str, Tensor]:
-    return {
-        f"{network}.{name}": p.grad.clone()
-        for name, p in getattr(trainer, network).named_parameters()
-        if p.grad is not None
-    }
+def record(trainer: Trainer, network: str, first: dict[str, Tensor]) -> None:
+    """Have `first` told the gradients of the first step that `network` takes."""
+    adam = trainer.adams[network]
+    names = [f"{network}.{name}" for name, _ in getattr(trainer, network).named_parameters()]
+    step = adam.step
+
+    def recorded(gradients: Sequence[Tensor | None], rate: float) -> None:
+        for name, gradient in zip(names, gradients, strict=True):
+            if gradient is not None:
+                first.setdefault(name, gradient.clone())
+        step(gradients, rate)
+
+    adam.step = recorded  # type: ignore[method-assign]
 
 
 # --- where bursts end, and going on ---------------------------------------------------------------
@@ -286,6 +318,70 @@ def test_single_steps_say_the_half_steps_apart(tmp_path: Path) -> None:
     ]
     one = ["critic", "critic", "generator"]
     assert halves == [(name, step) for step in (1, 2, 3) for name in one]
+
+
+# --- the bench ------------------------------------------------------------------------------------
+
+RESIDUAL = PICTURES.model_copy(
+    update={
+        "generator": ResidualGenerator(width=4, strides=1),
+        "critic": ResidualCritic(width=4, strides=1),
+        "loss": Relativistic(),
+        "steadying": Steadying(r1=0.1, r2=0.1),
+        "seeds": 2,
+        "rates": Rates(clip=0.5),
+    }
+)
+
+
+def test_compiling_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="not for a gan.*set it to false"):
+        run(SMALL, tmp_path, machine=CPU.model_copy(update={"compile": True}))
+
+
+@pytest.mark.parametrize("spec", [PICTURES, RESIDUAL], ids=["dcgan", "r3gan"])
+def test_channels_last_is_a_matter_of_layout(spec: Gan, tmp_path: Path) -> None:
+    """Convolutions lie as asked; first gradients and what is said are the same but for rounding.
+    (Weights are not compared: Adam makes whole steps of gradients that are 0 but for rounding.)"""
+    last = CPU.model_copy(update={"channels_last": True})
+    trainer = new_trainer(spec, tmp_path / "trainer", machine=last)
+    maps = [p for p in trainer.critic.parameters() if p.dim() == 4]
+    assert maps
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in maps)
+    plain, said = stepped(spec, tmp_path / "plain", 3)
+    other, heard = stepped(spec, tmp_path / "last", 3, last)
+    for key, value in plain.items():
+        atol = 1e-5 + 1e-4 * float(value.abs().max())
+        assert torch.allclose(value, other[key], atol=atol), key
+    assert heard == pytest.approx(said, rel=0.02, abs=1e-3)
+    _, summary = run(spec, tmp_path / "whole", machine=last)
+    assert summary["iterations"] == spec.iterations
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EVERYTHING,
+        SMALL.model_copy(update={"loss": WassersteinGP()}),
+        PICTURES.model_copy(update={"iterations": 4}),
+        RESIDUAL.model_copy(update={"iterations": 3}),
+    ],
+    ids=["points", "gp", "dcgan", "r3gan"],
+)
+def test_bf16_is_near_float32_and_goes_on_the_same(spec: Gan, tmp_path: Path) -> None:
+    """Weights stay float32; the first losses differ by no more than bf16's 8 bits make."""
+    half = CPU.model_copy(update={"precision": "bf16"})
+    plain, _ = run(spec, tmp_path / "plain")
+    events, summary = run(spec, tmp_path / "half", machine=half)
+    _, again = run(spec, tmp_path / "again", machine=half)
+    assert summary["weights_sha256"] == again["weights_sha256"]
+    made = weights(tmp_path / "half")
+    assert {v.dtype for v in made.values()} <= {torch.float32, torch.int64}
+    assert not all(torch.equal(v, made[n]) for n, v in weights(tmp_path / "plain").items())
+    for name in ("critic/loss", "generator/loss"):
+        first, other = (series(each, name)[1] for each in (plain, events))
+        assert first != other
+        assert other == pytest.approx(first, rel=0.05, abs=0.02)
 
 
 # --- live values ----------------------------------------------------------------------------------
@@ -376,7 +472,7 @@ def test_the_surface_is_the_critics_output_where_it_says(tmp_path: Path) -> None
     trainer = new_trainer(SMALL, tmp_path)
     points = trainer.source.points
     assert points is not None
-    surface = trainer.watcher._surface(points)[0]
+    surface = trainer.watcher._surface()[0]
     x0, x1, y0, y1 = points.extent
     for row, column in ((0, 0), (0, 63), (63, 0), (20, 41)):
         place = torch.tensor(
@@ -402,6 +498,15 @@ def test_images_show_samples_and_their_neighbours(tmp_path: Path) -> None:
     found = torch.from_numpy(near.pixels).float().flatten(1) / 255
     right = (found - train[wanted]).abs().amax(1) < 1e-2
     assert right.float().mean() > 0.9  # samples are rounded where they are shown
+
+
+@pytest.mark.parametrize(("size", "said"), [(8, False), (12, True)])
+def test_an_extractor_of_other_images_is_named(size: int, said: bool, tmp_path: Path) -> None:
+    spec = PICTURES.model_copy(update={"data": Digits(size=size), "iterations": 1})
+    events, summary = run(spec, tmp_path)
+    notes = [e.text for e in events if isinstance(e, Note)]
+    assert any("features are those of digits" in text for text in notes) is said
+    assert summary["fid"] > 0
 
 
 def drained_digits(folder: Path) -> Any:
@@ -445,6 +550,18 @@ def refused(values: dict[str, Any], folder: Path) -> str:
     with pytest.raises(BadInput) as error:
         pulled(parse_task({"kind": "gan", **values}).run(new_bench(folder)))
     return str(error.value)
+
+
+def test_images_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for place in range(8):
+        folder = tmp_path / "same" / "ab"[place % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 77).save(folder / f"{place}.png")
+    same = Folder(path=str(tmp_path / "same"), size=8, channels=1)
+    with pytest.raises(BadInput, match="all the same"):
+        run(PICTURES.model_copy(update={"data": same}), tmp_path)
 
 
 def test_bad_input_is_refused_in_words(tmp_path: Path) -> None:
@@ -550,6 +667,29 @@ def test_a_collapse_is_named_and_what_is_proposed_repairs_it(tmp_path: Path) -> 
         assert "collapse" not in repaired["troubles"]
         assert repaired["modes_covered"] == 8
         assert repaired["mode_tv"] < 0.2 < summary["mode_tv"]
+
+
+def test_what_is_proposed_begins_at_what_a_person_has_set(tmp_path: Path) -> None:
+    broken = Gan(
+        data=Ring(sigma=0.05),
+        latent=Latent(size=2),
+        rates=Rates(generator_lr=1e-4, critic_lr=1e-4, schedule="constant"),
+        iterations=60,
+        batch_size=32,
+    )
+    proposals = []
+    for name, set_to in (("asked", {}), ("set", {"generator_lr": 1e-2, "critic_steps": 4.0})):
+        bench = new_bench(tmp_path / name)
+        for field, value in set_to.items():
+            bench.take_up(Change(field, value, 1))
+        bench.take_up(Change("critic_lr", 7.0, 1000))  # which does not hold yet
+        events, _ = pulled(broken.run(bench))
+        tables = [e for e in events if isinstance(e, Table) and e.name == "health" and e.rows]
+        proposals.append(next(row[3:] for row in tables[-1].rows if row[1] == "collapse"))
+    assert proposals == [
+        ("instance_noise=0.5", "critic_steps=5"),
+        ("generator_lr=0.0001", "critic_steps=8"),
+    ]
 
 
 def test_the_summary_is_json(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.generative.health import Look, Trouble, Watch
-from engine.generative.spec import Gan, Hinge, Minimax
+from engine.generative.health import MOST_NOISE, MOST_R1, Look, Trouble, Watch, as_set
+from engine.generative.spec import Gan, Hinge, Minimax, WassersteinGP
 from engine.task import check_live, live_fields
 
 WELL = Look(share=0.5, reached=8, modes=8, diversity=1.0, moved=0.02)
@@ -130,6 +130,30 @@ def test_what_is_proposed_can_be_done() -> None:
             else:
                 part, _, field = name.partition(".")
                 assert field in type(getattr(spec, part)).model_fields
+
+
+def test_what_is_proposed_stays_in_range_however_often_it_is_followed() -> None:
+    spec = Gan(loss=Minimax())
+    for _ in range(20):
+        for trouble in looks(
+            spec, 9, lambda _: Look(share=0.5, reached=1, modes=8, moved=0.7, nearer=0.1)
+        )[-1]:
+            for way in (trouble.try_1, trouble.try_2):
+                name, value = way.split("=")
+                if name in live_fields(spec):
+                    check_live(spec, name, float(value))
+                    spec = as_set(spec, {name: float(value)})
+    assert spec.steadying.instance_noise == MOST_NOISE
+    assert spec.steadying.r1 == MOST_R1
+
+
+def test_what_was_set_takes_the_place_of_what_was_asked_for() -> None:
+    spec = as_set(Gan(loss=WassersteinGP()), {"r1": 2.0, "critic_steps": 3.0, "seeds": 9.0})
+    assert spec.steadying.r1 == 2.0
+    assert spec.critic_steps == 3
+    assert isinstance(spec.critic_steps, int)
+    assert spec.seeds == 1  # cannot be changed on the way
+    assert as_set(spec, {}) == spec
 
 
 def test_what_is_remembered_goes_through_json() -> None:

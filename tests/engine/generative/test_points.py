@@ -103,6 +103,22 @@ def test_units_bring_the_centres_between_minus_one_and_one(spec: PointsSpec) -> 
     assert float(within.all(1).float().mean()) > 0.99
 
 
+def test_spread_is_that_of_a_loop_over_the_modes() -> None:
+    """The root of the mean variance of both coordinates, of each mode with enough good samples."""
+    points = point_set(Grid())
+    samples = draw(points, 400)
+    samples = torch.cat([samples[samples[:, 0] > 1], points.centres[:1].expand(3, 2)])
+    distance, nearest = torch.cdist(samples, points.centres).min(1)
+    found = []
+    for mode in range(points.count):
+        own = samples[(nearest == mode) & (distance <= 3 * points.sigma)].double()
+        if len(own) >= 5:
+            found.append(float(own.var(0).mean()) ** 0.5 / points.sigma)
+    assert len(found) == 10
+    assert coverage(samples, points).spread == pytest.approx(sum(found) / len(found), rel=1e-6)
+    assert coverage(points.centres[:1].expand(3, 2), points).spread is None
+
+
 def test_diversity_is_one_of_the_data_and_none_of_a_point() -> None:
     points = point_set(Ring())
     first, second = draw(points, 300), draw(points, 300, seed=1)
@@ -110,6 +126,27 @@ def test_diversity_is_one_of_the_data_and_none_of_a_point() -> None:
     assert float(diversity(torch.ones(50, 2), first)) == 0.0
     both = diversity(torch.stack([second, 2 * second]), first)
     assert both.tolist() == pytest.approx([float(both[0]), 2 * float(both[0])], rel=1e-5)
+
+
+def test_points_in_one_place_are_one_mode() -> None:
+    """That is drawn as often as it is given."""
+    points = point_set(Drawn(points=((2.0, 0.0), (0.0, 0.0), (2.0, 0.0))))
+    found = coverage(draw(points, JUDGED), points)
+    assert (found.covered, found.modes) == (2, 2)
+    assert found.shares.tolist() == pytest.approx([2 / 3, 1 / 3], abs=0.03)
+    assert found.mode_tv < 0.03
+
+
+def test_points_closer_than_they_spread_are_a_unit_wide_all_the_same() -> None:
+    for spec in (Drawn(points=((0.0, 0.0), (1e-30, 0.0))), Ring(radius=1e-9, sigma=1000.0)):
+        points = point_set(spec)
+        assert float(points.inside(draw(points, 500)).abs().max()) < 3
+
+
+def test_drawn_points_must_not_be_out_of_reach() -> None:
+    for far in (2e6, -1e30):
+        with pytest.raises(SpecError, match="between -1,000,000 and 1,000,000"):
+            Drawn(points=((0.0, 0.0), (far, 0.0)))
 
 
 def test_drawn_points_must_differ() -> None:

@@ -34,7 +34,7 @@ from engine.store import Checkpoint
 from engine.task import BenchSpec
 from engine.training.loop import run_train, salt_of
 from engine.training.mechanism import PrivateSetting
-from engine.training.spec import SGD, ClipSpec, Train
+from engine.training.spec import SGD, Adam, ClipSpec, Train
 
 Drain = Callable[..., tuple[list[Event], Any]]
 SMALL = MLP(width=16, depth=1, activation="tanh")
@@ -48,10 +48,13 @@ PRIVATE = Train(
 )
 
 
-def a_bench(tmp_path: Path, name: str = "a", seed: int = 3) -> Bench:
+def a_bench(
+    tmp_path: Path, name: str = "a", seed: int = 3, *, channels_last: bool = False
+) -> Bench:
     folder = tmp_path / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
-    return Bench(folder, tmp_path, seed=seed, spec=BenchSpec(device="cpu", threads=1))
+    spec = BenchSpec(device="cpu", threads=1, channels_last=channels_last)
+    return Bench(folder, tmp_path, seed=seed, spec=spec)
 
 
 def with_privacy(**values: Any) -> Train:
@@ -305,6 +308,24 @@ def test_another_run_of_the_seed_draws_other_noise(tmp_path: Path, drain: Drain)
     }
     bench = a_bench(tmp_path)
     assert len({float(SeededDraws(bench, salt).normal("noise", 0, 1)) for salt in salts}) == 3
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.5, momentum=0.0), Adam(lr=1e-2)])
+def test_the_memory_layout_does_not_change_the_steps(
+    tmp_path: Path, drain: Drain, optimizer: Any
+) -> None:
+    """The optimisers' fused steps go through memory, whatever way a gradient lies in it."""
+    spec = with_privacy(noise_multiplier=1.0).model_copy(
+        update={"model": CNN(width=8, norm="group"), "optimizer": optimizer, "epochs": 1}
+    )
+    found = []
+    for channels_last in (False, True):
+        name = str(channels_last)
+        drain(run_train(spec, a_bench(tmp_path, name, channels_last=channels_last)))
+        path = tmp_path / "runs" / name / "model.safetensors"
+        found.append(safetensors.torch.load_file(path))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=1e-4, rtol=0)
 
 
 def test_from_a_change_on_a_run_draws_other_noise(tmp_path: Path) -> None:
