@@ -270,7 +270,7 @@ class Runner:
             artifacts=[],
         )
         writer.start(truncate_after=step)
-        for planned in getattr(task, "changes", ()):
+        for planned in sorted(getattr(task, "changes", ()), key=lambda change: change.step):
             bench.take_up(Change(planned.name, planned.value, planned.step))
         for _, _, event in run.events():
             if isinstance(event, Change):

@@ -27,7 +27,11 @@ EARLY = 0.1
 """Share of the iterations in which a generator may still be on its way to the modes."""
 
 SETTLED = 0.3
-"""Share of the iterations in which samples may still go from mode to mode."""
+"""Share of the iterations in which samples may still go from mode to mode, and images still be on
+their way to being many."""
+
+STILL = 0.5
+"""Share of the iterations in which images may still change from look to look."""
 
 FEW_MODES = 0.5
 """Share of the modes below which a generator has collapsed."""
@@ -101,6 +105,8 @@ class Watch:
     moved: list[float] = field(default_factory=list)
     best: float = 0.0
     """Of the generator's gradient, the longest usual one."""
+    nearer: float | None = None
+    """As it was measured last, which is not at every look."""
     counts: dict[str, int] = field(default_factory=dict)
     """Looks in a row that show a trouble; below zero, that do not."""
     begun: list[str] = field(default_factory=list)
@@ -161,14 +167,14 @@ class Watch:
     # --- the troubles -----------------------------------------------------------------------------
 
     def _collapse(self, spec: Gan, look: Look) -> Trouble | None:
-        if look.share < EARLY:
+        if look.share < (EARLY if look.modes else SETTLED):
             return None
         few = look.modes > 1 and look.reached < max(2, math.ceil(FEW_MODES * look.modes))
         if not few and look.diversity >= NARROW:
             return None
         evidence = [f"diversity={look.diversity:.2f}"]
         if look.modes:
-            evidence.insert(0, f"modes_covered={look.reached}, modes={look.modes}")
+            evidence.insert(0, f"modes_reached={look.reached}, modes={look.modes}")
         return Trouble("collapse", ", ".join(evidence), *_against_collapse(spec))
 
     def _critic_wins(self, spec: Gan) -> Trouble | None:
@@ -191,7 +197,7 @@ class Watch:
         )
 
     def _oscillation(self, spec: Gan, look: Look) -> Trouble | None:
-        if look.share < SETTLED or len(self.moved) < 2 * PATIENCE:
+        if look.share < (SETTLED if look.modes else STILL) or len(self.moved) < 2 * PATIENCE:
             return None
         swing = statistics.median(self.moved[-2 * PATIENCE :])
         if swing < SWINGS:
@@ -222,11 +228,13 @@ class Watch:
         return None
 
     def _memorising(self, spec: Gan, look: Look) -> Trouble | None:
-        if look.nearer is None or look.nearer >= NEARER:
+        if look.nearer is not None:
+            self.nearer = look.nearer
+        if self.nearer is None or self.nearer >= NEARER:
             return None
         return Trouble(
             "memorising",
-            f"nearer={look.nearer:.2f}",
+            f"nearer={self.nearer:.2f}",
             "steadying.augment=translation,cutout,colour",
             _penalised(spec, 1.0),
         )

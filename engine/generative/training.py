@@ -534,6 +534,8 @@ class Trainer:
             network.load_state_dict(_part(tensors, f"{name}."))
         for name, adam in self.adams.items():
             adam.load(_part(tensors, f"{name}_adam."))
+        if self.at.half:  # a change of now holds from the next iteration on: this one has begun
+            self.bench.control("critic_lr", 0.0, self.at.iteration + 1)
 
     def _kept(self) -> dict[str, nn.Module]:
         kept: dict[str, nn.Module] = {"generator": self.generator, "critic": self.critic}

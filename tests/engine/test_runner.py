@@ -281,7 +281,7 @@ def test_a_step_is_one_step_also_of_a_task_that_says_progress_beside_it(setup: S
 
 def test_a_recipe_repeats_what_a_person_changed(setup: Setup) -> None:
     workspace, _, runner = setup
-    changes = [{"name": "by", "value": 7.0, "step": 4}, {"name": "by", "value": 2.0, "step": 6}]
+    changes = [{"name": "by", "value": 2.0, "step": 6}, {"name": "by", "value": 7.0, "step": 4}]
     run = make(workspace, to=7, changes=changes)
     assert runner.run(run) == "done"
     assert run.scalars()["count"] == ([1, 2, 3, 4, 5, 6, 7], [1, 1, 1, 7, 7, 2, 2])

@@ -148,7 +148,7 @@ def health(*rows: tuple[Any, ...]) -> Table:
 COLLAPSE = (
     FIRST_SEED,
     "collapse",
-    "modes_covered=1, modes=8, diversity=0.04",
+    "modes_reached=1, modes=8, diversity=0.04",
     "instance_noise=0.2",
     "loss.kind=relativistic",
 )

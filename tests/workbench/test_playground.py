@@ -209,7 +209,7 @@ def test_it_speaks_chinese(view: GanView, tmp_path: Path):
     words = " ".join(label.text() for label in view.health.findChildren(QPushButton))
     assert "试一试" in words
     assert view.transport.critic.text() == "评判器一步"
-    note = "seed 5: collapse (modes_covered=1, modes=8); try r1=0.1 or r2=0.1"
+    note = "seed 5: collapse (modes_reached=1, modes=8); try r1=0.1 or r2=0.1"
     assert note_text("instance_noise set to 0.5").endswith("0.5")
     assert not note_text("instance_noise set to 0.5").startswith("instance")
     assert note_text(note).startswith("种子 5：模式崩溃（8 个模式中到达了 1 个）；可尝试 R1")

@@ -101,13 +101,13 @@ def proposal_of(text: str) -> Proposal:
 
 
 def evidence_text(text: str) -> str:
-    """What the engine saw, as in "modes_covered=1, modes=8", in words."""
+    """What the engine saw, as in "modes_reached=1, modes=8", in words."""
     if not all("=" in part for part in text.split(",")):
         return tr(text)
     told = dict(part.strip().split("=", 1) for part in text.split(","))
     parts = []
-    if {"modes_covered", "modes"} <= told.keys():
-        covered, count = told.pop("modes_covered"), told.pop("modes")
+    if {"modes_reached", "modes"} <= told.keys():
+        covered, count = told.pop("modes_reached"), told.pop("modes")
         parts.append(tr("{covered} of {count} modes are reached", covered=covered, count=count))
     for name, value in told.items():
         shown = within_sentence(word(value)) if name == "network" else _shown(_value(value))

@@ -1,7 +1,9 @@
 """The task: to train a generator against a critic."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from engine.data.spec import SourceSpec
 from engine.generative.spec.base import Condition, CriticSpec, GeneratorSpec, Latent
@@ -198,6 +200,15 @@ class Gan(Adjustable):
         ge=1,
         le=64,
     )
+
+    @model_validator(mode="after")
+    def _somebody_learns(self) -> Self:
+        if not self.critic_steps and not self.generator_steps:
+            raise ValueError(
+                "critic_steps: with both critic_steps and generator_steps 0 nothing would learn; "
+                "expected at least one of them above 0"
+            )
+        return self
 
     def run(self, bench: "Bench") -> Steps:
         from engine.generative.training import run_gan

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.bench import Bench
 from engine.data.spec import Digits, Folder
-from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.errors import BadInput, Cancelled, CrucibleError, SpecError
 from engine.events import Array, Change, Images, Note, Saved, Scalars, Table
 from engine.generative import health
 from engine.generative.layers import of_each
@@ -46,7 +46,7 @@ from engine.generative.spec import (
 )
 from engine.generative.training import Trainer
 from engine.models import load_network
-from engine.task import BenchSpec, check_live, parse_task
+from engine.task import BenchSpec, LiveChange, check_live, parse_task
 
 SMALL = Gan(
     latent=Latent(size=2, codes=16),
@@ -283,6 +283,39 @@ def test_a_run_goes_on_as_if_nothing_had_been(spec: Gan, tmp_path: Path) -> None
     again.restore(checkpoint)
     _, resumed = pulled(spec.run(again))
     assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_a_change_after_going_on_in_mid_iteration_can_be_repeated(tmp_path: Path) -> None:
+    """It holds from the next iteration on: half of this one has run without it."""
+    bench = new_bench(tmp_path / "broken")
+    bench.single_step = True
+    steps = SMALL.run(bench)
+    while bench.checkpoints.latest() is None:
+        if isinstance(next(steps), Scalars):
+            stopped(steps)
+    again = new_bench(tmp_path / "broken")
+    checkpoint = again.checkpoints.latest()
+    assert checkpoint is not None
+    assert (checkpoint.values["task"]["iteration"], checkpoint.values["task"]["half"]) == (0, 1)
+    again.restore(checkpoint)
+    going = SMALL.run(again)
+    next(going)  # it has taken up where it was
+    change = again.change("critic_lr", 0.01)
+    assert change.step == 2
+    _, resumed = pulled(going)
+    replayed = SMALL.model_copy(
+        update={"changes": (LiveChange(name="critic_lr", value=0.01, step=2),)}
+    )
+    repeat = new_bench(tmp_path / "whole")
+    for planned in replayed.changes:
+        repeat.take_up(Change(planned.name, planned.value, planned.step))
+    _, whole = pulled(replayed.run(repeat))
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_somebody_has_to_learn() -> None:
+    with pytest.raises(SpecError, match="nothing would learn"):
+        Gan(critic_steps=0, generator_steps=0)
 
 
 def stopped(steps: Generator[Any, None, Any]) -> dict[str, Any]:

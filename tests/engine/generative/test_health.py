@@ -54,7 +54,7 @@ def test_a_collapse_is_said_after_three_looks_and_taken_back_after_three() -> No
     assert found[2:5] == [["collapse"]] * 3
     assert found[-1] == []
     (trouble,) = looks(Gan(), 3, look)[-1]
-    assert "modes_covered=2, modes=8" in trouble.evidence
+    assert "modes_reached=2, modes=8" in trouble.evidence
 
 
 def test_images_that_are_all_alike_are_a_collapse() -> None:
@@ -111,6 +111,21 @@ def test_samples_next_to_training_images_are_memorised() -> None:
     found = kinds(looks(Gan(), 1, lambda _: Look(share=0.9, nearer=0.2)))
     assert found == [["memorising"]]
     assert kinds(looks(Gan(), 1, lambda _: Look(share=0.9, nearer=0.9))) == [[]]
+
+
+def test_a_look_that_measures_no_neighbours_says_nothing_of_them() -> None:
+    """They are looked for at one look in ten."""
+    found = kinds(looks(Gan(), 12, lambda k: Look(share=0.9, nearer=None if k % 10 else 0.2)))
+    assert found == [["memorising"]] * 12
+
+
+def test_images_may_take_longer_to_become_many() -> None:
+    def narrow(share: float) -> list[list[str]]:
+        return kinds(looks(Gan(), 8, lambda _: Look(share=share, diversity=0.25, moved=0.9)))
+
+    assert narrow(0.2)[-1] == []
+    assert narrow(0.4)[-1] == ["collapse"]
+    assert set(narrow(0.6)[-1]) == {"collapse", "oscillation"}
 
 
 def test_what_is_proposed_can_be_done() -> None:
