@@ -32,7 +32,7 @@ from engine.audits.scores import confidence
 from engine.bench import Bench
 from engine.data import Dataset, Split
 from engine.errors import CrucibleError
-from engine.events import Event, Progress
+from engine.events import Change, Event, Progress
 from engine.models import build, channel_statistics
 from engine.models.describing import describe_module
 from engine.models.spec import ModelSpec, Module
@@ -217,7 +217,12 @@ def can_batch(recipe: Recipe) -> bool:
     """Whether the training is a plain one, of a model without statistics of batches."""
     spec = recipe.train
     plain = not (spec.adversarial or spec.adapters or spec.trainable or spec.privacy)
-    if not plain or spec.bench.precision != "float32" or isinstance(recipe.model, Module):
+    if (
+        not plain
+        or spec.changes
+        or spec.bench.precision != "float32"
+        or isinstance(recipe.model, Module)
+    ):
         return False
     model = build(recipe.model, recipe.data.shape, len(recipe.data.classes))
     return not any(isinstance(layer, MIXING) for layer in model.modules())
@@ -260,6 +265,7 @@ def _alone(
         aside = _Aside(
             folder, bench.workspace, seed=seed, spec=bench.spec, trust_code=bench.trust_code
         )
+        aside.changes = [Change(c.name, c.value, c.step) for c in spec.changes]
         model = recipe.make(split, aside, seed)
         model = adapt(model, spec.trainable, spec.adapters, aside.derive("adapters")).eval()
         data = recipe.data

@@ -105,7 +105,7 @@ def federate(spec: Federate, bench: Bench, played: Played) -> Steps:
         data_fingerprint=made.data.fingerprint,
         learnt=tuple(dict.fromkeys((*learnt, made.data.sketch))),
         withheld=private or (made.past is not None and made.past.withheld),
-        training=told(spec, private=private),
+        training=told(spec, private=private, changes=bench.changes),
         metrics={n: v for n, v in summary.items() if not (private and n in UNPAID)},
         versions=versions(),
         run=bench.folder.name,

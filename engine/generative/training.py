@@ -116,7 +116,7 @@ def _card(spec: Gan, bench: Bench, source: Source, metrics: Mapping[str, Any]) -
         classes=source.classes if conditional else (),
         data_fingerprint=source.fingerprint,
         learnt=(source.sketch,) if source.sketch else (),
-        training=told(spec, private=False),
+        training=told(spec, private=False, changes=bench.changes),
         metrics=dict(metrics),
         versions=versions(),
         run=bench.folder.name,

@@ -67,6 +67,9 @@ NEIGHBOURS_EVERY = 10
 ASIDE = 200
 """Images kept aside that tell how near is usual."""
 
+KEPT = 48 * 2**20
+"""Bytes of shown samples that a run keeps: not all looks where they are large, and the last."""
+
 REACHED = 0.2
 """Of its even share of the samples, with which a mode counts as reached, near or far from it."""
 
@@ -96,6 +99,9 @@ class Watcher:
         ids = torch.arange(self._count)
         self._latents = self._of_seeds("shown", ids)
         self._labels = self._told(ids)
+        size = math.prod(source.shape) * (4 if self.points is not None else 1)
+        every_look = (LOOKS + 2) * self.seeds * self._count * size
+        self._keep_every = max(1, math.ceil(every_look / KEPT))
         self._apart = modes.apart(self._real_outside()[:PAIRS].flatten(1))
         # What does not change from one drawing to the next.
         self._places = self._even_places() if self.points is not None else None
@@ -151,12 +157,12 @@ class Watcher:
     # --- looks --------------------------------------------------------------------------------
 
     def _figures(self) -> list[Event]:
-        samples, events = self._shown(keep=True)
         step = self.trainer.at.iteration
+        ends = step == self.trainer.spec.iterations
+        samples, events = self._shown(keep=ends or self._looks % self._keep_every == 0)
         figures = self._measured(samples)
         self._looks += 1
-        last = step == self.trainer.spec.iterations
-        if self.points is None and (last or self._looks % NEIGHBOURS_EVERY == 1):
+        if self.points is None and (ends or self._looks % NEIGHBOURS_EVERY == 1):
             events += self._neighbours(samples, figures)
         else:
             for own in figures:

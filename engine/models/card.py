@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeAlias, TypeVar
 
@@ -15,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from engine.data.spec import DataSpec, SourceSpec
 from engine.errors import BadInput
+from engine.events import Change
 from engine.files import atomic
 from engine.models.spec import ModelSpec, NetworkSpec
 from engine.task import OneOf, Spec, Task, kinds, parse
@@ -86,10 +89,12 @@ class NetworkCard(Card):
 AnyCard: TypeAlias = ModelCard | NetworkCard
 
 
-def told(task: Task, *, private: bool) -> dict[str, Any]:
-    """A training as the card tells it: of a private one without the seed, from which noise can be
-    drawn again."""
+def told(task: Task, *, private: bool, changes: Sequence[Change] = ()) -> dict[str, Any]:
+    """A training as the card tells it, with the live values that were changed on the way: of a
+    private one without the seed, from which noise can be drawn again."""
     found = task.to_dict()
+    if changes:
+        found["changes"] = [asdict(change) for change in changes]
     if private:
         del found["seed"]
     return found

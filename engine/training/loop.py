@@ -153,7 +153,7 @@ def run_train(spec: Train, bench: Bench) -> Steps:
         data_fingerprint=data.fingerprint,
         learnt=tuple(dict.fromkeys((*learnt, data.sketch))),
         withheld=private or (past is not None and past.withheld),
-        training=told(spec, private=private),
+        training=told(spec, private=private, changes=bench.changes),
         metrics=dict(summary),
         versions=versions(),
         run=bench.folder.name,

@@ -24,7 +24,7 @@ from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Change, Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
-from engine.models import build, channel_statistics, load_model, weights_sha256
+from engine.models import build, channel_statistics, load_model, read_card, weights_sha256
 from engine.models.spec import CNN, MLP, ResNet18
 from engine.random import derive
 from engine.robustness.spec import Mixed
@@ -342,6 +342,10 @@ def test_a_resumed_run_repeats_its_live_changes(
                 runner.run(run)
         assert runner.run(run) == "done"
         made = [event for *_, event in run.events() if isinstance(event, Change)]
+        card = read_card(run.folder / "model.safetensors")
+        held = {(c.name, c.value, c.step) for c in made}  # but those that were thought better of
+        assert {(c["name"], c["value"], c["step"]) for c in card.training["changes"]} <= held
+        assert bool(card.training["changes"]) == bool(made)
         return run.info().summary["weights_sha256"], run.scalars()["train/lr"], made
 
     changes = {30: 0.01, 31: 0.02, 61: 5e-4}

@@ -98,7 +98,7 @@ def run_advgan(spec: TrainAdvGan, bench: Bench) -> Steps:
         data_fingerprint=chosen.data.fingerprint,
         learnt=tuple(dict.fromkeys((*card.learnt, chosen.data.sketch))),
         withheld=card.withheld,
-        training=told(spec, private=card.withheld),
+        training=told(spec, private=card.withheld, changes=bench.changes),
         metrics=dict(summary),
         versions=versions(),
         run=bench.folder.name,

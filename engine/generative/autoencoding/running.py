@@ -84,7 +84,7 @@ def run_autoencoder(spec: TrainAutoencoder, bench: Bench) -> Steps:
         classes=data.classes if spec.labels is not None else (),
         data_fingerprint=data.fingerprint,
         learnt=(data.sketch,),
-        training=told(spec, private=False),
+        training=told(spec, private=False, changes=bench.changes),
         metrics=dict(summary),
         versions=versions(),
         run=bench.folder.name,

@@ -17,7 +17,7 @@ from engine.bench import Bench
 from engine.data.spec import Digits, Folder
 from engine.errors import BadInput, Cancelled, CrucibleError, SpecError
 from engine.events import Array, Change, Images, Note, Saved, Scalars, Table
-from engine.generative import health
+from engine.generative import health, watching
 from engine.generative.layers import of_each
 from engine.generative.networks import make_critic, make_generator
 from engine.generative.source import load_source
@@ -311,6 +311,20 @@ def test_a_change_after_going_on_in_mid_iteration_can_be_repeated(tmp_path: Path
         repeat.take_up(Change(planned.name, planned.value, planned.step))
     _, whole = pulled(replayed.run(repeat))
     assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_large_pictures_are_not_kept_of_every_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a run's store is full before its end."""
+    spec = PICTURES.model_copy(update={"iterations": 120})
+    monkeypatch.setattr(watching, "KEPT", 30_000)
+    monkeypatch.setattr(watching, "APART", {True: 5, False: 5})
+    events, _ = run(spec, tmp_path)
+    kept = [e for e in events if isinstance(e, Images) and e.name == "samples" and e.keep]
+    assert sum(e.pixels.nbytes for e in kept) <= 30_000
+    assert 2 < len(kept) < 24
+    assert (kept[0].step, kept[-1].step) == (0, 120)
 
 
 def test_somebody_has_to_learn() -> None:
