@@ -307,7 +307,7 @@ class Conductor(Strategy):
         images = self.round.totals["examples"]
         if self.noise is not None:
             self.round.clip = self.noise.clip
-            total = self.noise.mean_of(total, number)
+            total = self.noise.mean_of(total, number, secure.summed)
         else:
             total = {name: tensor * (secure.heaviest / images) for name, tensor in total.items()}
         mean = {name: tensor.float() for name, tensor in total.items()}

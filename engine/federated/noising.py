@@ -194,13 +194,13 @@ class ClientNoise:
             self._follow(clipped, number, whose)
         return mean, clipped
 
-    def mean_of(self, total: Update, number: int) -> Update:
+    def mean_of(self, total: Update, number: int, clients: Sequence[int] = ()) -> Update:
         """The noisy mean where only the `total` of the updates is known, which clients have clipped
         themselves, to a norm that stays as it is. Raises as `mean`."""
         assert self.spec.adaptive is None  # how many were clipped is told without noise enough
         self._reserve(number)
         count = sum(tensor.numel() for tensor in total.values())
-        noise = self.random.normal("clients", number, count).split(
+        noise = self.random.normal(f"clients {sorted(clients)}", number, count).split(
             [t.numel() for t in total.values()]
         )
         return {

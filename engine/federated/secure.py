@@ -327,6 +327,11 @@ class SecureSum:
         for each, share in zip(_ints(dict(said), "clients"), sent, strict=True):
             self.received.setdefault(each, []).append(share)
 
+    @property
+    def summed(self) -> list[int]:
+        """The clients whose updates are in the sum."""
+        return [c for c, party in self.parties.items() if party.masked is not None]
+
     def total(self) -> tuple[Update, dict[str, float]]:
         """The sum of the updates, each times its weight, float64, and the totals (TOTALS). Raises
         BadInput where the masks cannot be taken off."""

@@ -49,8 +49,10 @@ def scored(
         return [{} for _ in networks]
     if tuple(extractor.shape) != tuple(data.shape) or extractor.classes != data.classes:
         # Of other images than these it tells less, and nothing beside figures of another one.
-        text = f"features are those of {extractor.name}"
-        yield Note("warning", f"{text}; figures compare only with others of the same")
+        yield Note(
+            "warning",
+            f"features are those of {extractor.name}; figures compare only with others of the same",
+        )
     split = data.test if len(data.test) > 1 else data.train
     real = yield from seen_of_split(split, torch.arange(len(split)), extractor)
     reference = Reference(real.features)
