@@ -20,6 +20,7 @@ from engine.models.card import read_card
 from engine.models.spec import NetworkSpec
 from engine.questions import prepare
 from engine.store import Workspace
+from engine.vault.spec import Export
 
 SHAPE = (1, 4, 4)
 
@@ -94,3 +95,20 @@ def test_what_a_file_holds_is_told(file: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds a network of kind 'gan_generator'"):
         load_network(str(file), bench, Autoencoder)
     assert load_network(str(file), bench, NetworkSpec).card.shape == SHAPE
+
+
+def test_a_generator_goes_through_the_vault(file: Path, tmp_path: Path) -> None:
+    """Written as an encrypted file and opened again it makes what it made."""
+    secrets = {"passphrase": "correct horse battery staple"}
+    bench = Bench(tmp_path, tmp_path, secrets=secrets)
+    target = tmp_path / "out.safetensors.age"
+    summary = drain(Export(model=str(file), to=str(target), passphrase=True).run(bench))
+    assert target.read_bytes().startswith(b"age-encryption.org/v1")
+    assert summary["weights_sha256"] == read_card(file).weights_sha256
+    before = load_network(str(file), bench, GanGenerator)
+    after = load_network(str(target), bench, GanGenerator)
+    latents = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(before.module(latents, None), after.module(latents, None))
+    with pytest.raises(BadInput, match="no classifier"):
+        load_model(str(target), bench)
