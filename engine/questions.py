@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from engine.attacks.embedding import SPACES, Seen, look, plane
 from engine.attacks.projecting import METHODS
 from engine.attacks.saved import Examples, read_examples
-from engine.attacks.showing import drawn_at
+from engine.attacks.showing import as_pixels, drawn_at
 from engine.attacks.trying import Tried, attempt, budget, smallest
 from engine.bench import Bench
 from engine.data import Dataset, load
@@ -54,6 +54,8 @@ from engine.training.spec import DEFAULT_DATA, DEFAULT_MODEL, PrivateTraining
 Answer: TypeAlias = tuple[dict[str, Any], bytes]
 Finish: TypeAlias = Callable[[], "Answer | Generator[None, None, Answer | Aside]"]
 Loading: TypeAlias = Generator[Event, None, Answer | Finish]
+Key: TypeAlias = tuple[str, int, int]
+T = TypeVar("T")
 
 SHOWN = 24
 """Images of a preview."""
@@ -67,9 +69,9 @@ MOST_KNOWN = 4_000_000
 LONGEST = 128
 """Longest side of a map, in pixels."""
 
-_kept: dict[tuple[str, int, int], LoadedModel] = {}
+_kept: dict[Key, LoadedModel] = {}
 """The model that was asked last, by its file: path, time of change, size."""
-_makers: dict[tuple[str, int, int], Maker] = {}
+_makers: dict[Key, Maker] = {}
 """The same of what makes images of latents."""
 
 MOST_MADE = 1024
@@ -334,7 +336,7 @@ def try_attack(question: Mapping[str, Any], bench: Bench) -> Loading:
         change = tried.adversarial - image
         scale = drawn_at(spec, change)
         shown = torch.cat([tried.adversarial * 255, 128 + 127 * change / scale])
-        pixels = _bytes(shown)
+        pixels = as_pixels(shown)
         reply = {
             "classes": list(loaded.card.classes),
             "label": tried.label,
@@ -447,27 +449,24 @@ def _labels(told: Any, maker: Maker, count: int) -> torch.Tensor | None:
 
 def _maker(ref: str, bench: Bench) -> Maker:
     """As `_loaded`, of what makes images of latents."""
-    path = bench.find_model(ref)
-    now = path.stat()
-    key = str(path), now.st_mtime_ns, now.st_size
-    if key not in _makers:
-        maker = load_maker(ref, bench)
-        _makers.clear()
-        _makers[key] = maker
-    return _makers[key]
+    return _held(ref, bench, load_maker, _makers)
 
 
 def _loaded(ref: str, bench: Bench) -> LoadedModel:
     """The model that `ref` names, read again only when its file is another one: a person who drags
     a slider asks the same one many times."""
+    return _held(ref, bench, load_model, _kept)
+
+
+def _held(ref: str, bench: Bench, read: Callable[[str, Bench], T], held: dict[Key, T]) -> T:
     path = bench.find_model(ref)
     now = path.stat()
     key = str(path), now.st_mtime_ns, now.st_size
-    if key not in _kept:
-        loaded = load_model(ref, bench)
-        _kept.clear()
-        _kept[key] = loaded
-    return _kept[key]
+    if key not in held:
+        found = read(ref, bench)
+        held.clear()
+        held[key] = found
+    return held[key]
 
 
 def explain_sample(question: Mapping[str, Any], bench: Bench) -> Loading:
@@ -643,13 +642,5 @@ def _load(question: Mapping[str, Any], bench: Bench) -> Generator[Event, None, D
 
 def _pixels(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """float32 (N, C, H, W) in [0, 1] as uint8 (N, H, W, C)."""
-    return _bytes(images * 255)
-
-
-def _bytes(values: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """float32 (N, C, H, W) in [0, 255] as uint8 (N, H, W, C)."""
-    scaled = values.round().clamp(0, 255).to(torch.uint8)
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] = (
-        scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    )
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = as_pixels(images * 255)
     return pixels

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
@@ -31,7 +31,7 @@ from engine.models import load_model
 from engine.models.answers import PROBABILITIES, adds_up_to_one
 from engine.models.card import SEEN
 from engine.models.transforms import hidden_by
-from engine.store.checkpoints import Checkpoint
+from engine.store.checkpoints import Checkpoint, under
 from engine.task import Steps, Summary
 
 if TYPE_CHECKING:
@@ -455,7 +455,7 @@ class _Run:
         if "fit" not in values:
             return None
         self.step = values["step"]
-        return FitSnapshot(_part(kept.tensors, "fit."), values["fit"])
+        return FitSnapshot(under(kept.tensors, "fit."), values["fit"])
 
     def _checkpoint_if_due(self, now: Iteration) -> None:
         """Keep, from time to time, what the rest of the run depends on. Nothing has been said of
@@ -495,15 +495,15 @@ class _Run:
         self.step, self.done, self.frame = values["step"], values["done"], values["frame"]
         self.tally.seconds, self.tally.chunk = values["seconds"], values["chunk"]
         if self.gallery is not None:
-            self.gallery.restore(_part(kept.tensors, "gallery."))
+            self.gallery.restore(under(kept.tensors, "gallery."))
         if values["found"] is not None:
-            parts: dict[str, Any] = {**_part(kept.tensors, "found."), **values["found"]}
+            parts: dict[str, Any] = {**under(kept.tensors, "found."), **values["found"]}
             found = AttackResult(**parts)
             self.tally.add(found, kept.tensors.get("fooled"))
         if isinstance(self.spec.attack, Fitted):
             pattern = kept.tensors["fitted"].to(self.bench.device)
             self.fit = Fit.made_of(self.spec.attack, pattern, values["fitted"])
-        return Snapshot(_part(kept.tensors, "search."), values["search"])
+        return Snapshot(under(kept.tensors, "search."), values["search"])
 
     def summary(self) -> Summary:
         """What `run_attack` returns."""
@@ -544,10 +544,6 @@ class _Run:
         with atomic(path) as file:
             file.write(content)
         yield Saved("adversarial", FILE, len(content), sha256_of(path))
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def stopped(search: Generator[Iteration, None, AttackResult]) -> AttackResult:

@@ -32,6 +32,7 @@ from engine.federated.secure import SecureSum
 from engine.federated.spec import Backdoor, FedBN, Federate, Local
 from engine.federated.telling import Outcome
 from engine.models.evaluating import Evaluation, evaluate
+from engine.store.checkpoints import under
 from engine.training.loop import salt_of
 
 # isort: split
@@ -347,8 +348,8 @@ class Federation:
     def restore(self, held: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up what `tensors` gave, and where it was."""
         self.at = Place(**values)
-        self.model.load_state_dict(_part(held, "model."))
-        self.conductor.restore(_part(held, "server."))
+        self.model.load_state_dict(under(held, "model."))
+        self.conductor.restore(under(held, "server."))
 
 
 def _noise(spec: Federate, bench: Bench, made: Prepared) -> ClientNoise | None:
@@ -361,7 +362,3 @@ def _noise(spec: Federate, bench: Bench, made: Prepared) -> ClientNoise | None:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _part(held: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in held.items() if n.startswith(prefix)}

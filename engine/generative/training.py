@@ -42,6 +42,7 @@ from engine.generative.watching import Watcher
 from engine.models import NetworkCard, save_model
 from engine.models.building import seeded
 from engine.models.card import told
+from engine.store.checkpoints import under
 from engine.task import Steps, Summary
 
 SAID = 2000
@@ -531,11 +532,11 @@ class Trainer:
         self.watcher.restore(values.pop("watched"))
         self.at = Place(**values)
         for name, network in self._kept().items():
-            network.load_state_dict(_part(tensors, f"{name}."))
+            network.load_state_dict(under(tensors, f"{name}."))
         for name, adam in self.adams.items():
-            adam.load(_part(tensors, f"{name}_adam."))
+            adam.load(under(tensors, f"{name}_adam."))
         if self.at.half:  # a change of now holds from the next iteration on: this one has begun
-            self.bench.control("critic_lr", 0.0, self.at.iteration + 1)
+            self._live(self.at.iteration + 1)
 
     def _kept(self) -> dict[str, nn.Module]:
         kept: dict[str, nn.Module] = {"generator": self.generator, "critic": self.critic}
@@ -624,7 +625,3 @@ def _numbers(seen: list[Said]) -> list[list[list[float]]]:
         found.append([flat[start + r * each : start + (r + 1) * each] for r in range(rows)])
         start += rows * each
     return found
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.attacks.showing import as_pixels
 from engine.events import Array, Event, Images, Note, Scalars, Table
 from engine.generative import health, modes
 from engine.generative.latents import quantile_grid
@@ -528,8 +529,7 @@ def _plain(values: Tensor) -> NDArray[np.float32]:
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:
     """Images in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C)."""
-    scaled = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    found: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    found: NDArray[np.uint8] = as_pixels(images.add(1).mul(127.5))
     return found
 
 

@@ -82,3 +82,8 @@ class Checkpoints:
         except (OSError, SafetensorError, ValueError, KeyError):
             return None
         return Checkpoint(int(entry["step"]), tensors, values)
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those of a checkpoint's tensors whose names begin with `prefix`, by the rest of them."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -42,6 +42,7 @@ from engine.models.evaluating import Evaluation, evaluate
 from engine.models.fitting import fitted_layer, statistic_of
 from engine.models.spec import ModelSpec
 from engine.models.transforms import warning
+from engine.store.checkpoints import under
 from engine.task import Steps, Summary, Task, parse
 from engine.training.adapting import adapt, frozen_statistics, merged
 from engine.training.augmentation import augment
@@ -817,18 +818,18 @@ class Trainer:
         """Take up a run where `checkpoint` left it."""
         self.at = Place(**values)
         self.unfitted = False
-        self.model.load_state_dict(_part(tensors, "model."))
-        self.diagnostics.restore(_part(tensors, "diagnostics."))
-        load_optimizer_tensors(self.optimizer, _part(tensors, "optim."))
+        self.model.load_state_dict(under(tensors, "model."))
+        self.diagnostics.restore(under(tensors, "diagnostics."))
+        load_optimizer_tensors(self.optimizer, under(tensors, "optim."))
         if self.average is not None:
-            self.average.load_state_dict(_part(tensors, "ema."))
+            self.average.load_state_dict(under(tensors, "ema."))
         for name in ("best", "safe"):
-            kept = _part(tensors, f"{name}.")
+            kept = under(tensors, f"{name}.")
             setattr(self, name, {n: t.to(self.bench.device) for n, t in kept.items()} or None)
         if self.defence is not None:
-            self.defence.restore(_part(tensors, "defence."))
+            self.defence.restore(under(tensors, "defence."))
         if self.mechanism is not None:
-            self.mechanism.restore(_part(tensors, "privacy."), self.at.step)
+            self.mechanism.restore(under(tensors, "privacy."), self.at.step)
 
 
 def _of_start(name: str, card: ModelCard) -> str:
@@ -858,10 +859,6 @@ def steps_of_epoch(count: int, batch_size: int) -> int:
     """Steps that draw `batch_size` of `count` images each on average, until it is as many as there
     are."""
     return max(1, round(count / batch_size))
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _copy_of(model: nn.Module) -> dict[str, Tensor]:

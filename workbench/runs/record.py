@@ -110,9 +110,10 @@ def _add_pictures(run: Run, record: Record, sizes: dict[str, int], fresh: News) 
         if sizes.get(name) == size:
             continue
         sizes[name] = size
-        if images := run.images(name):
+        kept = run.pictures(name)
+        if images := [each for each in kept if isinstance(each, Images)]:
             record.frames[name] = images
             fresh.images[name] = record.images[name] = images[-1]
-        if arrays := run.arrays(name):
+        if arrays := [each for each in kept if isinstance(each, Array)]:
             record.courses[name] = arrays
             fresh.arrays[name] = record.arrays[name] = arrays[-1]

@@ -32,6 +32,7 @@ from engine.generative.spec.advgan import TrainAdvGan
 from engine.models import NetworkCard, load_model, save_model
 from engine.models.card import told
 from engine.models.transforms import warning
+from engine.store.checkpoints import under
 from engine.task import Steps, Summary
 from engine.training.optimizers import load_optimizer_tensors, optimizer_tensors
 
@@ -275,8 +276,8 @@ class _Forger:
             )
         self.step, self.seconds = values["step"], values["seconds"]
         for name, net in (("generator", self.generator), ("critic", self.critic)):
-            net.load_state_dict(_part(tensors, f"{name}."))
-            load_optimizer_tensors(self.optimizers[name], _part(tensors, f"optim.{name}."))
+            net.load_state_dict(under(tensors, f"{name}."))
+            load_optimizer_tensors(self.optimizers[name], under(tensors, f"optim.{name}."))
 
 
 def deception(logits: Tensor, labels: Tensor, target: int | None, confidence: float) -> Tensor:
@@ -324,7 +325,3 @@ def _judged(
         "samples": seen,
         "mean_norm": lengths / seen,
     }
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -35,6 +35,7 @@ from engine.generative.spec.autoencoder import (
 )
 from engine.models.normalise import channel_statistics
 from engine.random import normal
+from engine.store.checkpoints import under
 from engine.training.optimizers import (
     load_optimizer_tensors,
     lr_factor,
@@ -396,13 +397,13 @@ class Learner:
             )
         self.step, self.judged = values["step"], values["judged"]
         self.seconds = values["seconds"]
-        self.net.load_state_dict(_part(tensors, "net."))
-        load_optimizer_tensors(self.optimizer, _part(tensors, "optim."))
-        self.critics.load_state_dict(_part(tensors, "critics."))
+        self.net.load_state_dict(under(tensors, "net."))
+        load_optimizer_tensors(self.optimizer, under(tensors, "optim."))
+        self.critics.load_state_dict(under(tensors, "critics."))
         if self.critics_optimizer is not None:
-            load_optimizer_tensors(self.critics_optimizer, _part(tensors, "critics_optim."))
+            load_optimizer_tensors(self.critics_optimizer, under(tensors, "critics_optim."))
         if self.average is not None:
-            self.average.load_state_dict(_part(tensors, "ema."))
+            self.average.load_state_dict(under(tensors, "ema."))
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -442,7 +443,3 @@ def _apart(
     found: Tensor = F.softplus(-high).mean() + F.softplus(low).mean()
     said[f"critic/{name}"] = found
     return found
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
