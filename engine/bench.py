@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ from engine.task import BenchSpec
 
 BURST = 0.045
 """Seconds a task may go on between two yields, when nobody single-steps."""
+
+CHECKPOINT_EVERY = 30.0
+"""Seconds between two checkpoints."""
+
+CHECKPOINT_SHARE = 100
+"""Writing checkpoints takes at most one second in so many."""
+
+FIRST_SAVE = 0.02
+"""Seconds that the first checkpoint is taken to cost: a run of two seconds needs none."""
 
 
 class Bench:
@@ -52,6 +62,9 @@ class Bench:
         self._secrets = dict(secrets or {})
         self._flush = flush
         self._random: dict[str, torch.Tensor] | None = None
+        self._saved_at: float | None = None
+        self._saving: float | None = None
+        self._save_cost = FIRST_SAVE
 
     # --- randomness ---------------------------------------------------------------------------
 
@@ -143,6 +156,18 @@ class Bench:
 
     # --- going on -----------------------------------------------------------------------------
 
+    def checkpoint_due(self, least: float | None = None) -> bool:
+        """Whether a checkpoint should be written now: `least` seconds (CHECKPOINT_EVERY) after the
+        last one, or after this was asked first; later where they are dear."""
+        least = CHECKPOINT_EVERY if least is None else least
+        now = time.monotonic()
+        if self._saved_at is None:
+            self._saved_at = now
+        if now - self._saved_at < max(least, CHECKPOINT_SHARE * self._save_cost):
+            return False
+        self._saving = now
+        return True
+
     def save_checkpoint(
         self, step: int, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
     ) -> None:
@@ -151,9 +176,12 @@ class Bench:
         Everything said up to here is on the disk first: a resumed run repeats only what comes
         after `step`. Global random state is kept with it. Raises CrucibleError.
         """
+        begun = time.monotonic() if self._saving is None else self._saving
         self._flush()
         random = {f"random.{name}": state for name, state in (self._random or {}).items()}
         self.checkpoints.save(Checkpoint(step, {**tensors, **random}, {"task": dict(values)}))
+        self._saved_at, self._saving = time.monotonic(), None
+        self._save_cost = self._saved_at - begun
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up global random state where `checkpoint` left it; the task finds the rest in

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import safetensors.torch
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FILE = "adversarial.safetensors"
-
-EVERY = 30.0
-"""Seconds between checkpoints; more where writing one takes more than 1 / SHARE of them."""
-
-SHARE = 20
 
 _BLIND = (
     "the model hides its gradients: {}. That is not a defence by itself: this attack stands still, "
@@ -235,8 +230,6 @@ class _Run:
     """Samples in the batches that are done."""
     frame: int = 0
     """Questions asked in the present one."""
-    saved_at: float = field(default_factory=time.monotonic)
-    save_cost: float = 0.0
 
     def attack(self, size: int) -> Generator[Event, None, None]:
         """Attack batch after batch, until done or cancelled."""
@@ -440,14 +433,11 @@ class _Run:
     # --- going on ---------------------------------------------------------------------------------
 
     def _checkpoint_fit_if_due(self, now: FitStep, number: int) -> None:
-        begun = time.monotonic()
-        if not number or begun - self.saved_at < max(EVERY, SHARE * self.save_cost):
+        if not number or not self.bench.checkpoint_due():
             return
         saved = now.snapshot()
         tensors = {f"fit.{name}": tensor for name, tensor in saved.tensors.items()}
         self.bench.save_checkpoint(number - 1, tensors, {"step": number, "fit": saved.values})
-        self.saved_at = time.monotonic()
-        self.save_cost = self.saved_at - begun
 
     def _restore_fit(self, kept: Checkpoint) -> FitSnapshot | None:
         """What the fit goes on from; None if it was over."""
@@ -460,8 +450,7 @@ class _Run:
     def _checkpoint_if_due(self, now: Iteration) -> None:
         """Keep, from time to time, what the rest of the run depends on. Nothing has been said of
         `now` yet: the resumed run asks the same question, and says it."""
-        begun = time.monotonic()
-        if not self.step or begun - self.saved_at < max(EVERY, SHARE * self.save_cost):
+        if not self.step or not self.bench.checkpoint_due():
             return
         saved = now.snapshot()
         tensors = {f"search.{name}": tensor for name, tensor in saved.tensors.items()}
@@ -486,8 +475,6 @@ class _Run:
             tensors["fitted"] = self.fit.pattern
             values["fitted"] = self.fit.figures()
         self.bench.save_checkpoint(self.step - 1, tensors, values)
-        self.saved_at = time.monotonic()
-        self.save_cost = self.saved_at - begun
 
     def _restore(self, kept: Checkpoint) -> Snapshot:
         """Take up the run where `kept` left it, and the search with it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -30,13 +29,6 @@ from engine.models.card import SEEN, told
 from engine.models.describing import describe_module
 from engine.models.fitting import fitted_layer
 from engine.task import Steps, Summary
-
-CHECKPOINT_SHARE = 100
-"""A checkpoint is written after a round as soon as it costs less than 1 / CHECKPOINT_SHARE of the
-time since the last."""
-
-FIRST_SAVE = 0.02
-"""Seconds that the first checkpoint is taken to cost."""
 
 UNPAID = ("bytes_up", "bytes_down", "rejected", "dropped", "skipped", "client_accuracy")
 """Of the summary: what tells who was drawn and who answered, or of clients' own models. No noise is
@@ -162,8 +154,6 @@ class _Keeper(Keeper):
         self.federation = federation
         self.fleet = fleet
         self.grid = grid
-        self._saved_at = time.monotonic()
-        self._cost = FIRST_SAVE
 
     def begin(self) -> None:
         # Records are replaced, and never changed: it is enough to hold them.
@@ -177,11 +167,10 @@ class _Keeper(Keeper):
             context.state.update(self._before[node])
 
     def end(self) -> None:
-        if time.monotonic() - self._saved_at >= CHECKPOINT_SHARE * self._cost:
+        if self.federation.bench.checkpoint_due(0.0):
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        begun = time.monotonic()
         federation = self.federation
         held = federation.tensors()
         for node, context in self.grid.contexts.items():
@@ -192,8 +181,6 @@ class _Keeper(Keeper):
         values["data"] = _data_state(federation.made.data)
         values["rounds"] = federation.rounds
         federation.bench.save_checkpoint(federation.at.round, held, values)
-        self._saved_at = time.monotonic()
-        self._cost = self._saved_at - begun
 
     def restore(self, held: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         values = dict(values)

@@ -51,12 +51,6 @@ SAID = 2000
 FIGURES = ("loss", "gradient_norm", "real", "fake")
 """What is said of a step; of the generator's only the first two."""
 
-CHECKPOINT_EVERY = 30.0
-"""Seconds between checkpoints."""
-
-CHECKPOINT_SHARE = 100
-"""And at least so many times what the last one took."""
-
 
 def run_gan(spec: Gan, bench: Bench) -> Steps:
     """Train as `spec` says; see the summary's help. Cancelled, it keeps the generators as they are.
@@ -176,8 +170,6 @@ class Trainer:
         self._live_of, self._lives = 0, dict[str, float]()
         self._seen: list[Said] = []
         self._unsaid: deque[Event] = deque()
-        self._saved_at = time.monotonic()
-        self._save_cost = 0.02
 
     @property
     def present(self) -> Generator:
@@ -219,7 +211,8 @@ class Trainer:
             self._note()
             yield from self.say()
             yield Progress(at.iteration, spec.iterations, "iterations")
-            self._checkpoint_if_due()
+            if self.bench.checkpoint_due():
+                self.checkpoint()
 
     def _half(self) -> None:
         """The half step that is next."""
@@ -501,25 +494,18 @@ class Trainer:
 
     # --- going on ---------------------------------------------------------------------------------
 
-    def _checkpoint_if_due(self) -> None:
-        waited = time.monotonic() - self._saved_at
-        if waited >= max(CHECKPOINT_EVERY, CHECKPOINT_SHARE * self._save_cost):
-            self.checkpoint()
-
     def checkpoint(self) -> None:
         """Keep everything that the next half step depends on."""
-        begun = time.monotonic()
         tensors: dict[str, Tensor] = {}
         for name, network in self._kept().items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         for name, adam in self.adams.items():
             tensors |= {f"{name}_adam.{key}": value for key, value in adam.tensors().items()}
+        tensors |= {f"watched.{key}": value for key, value in self.watcher.tensors().items()}
         values: dict[str, Any] = {name: getattr(self.at, name) for name in Place.__slots__}
         values["fingerprint"] = self.source.fingerprint
         values["watched"] = self.watcher.state()
         self.bench.save_checkpoint(self.at.iteration, tensors, values)
-        self._saved_at = time.monotonic()
-        self._save_cost = self._saved_at - begun
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up a run where `checkpoint` left it. Raises BadInput if its data has changed."""
@@ -529,7 +515,7 @@ class Trainer:
                 "the data has changed since the run began. Put it back as it was and resume again, "
                 "or start a new run."
             )
-        self.watcher.restore(values.pop("watched"))
+        self.watcher.restore(under(tensors, "watched."), values.pop("watched"))
         self.at = Place(**values)
         for name, network in self._kept().items():
             network.load_state_dict(under(tensors, f"{name}."))

@@ -434,7 +434,7 @@ class Watcher:
     # --- going on -----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What the next look depends on, as JSON values."""
+        """What the next look depends on beside `tensors`, as JSON values."""
         return {
             "looked": self._looked,
             "looks": self._looks,
@@ -448,7 +448,12 @@ class Watcher:
             ],
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self._before is None else {"before": self._before}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        if "before" in tensors:
+            self._before = tensors["before"].to(self.trainer.bench.device)
         self._looked, self._looks = state["looked"], state["looks"]
         self.watches = [health.Watch(**watch) for watch in state["watches"]]
         self._troubled = {

@@ -66,15 +66,6 @@ T = TypeVar("T")
 NORM_EVERY = 10
 """Steps between two measurements of the gradient's norm (with clipping by norm: every step)."""
 
-CHECKPOINT_EVERY = 30.0
-"""Seconds between checkpoints within an epoch. At the end of an epoch one is written as soon as
-checkpoints cost less than 1 / CHECKPOINT_SHARE of the time since the last."""
-
-CHECKPOINT_SHARE = 100
-
-FIRST_SAVE = 0.02
-"""Seconds that the first checkpoint is taken to cost: a run of two seconds needs none."""
-
 WATCHED = 500
 """Images that the watch attacks together."""
 
@@ -328,8 +319,6 @@ class Trainer:
         self._plain = modules if plain else None
         self._still = frozen_statistics(model)
         self._unsaid: deque[Event] = deque()
-        self._saved_at = time.monotonic()
-        self._save_cost = FIRST_SAVE
 
     def _mechanism(self) -> Mechanism | None:
         """Of a private run. Raises BadInput for what looks at samples past it."""
@@ -418,7 +407,7 @@ class Trainer:
             self.at.epoch += 1
             self.at.done = 0
             yield from self.say()
-            self._checkpoint_if_due(CHECKPOINT_SHARE * self._save_cost)
+            self._checkpoint_if_due(0.0)  # as soon as it is cheap enough
         self._unsaid.extend(self.diagnostics.says(last=True))
         yield from self.say()
         if self.landscape is not None:
@@ -449,7 +438,7 @@ class Trainer:
             yield from self.say()
             yield Progress(self.at.step, total, "steps")
             assert self.at.step > first
-            self._checkpoint_if_due(CHECKPOINT_EVERY)
+            self._checkpoint_if_due()
 
     def _total(self) -> int:
         """Steps of the whole run."""
@@ -787,14 +776,12 @@ class Trainer:
 
     # --- going on ---------------------------------------------------------------------------------
 
-    def _checkpoint_if_due(self, least: float) -> None:
-        waited = time.monotonic() - self._saved_at
-        if waited >= max(least, CHECKPOINT_SHARE * self._save_cost):
+    def _checkpoint_if_due(self, least: float | None = None) -> None:
+        if self.bench.checkpoint_due(least):
             self.checkpoint()
 
     def checkpoint(self) -> None:
         """Keep everything that the next step depends on."""
-        begun = time.monotonic()
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"optim.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
         if self.average is not None:
@@ -811,8 +798,6 @@ class Trainer:
         values = {name: getattr(self.at, name) for name in Place.__slots__}
         values["data"] = _data_state(self.data)
         self.bench.save_checkpoint(self.at.step, tensors, values)
-        self._saved_at = time.monotonic()
-        self._save_cost = self._saved_at - begun
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up a run where `checkpoint` left it."""

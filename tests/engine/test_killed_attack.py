@@ -16,8 +16,8 @@ from tests.engine.cli import ROOT, TINY, engine, recipe, tasks, wait_until
 
 OFTEN = """
 import sys
-import engine.attacks.running as running
-running.EVERY, running.SHARE = 0.1, 0.0
+import engine.bench as bench
+bench.CHECKPOINT_EVERY, bench.CHECKPOINT_SHARE, bench.FIRST_SAVE = 0.1, 0.0, 0.0
 from engine.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -319,7 +319,7 @@ def test_a_resumed_run_repeats_its_live_changes(
     monkeypatch.setattr("engine.bench.BURST", 0.0)
     monkeypatch.setattr(
         "engine.training.loop.Trainer._checkpoint_if_due",
-        lambda self, least: self.at.step % 10 == 0 and self.checkpoint(),
+        lambda self, least=None: self.at.step % 10 == 0 and self.checkpoint(),
     )
     workspace = Workspace(tmp_path)
 

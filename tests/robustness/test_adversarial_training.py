@@ -480,7 +480,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_weights(
     monkeypatch.setattr("engine.bench.BURST", 0.0)  # a yield after every step
     monkeypatch.setattr(
         "engine.training.loop.Trainer._checkpoint_if_due",
-        lambda self, least: self.at.step % 4 == 0 and self.checkpoint(),
+        lambda self, least=None: self.at.step % 4 == 0 and self.checkpoint(),
     )
     spec = STATES[name]
     events, whole = drain(run_train(spec, new_bench(tmp_path, "whole", spec.seed)))

@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 BETAS = (0.5, 0.99)
 """Of both Adams."""
 
-CHECKPOINT_EVERY = 30.0
-"""Seconds between checkpoints."""
-
 JUDGED = 500
 """Images that are judged in one pass."""
 
@@ -136,7 +133,6 @@ class _Forger:
         self.bound = spec.eps / 2 * math.sqrt(values) if spec.bound is None else spec.bound
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
         self._unsaid: deque[Event] = deque()
-        self._saved_at = time.monotonic()
         self._every = every(self.total)
         places = chosen.order[:SHOWN]
         self._shown, self._labels = self.data.test.batch(places)
@@ -162,7 +158,7 @@ class _Forger:
                 self._unsaid.extend(self._frame())
             yield from self.say()
             yield Progress(self.step, self.total, "steps")
-            if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY:
+            if self.bench.checkpoint_due():
                 self.checkpoint()
 
     def say(self) -> Iterator[Event]:
@@ -265,7 +261,6 @@ class _Forger:
             "fingerprint": self.data.fingerprint,
         }
         self.bench.save_checkpoint(self.step, tensors, values)
-        self._saved_at = time.monotonic()
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up a run where `checkpoint` left it. Raises BadInput if its data has changed."""

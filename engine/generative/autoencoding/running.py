@@ -34,12 +34,6 @@ from engine.task import Steps, Summary
 if TYPE_CHECKING:
     from engine.bench import Bench
 
-CHECKPOINT_EVERY = 30.0
-"""Seconds between checkpoints; more where writing one takes more than 1 / CHECKPOINT_SHARE of
-them."""
-
-CHECKPOINT_SHARE = 100
-
 JUDGED = 500
 """Images that are judged in one pass."""
 
@@ -142,8 +136,6 @@ class _Run:
         self.shown = Shown(data, spec.code.prior, spec.latent, bench.derive("shown"))
         self._every = every(learner.total)
         self._unsaid: deque[Event] = deque()
-        self._saved_at = time.monotonic()
-        self._save_cost = 0.0
 
     def train(self) -> Generator[Event, None, None]:
         """Every step that is left."""
@@ -173,7 +165,8 @@ class _Run:
                 self._unsaid.extend(self.shown.frame(learner.present(), learner.step))
             yield from self.say()
             yield Progress(learner.step, learner.total, "steps")
-            self._checkpoint_if_due()
+            if self.bench.checkpoint_due():
+                learner.checkpoint()
 
     def _is_due(self) -> bool:
         return self.learner.step % self._every == 0
@@ -191,15 +184,6 @@ class _Run:
             values["validation/error"] = found.error
         self.learner.judged += 1
         yield Scalars(self.learner.step, values)
-
-    def _checkpoint_if_due(self) -> None:
-        waited = time.monotonic() - self._saved_at
-        if waited < max(CHECKPOINT_EVERY, CHECKPOINT_SHARE * self._save_cost):
-            return
-        begun = time.monotonic()
-        self.learner.checkpoint()
-        self._saved_at = time.monotonic()
-        self._save_cost = self._saved_at - begun
 
 
 # --- judging --------------------------------------------------------------------------------------

@@ -285,6 +285,26 @@ def test_a_run_goes_on_as_if_nothing_had_been(spec: Gan, tmp_path: Path) -> None
     assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
+@pytest.mark.parametrize("spec", [SMALL, PICTURES], ids=["points", "images"])
+def test_what_is_said_of_its_health_goes_on_too(spec: Gan, tmp_path: Path) -> None:
+    """How far the samples have moved is told against the look before the interruption."""
+    whole = new_trainer(spec, tmp_path / "whole", seed=0)
+    list(whole.train())
+    broken = new_trainer(spec, tmp_path / "broken", seed=0)
+    broken.bench.single_step = True
+    steps = broken.train()
+    while broken.at.iteration < spec.iterations // 2:
+        next(steps)
+    broken.checkpoint()
+    kept = broken.bench.checkpoints.latest()
+    assert kept is not None
+    again = new_trainer(spec, tmp_path / "broken", seed=0)
+    again.restore(kept.tensors, kept.values["task"])
+    list(again.train())
+    assert again.watcher.watches[0].moved
+    assert again.watcher.state() == whole.watcher.state()
+
+
 def test_a_change_after_going_on_in_mid_iteration_can_be_repeated(tmp_path: Path) -> None:
     """It holds from the next iteration on: half of this one has run without it."""
     bench = new_bench(tmp_path / "broken")
