@@ -45,7 +45,7 @@ SUPERSEDED = "superseded: a newer question of the same kind has been asked"
 SLICE = 0.02
 """Seconds that the work on a long answer goes on before anything else has its turn."""
 
-LOADS_NOTHING = ("meet_model", "smallest_eps", "try_attack")
+LOADS_NOTHING = ("meet_model", "preview_points", "smallest_eps", "try_attack")
 """Questions that never wait for data."""
 
 PATIENT = ("embed", "smallest_eps")

@@ -40,6 +40,8 @@ from engine.explain.surface import SIDE
 from engine.federated.noising import client_plan
 from engine.federated.spec import ClientPrivacy
 from engine.generative.making import Maker, load_maker
+from engine.generative.points import point_set
+from engine.generative.spec.points import PointsSpec
 from engine.models import describe, load_model
 from engine.models.card import ModelCard, of_classifier, parse_card, read_metadata
 from engine.models.files import LoadedModel, read_model
@@ -77,6 +79,9 @@ _makers: dict[Key, Maker] = {}
 MOST_MADE = 1024
 """Images in an answer."""
 
+POINTS = 2048
+"""Points of a preview."""
+
 
 @dataclass(frozen=True, slots=True)
 class Aside:
@@ -98,6 +103,7 @@ def prepare(question: Mapping[str, Any], workspace: Workspace, data_root: Path |
         "preview_data": preview_data,
         "privacy_curve": privacy_curve,
         "preview_partition": preview_partition,
+        "preview_points": preview_points,
         "explain": explain_sample,
         "surface": survey_surface,
         "smallest_eps": smallest_eps,
@@ -180,6 +186,18 @@ def preview_partition(question: Mapping[str, Any], bench: Bench) -> Loading:
         "largest": int(sizes.max()),
     }
     return reply, b""
+
+
+def preview_points(question: Mapping[str, Any], bench: Bench) -> Loading:
+    """`data` (a spec of points in the plane): POINTS of them, float32, and the extent of a picture
+    of them."""
+    spec = _spec(PointsSpec, question.get("data"))
+    if spec is None:
+        raise BadInput("say what points are to be shown: `data` is missing")
+    yield from ()  # nothing is loaded
+    points = point_set(spec)
+    drawn, _ = points.draw(POINTS, bench.generator("preview"))
+    return {"extent": list(points.extent)}, drawn.float().numpy().tobytes()
 
 
 def privacy_curve(question: Mapping[str, Any], bench: Bench) -> Loading:

@@ -101,6 +101,7 @@ QPushButton[look="ghost"] {{
 }}
 QPushButton[look="ghost"]:hover {{ background: {t.raised}; color: {t.text}; }}
 QPushButton[look="ghost"]:focus {{ border-color: {t.accent}; }}
+QPushButton[look="ghost"]:disabled {{ color: {t.faint}; }}
 QPushButton[look="link"] {{
     background: transparent; border-color: transparent; color: {t.accent}; padding: {s(2)};
 }}

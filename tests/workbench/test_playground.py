@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
-from engine.events import Array, Progress, Scalars
+from engine.errors import BadInput
+from engine.events import Array, Progress, Scalars, drain
 from engine.generative.health import COLUMNS
 from engine.generative.spec.gan import Gan
-from engine.store import Run
+from engine.questions import prepare
+from engine.store import Run, Workspace
 from engine.task import live_fields, parse_task
 from tests.workbench.played import (
     COLLAPSE,
@@ -188,19 +191,35 @@ def test_of_several_seeds_the_samples_of_one_are_shown(view: GanView, tmp_path: 
     assert view.seeds.drawing.seeds[1].pixels is not None
 
 
-def test_the_form_says_whether_points_or_images_will_be_shown(view: GanView):
-    view.preview({"data": {"kind": "digits"}}, lambda question, answer: None)
+def test_the_form_says_whether_points_or_images_will_be_shown(view: GanView, tmp_path: Path):
+    workspace = Workspace(tmp_path)
+
+    def ask(question: Mapping[str, Any], answer: Callable[[dict[str, Any], bytes], None]) -> None:
+        try:
+            answer(*drain(prepare(question, workspace, None)))
+        except BadInput as error:
+            answer({"error": {"kind": "BadInput", "text": str(error)}}, b"")
+
+    assert not view.transport.pauses.isEnabled()
+    view.preview({"data": {"kind": "digits"}}, ask)
     assert view.samples.isVisible()
-    view.preview(
-        {"data": {"kind": "drawn", "points": [[0, 0], [1, 0.5], ["x"]]}},
-        lambda question, answer: None,
-    )
+    view.preview({"data": {"kind": "ring", "modes": 4, "sigma": 0.01}}, ask)
     assert view.scene.isVisible()
+    assert not view.timeline.isVisible()
     assert view.scene.scene is not None
     assert view.scene.scene.real is not None
-    assert view.scene.scene.real.tolist() == [[0, 0], [1, 0.5]]
-    view.preview({"data": {"kind": "ring"}}, lambda question, answer: None)
+    assert np.hypot(*view.scene.scene.real.T) == pytest.approx(1.0, abs=0.06)
+    view.preview({"data": {"kind": "drawn", "points": [[0, 0], ["x"]]}}, ask)
     assert view.scene.scene is None
+
+
+def test_a_preview_that_comes_late_is_not_drawn_over_a_run(view: GanView, tmp_path: Path):
+    answers: list[Callable[[dict[str, Any], bytes], None]] = []
+    view.preview({"data": {"kind": "ring"}}, lambda question, answer: answers.append(answer))
+    show(view, played(tmp_path))
+    before = view.scene.scene
+    answers[0]({"extent": [-9.0, 9.0, -9.0, 9.0]}, np.zeros((3, 2), np.float32).tobytes())
+    assert view.scene.scene is before
 
 
 def test_it_speaks_chinese(view: GanView, tmp_path: Path):
@@ -528,7 +547,7 @@ def test_a_collapse_made_on_purpose_is_named_and_repaired_by_the_proposal(
     assert isinstance(view, GanView)
     qtbot.waitUntil(lambda: view.info is not None and view.game.is_plane, timeout=60_000)
     qtbot.waitUntil(lambda: "arrows" in view.game.arrays, timeout=60_000)
-    assert view.scene.scene is not None
+    qtbot.waitUntil(lambda: view.scene.scene is not None, timeout=20_000)
     window.do.pause(True)
     qtbot.waitUntil(lambda: window.session.paused, timeout=20_000)
     view.transport.generator.click()

@@ -27,7 +27,7 @@ from workbench.views.film import EMPTY as SAMPLES_COME
 from workbench.views.film import Film
 from workbench.views.modes import ModesCard
 from workbench.views.mosaic import Link, Mosaic
-from workbench.views.scene import Scene, SceneCard, extent_of
+from workbench.views.scene import Scene, SceneCard
 from workbench.views.seeds import SeedsCard, Small
 from workbench.views.text import number, percent
 from workbench.views.timeline import Timeline
@@ -103,6 +103,8 @@ class GanView(LiveView):
         self._lay_out()
         self._connect()
         self._show_kind(False)
+        self._show_state()
+        self.timeline.hide()
         self.retranslate()
 
     # --- parts
@@ -209,6 +211,7 @@ class GanView(LiveView):
         self.scene.show_scene(None)
         self.modes.clear()
         self.timeline.clear()
+        self.timeline.hide()
         self.samples.clear()
         self.neighbours.clear()
         if info is None or info.id != self._asked:
@@ -220,6 +223,7 @@ class GanView(LiveView):
             self._is_plane = is_plane(info.spec.get("data") or {})
         self.seeds.set_seeds(())
         self._show_kind(info is not None)
+        self._show_state()
 
     def update_info(self, info: RunInfo) -> None:
         before = self.info
@@ -529,17 +533,22 @@ class GanView(LiveView):
     # --- before a run
 
     def preview(self, values: Mapping[str, Any], ask: Ask) -> None:
-        """Whether it will be points or images; one's own points are shown."""
+        """Whether it will be points or images; the points are shown."""
         data = values.get("data") or {}
         self._is_plane = is_plane(data)
         self._show_kind(False)
-        points = data.get("points") if data.get("kind") == "drawn" else None
-        known = [pair for pair in points or () if isinstance(pair, list | tuple) and len(pair) == 2]
-        if known:
-            real = np.asarray(known, np.float32)
-            self.scene.show_scene(Scene(extent_of([real]), real))
-        else:
+        if self._is_plane:
+            ask({"kind": "preview_points", "data": data}, self._points_told)
+
+    def _points_told(self, answer: dict[str, Any], payload: bytes) -> None:
+        if self.info is not None:
+            return
+        if "error" in answer:  # the form says what is wrong
             self.scene.show_scene(None)
+            return
+        left, right, lower, upper = answer["extent"]
+        real = np.frombuffer(payload, np.float32).reshape(-1, 2)
+        self.scene.show_scene(Scene((left, right, lower, upper), real))
 
     def retranslate(self) -> None:
         super().retranslate()

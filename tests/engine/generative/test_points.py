@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
 from sklearn.datasets import make_moons
 
-from engine.errors import SpecError
+from engine.errors import BadInput, SpecError
+from engine.events import drain
 from engine.generative.modes import JUDGED, coverage, diversity
 from engine.generative.points import PointSet, point_set
 from engine.generative.spec import Drawn, Grid, Moons, PointsSpec, Ring, Spiral
+from engine.questions import POINTS, prepare
+from engine.store import Workspace
 
 SETS = [Ring(), Grid(), Spiral(), Moons(), Drawn(points=((0.0, 0.0), (3.0, 1.0), (1.0, -2.0)))]
 
@@ -154,3 +159,24 @@ def test_drawn_points_must_differ() -> None:
         Drawn(points=((1.0, 1.0), (1.0, 1.0)))
     with pytest.raises(SpecError, match="at least 2"):
         Drawn(points=((1.0, 1.0),))
+
+
+@pytest.mark.parametrize("spec", SETS, ids=lambda spec: spec.kind)
+def test_a_preview_shows_points_of_the_set_inside_its_extent(
+    spec: PointsSpec, tmp_path: Path
+) -> None:
+    question = {"kind": "preview_points", "data": spec.to_dict()}
+    answer, payload = drain(prepare(question, Workspace(tmp_path), None))
+    shown = torch.from_numpy(np.frombuffer(payload, np.float32).reshape(-1, 2).copy())
+    assert len(shown) == POINTS
+    points = point_set(spec)
+    assert coverage(shown, points).covered == points.count
+    left, right, lower, upper = answer["extent"]
+    assert ((shown[:, 0] - left) * (right - shown[:, 0]) > 0).all()
+    assert ((shown[:, 1] - lower) * (upper - shown[:, 1]) > 0).all()
+
+
+@pytest.mark.parametrize("data", [None, {"kind": "digits"}, {"kind": "ring", "modes": 0}])
+def test_a_preview_of_no_points_is_refused(data: dict[str, object] | None, tmp_path: Path) -> None:
+    with pytest.raises(BadInput):
+        drain(prepare({"kind": "preview_points", "data": data}, Workspace(tmp_path), None))
