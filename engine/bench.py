@@ -32,12 +32,14 @@ FIRST_SAVE = 0.02
 
 
 class Bench:
-    """The surroundings of one running task. Made by the runner; tests make their own."""
+    """The surroundings of one running task. The runner makes one for each run; from Python,
+    `Bench(Path("demo"))` finds the runs of the workspace `demo`, and what a task writes that is run
+    on it lies there too."""
 
     def __init__(
         self,
         folder: Path,
-        workspace: Path,
+        workspace: Path | None = None,
         *,
         seed: int = 0,
         spec: BenchSpec | None = None,
@@ -47,7 +49,7 @@ class Bench:
         flush: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
-        self.workspace = workspace
+        self.workspace = folder if workspace is None else workspace
         self.seed = seed
         self.spec = spec or BenchSpec()
         self.data_root = data_root
@@ -133,6 +135,10 @@ class Bench:
     def history(self, step: int) -> tuple[str, ...]:
         """What was changed up to `step`: tells a run from one in which it was not."""
         return tuple(f"{c.name}={c.value!r}@{c.step}" for c in self.changes if c.step <= step)
+
+    def too_late(self) -> list[tuple[Change, int]]:
+        """Changes that are of no step the run has taken, and how many it took."""
+        return [(change, self._step) for change in self.changes if change.step > self._step]
 
     # --- files --------------------------------------------------------------------------------
 

@@ -311,6 +311,15 @@ class Runner:
             summary: Mapping[str, Any] = returned.value or {}
         except Cancelled:
             summary = {}
+        if not told:
+            for late, taken in bench.too_late():
+                writer.put(
+                    Note(
+                        "warning",
+                        f"{late.name} was to be {late.value:g} from step {late.step} on, but the "
+                        f"run has {taken} steps: it never was",
+                    )
+                )
         writer.flush()
         if told and self._stop is not None:  # else it had come to its end before it could be told
             return self._stop, Stopped(summary)

@@ -194,6 +194,8 @@ OTHERS = (
     "accuracy",
     "epsilon",
     "epsilon_lower_bound",
+    "auc",
+    "psnr",
     "modes_covered",
     "high_quality",
     "error",

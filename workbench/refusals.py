@@ -124,8 +124,9 @@ REFUSALS = (
     ),
     mark(
         "the layer {name} ({kind}) normalises over the batch: every sample has a part in every "
-        "gradient, and clipping bounds none of them. Expected a model without; set norm = "
-        '"group" in the model, which normalises each image by itself, or "none"'
+        "gradient, and clipping bounds none of them. Expected a model without: in a cnn set norm = "
+        '"group", which normalises each image by itself, in an mlp "layer", in both "none" will '
+        "do; lenet, strided, scattering, rnn and transformer never do it, resnet18 always does"
     ),
     mark("{count} canaries are more than the {images} training images"),
     mark(

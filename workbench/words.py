@@ -139,6 +139,8 @@ _WORDS = {
     "critic": mark("Critic"),
     "generator": mark("Generator"),
     "modes_covered": mark("Modes covered"),
+    "troubles": mark("Went wrong, seeds"),
+    "troubles_at_end": mark("Wrong at the end, seeds"),
     "high_quality": mark("Samples of high quality"),
     "diversity": mark("Diversity of the samples"),
     "fid": "FID",
@@ -326,6 +328,9 @@ _NOTES = (
         "the model was trained on some of the images that it is tested on now: the data or its "
         "split is not what it was. Its accuracies are too high. Put the data back as it was, or "
         "train a model from the beginning on what it is now."
+    ),
+    mark(
+        "{name} was to be {value} from step {step} on, but the run has {steps} steps: it never was"
     ),
     # Private training.
     mark("the target is reached after {steps} of {planned} steps"),

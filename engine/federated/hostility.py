@@ -24,8 +24,7 @@ Update = dict[str, Tensor]
 
 
 def who(specs: Sequence[HostileSpec], clients: int, seed: int) -> dict[int, HostileSpec]:
-    """Which clients are hostile, and how. Raises BadInput where one is to be it twice, or all of
-    them are not enough."""
+    """Which clients are hostile, and how. Raises BadInput where one is to be it twice."""
     found: dict[int, HostileSpec] = {}
     for spec in specs:
         for client in spec.clients:
@@ -36,11 +35,6 @@ def who(specs: Sequence[HostileSpec], clients: int, seed: int) -> dict[int, Host
         if spec.clients:
             continue
         free = [client for client in range(clients) if client not in found]
-        if spec.count > len(free):
-            raise BadInput(
-                f"hostile.{place} wants {spec.count} clients, and {len(free)} of {clients} are "
-                "left; lower `count`"
-            )
         draw = torch.Generator().manual_seed(derive(seed, "hostile", place))
         for pick in torch.randperm(len(free), generator=draw)[: spec.count].tolist():
             found[free[pick]] = spec

@@ -135,7 +135,7 @@ class DPSGDMechanism(Mechanism):
         yield Note(
             "info",
             f"noise multiplier {self.noise:.4g}, sample rate {self.rate:.4g}, {self.steps} steps: "
-            f"epsilon {ahead.pld[-1]:.3f} at delta {delta:g}. It covers what the model learns from "
+            f"epsilon {ahead.pld[-1]:.4g} at delta {delta:g}. It covers what the model learns from "
             "the training images in this run; not the validation images, by which early stopping "
             "chooses. Losses, accuracies and norms that are shown meanwhile are not covered: they "
             "stay in this workspace.",

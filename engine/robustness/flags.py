@@ -114,7 +114,7 @@ FLAGS: dict[str, Meaning] = {
     "weak_attacks": Meaning(
         "The attacks are too weak",
         "The checks, which are no strong attacks, break samples that the attacks of this "
-        "evaluation all missed.",
+        "evaluation in the same norm all missed.",
         "Evaluate with AutoAttack, or with PGD of 40 steps or more and both losses.",
     ),
     "optimises_inside": Meaning(

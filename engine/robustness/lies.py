@@ -408,7 +408,8 @@ def compare(
         flags.append(Flag("unbounded_fails", text))
 
     if known is not None:
-        wins("weak_attacks", best, known, "broken by the checks alone", least=MORE)
+        words = f"broken by the checks alone, within {eps:.3g} in {norm}"
+        wins("weak_attacks", best, known, words, least=MORE)
     return flags
 
 

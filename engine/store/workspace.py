@@ -8,13 +8,14 @@ calls it. Torch-free and numpy-free.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import secrets
 import shutil
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -323,11 +324,11 @@ class Workspace:
         if len(matches) == 1:
             return Run(self.folder / matches[0])
         if matches:
-            raise BadInput(
-                f"{ref!r} is the beginning of {len(matches)} runs: {', '.join(matches[:4])}"
-            )
+            raise BadInput(f"{ref!r} is the beginning of {len(matches)} runs: {_some(matches, 4)}")
         names = list(dict.fromkeys(info.name for info in infos))
-        there = f" There are: {', '.join(names[:8])}." if names else " It holds no runs yet."
+        close = difflib.get_close_matches(ref, names, n=3)
+        names = [*close, *(name for name in names if name not in close)]
+        there = f" There are: {_some(names, 8)}." if names else " It holds no runs yet."
         raise BadInput(f"there is no run {ref!r} in {self.root}.{there}")
 
     def create(
@@ -418,3 +419,7 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
         text = json.dumps(value, indent=1, ensure_ascii=False)
         # What is no UTF-8, as a file's name may be, becomes JSON's own escape.
         file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])

@@ -273,7 +273,8 @@ class Train(Adjustable):
         "epochs": "passes over the training images that were begun",
         "steps": "of the optimiser",
         "parameters": "numbers in the model",
-        "best_epoch": "the epoch that the model is of, with early stopping or a watch",
+        "best_epoch": "of the best validation accuracy; the model is of that epoch with early "
+        "stopping, or where a watch ended the run, else of the last",
         "validation_accuracy": "share of the validation images, at the end or in the best epoch",
         "watched_accuracy": "robust accuracy in the safest epoch, as the watch saw it",
         "collapsed": "the watch ended the run: robustness was lost",
@@ -282,7 +283,8 @@ class Train(Adjustable):
         "epsilon": "of a private run: with one training image more or less, any outcome is at most "
         "exp(epsilon) times as probable, but for delta",
         "epsilon_rdp": "the same by Rényi accounting, which is looser",
-        "epsilon_prv": "the same by Opacus' PRV accountant, as a check",
+        "epsilon_prv": "the same by Opacus' PRV accountant, as a check: an upper bound, and so a "
+        "little higher",
         "delta": "of epsilon",
         "noise_multiplier": "deviation of the noise / the largest norm of a sample's gradient",
         "sample_rate": "probability of each image to be in a step",

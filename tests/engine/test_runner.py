@@ -13,7 +13,17 @@ import pytest
 
 from engine.bench import Bench
 from engine.errors import BadInput, Cancelled, CrucibleError
-from engine.events import Change, Event, Failed, Finished, Progress, Scalars, Started, Stopped
+from engine.events import (
+    Change,
+    Event,
+    Failed,
+    Finished,
+    Note,
+    Progress,
+    Scalars,
+    Started,
+    Stopped,
+)
 from engine.files import atomic
 from engine.runner import Runner
 from engine.store import Run, Workspace
@@ -285,6 +295,14 @@ def test_a_recipe_repeats_what_a_person_changed(setup: Setup) -> None:
     run = make(workspace, to=7, changes=changes)
     assert runner.run(run) == "done"
     assert run.scalars()["count"] == ([1, 2, 3, 4, 5, 6, 7], [1, 1, 1, 7, 7, 2, 2])
+
+
+def test_a_change_that_comes_after_the_end_is_told(setup: Setup) -> None:
+    workspace, heard, runner = setup
+    late = {"name": "by", "value": 3.0, "step": 40}
+    assert runner.run(make(workspace, to=4, changes=[{**late, "step": 2}, late])) == "done"
+    notes = [note.text for note in heard.of(Note) if note.level == "warning"]
+    assert notes == ["by was to be 3 from step 40 on, but the run has 4 steps: it never was"]
 
 
 def test_slow_motion_waits_between_steps_and_can_be_ended(

@@ -70,6 +70,16 @@ def test_a_run_is_found_by_id_prefix_and_name(workspace: Workspace) -> None:
     assert new.info().lineage == {"init": old.id}
 
 
+def test_of_many_runs_the_ones_of_nearly_that_name_are_told(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for name in ("robust", *(f"other-{number}" for number in range(9))):
+        workspace.create({"kind": "train"}, name=name)
+    with pytest.raises(BadInput, match=r"There are: robust, (other-\d, ){7}…\."):
+        workspace.find("robsut")
+    with pytest.raises(BadInput, match=r"is the beginning of 10 runs: .*, …$"):
+        workspace.find("2")
+
+
 @pytest.mark.parametrize("ref", ["", "..", "/", "../runs"])
 def test_no_reference_leads_outside(workspace: Workspace, ref: str) -> None:
     with pytest.raises(BadInput):

@@ -11,7 +11,7 @@ import torch
 
 from engine.attacks import PGD
 from engine.attacks.running import TARGETED, run_attack
-from engine.attacks.spec import FMN, Attack, DeepFool, Patch, Spatial
+from engine.attacks.spec import FMN, Attack, DeepFool, Patch, Shift, Spatial
 from engine.attacks.tally import wilson
 from engine.data import Dataset
 from engine.errors import BadInput, Cancelled, SpecError
@@ -389,6 +389,25 @@ def test_a_contradicted_certificate_meets_no_requirement() -> None:
 def test_what_nothing_certifies_cannot_be_required(values: dict[str, Any], match: str) -> None:
     with pytest.raises(SpecError, match=match):
         parse_task({"kind": "evaluate", "model": "m", **values})
+
+
+def test_a_negative_control_does_not_say_how_far_the_checks_go(
+    model_file: Path, tmp_path: Path
+) -> None:
+    """Its radius is none that the others were asked to reach."""
+    pgd = PGD(eps=0.02, steps=20, step_size=0.004)
+    values = {"checked": 40, "queries": 50, "curve": 4}
+    events, beside = pull(
+        small(model_file, attacks=(pgd, Shift(eps=0.5)), **values).run(bench_in(tmp_path / "a"))
+    )
+    _, alone = pull(small(model_file, attacks=(pgd,), **values).run(bench_in(tmp_path / "b")))
+    assert beside["flags"] == alone["flags"]
+    assert beside.get("broken_by_checks", 0) == alone.get("broken_by_checks", 0)
+    assert max(row[0] for row in tables(events)["curve"].rows) <= 2 * 0.02
+    # Where nothing else attacks, what it misses is told.
+    shift = Shift(eps=0.15)
+    _, only = pull(small(model_file, attacks=(shift,), **values).run(bench_in(tmp_path / "c")))
+    assert "weak_attacks" in only["flags"]
 
 
 def test_what_the_checks_break_inside_the_radius_counts(model_file: Path, tmp_path: Path) -> None:

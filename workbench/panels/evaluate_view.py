@@ -129,7 +129,10 @@ EVIDENCE = (
         "broken by {count} queries without gradients alone: {more} of {all} samples against "
         "{fewer} the other way round"
     ),
-    mark("broken by the checks alone: {more} of {all} samples against {fewer} the other way round"),
+    mark(
+        "broken by the checks alone, within {radius} in {norm}: {more} of {all} samples against "
+        "{fewer} the other way round"
+    ),
 )
 """What the checks measure, for translation."""
 UNCHECKED = (

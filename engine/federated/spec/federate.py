@@ -241,6 +241,20 @@ class Federate(Adjustable):
         return self
 
     @model_validator(mode="after")
+    def _there_are_enough_to_be_hostile(self) -> Self:
+        free = self.clients - len({client for each in self.hostile for client in each.clients})
+        for place, each in enumerate(self.hostile):
+            if each.clients:
+                continue
+            if each.count > free:
+                raise ValueError(
+                    f"hostile.{place} wants {each.count} clients, and {free} of {self.clients} are "
+                    "left; lower `count`"
+                )
+            free -= each.count
+        return self
+
+    @model_validator(mode="after")
     def _sampling_is_accounted(self) -> Self:
         if self.privacy is not None and self.sampling == "fixed":
             raise ValueError(

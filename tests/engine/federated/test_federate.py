@@ -601,7 +601,6 @@ def test_poisson_sampling_takes_each_client_by_its_own_coin(tmp_path: Path) -> N
         ({"strategy": {"kind": "multikrum", "hostile": 2, "keep": 9}}, "may keep 6 of 10"),
         ({"strategy": {"kind": "scaffold"}, "optimizer": {"kind": "adamw"}}, "plain steps"),
         ({"strategy": {"kind": "fedbn"}, "model": {"kind": "mlp"}}, "this model has none"),
-        ({"hostile": [{"kind": "scaled", "count": 11}]}, "10 of 10 are left"),
         ({"hostile": [{"kind": "backdoor", "patch": 8}]}, "expected at most 7"),
         ({"hostile": [{"kind": "label_flip", "target": 10}]}, "there is no class 10"),
         ({"partition": {"kind": "natural"}}, "does not say who its images are from"),
@@ -626,6 +625,10 @@ def test_what_cannot_be_is_refused_in_words(
     ("values", "words"),
     [
         ({"hostile": [{"kind": "scaled", "clients": [10]}]}, "there is no client 10"),
+        (
+            {"hostile": [{"kind": "scaled", "clients": [1, 2]}, {"kind": "scaled", "count": 9}]},
+            "hostile.1 wants 9 clients, and 8 of 10 are left",
+        ),
         ({"capture": {"clients": [-1]}}, "there is no client -1"),
         ({"privacy": {}, "sampling": "fixed"}, "Poisson sampling only"),
     ],
