@@ -167,6 +167,28 @@ def _parser() -> ArgumentParser:
     explaining.add_argument(
         "--trust-code", action="store_true", help="run the Python file that the model is made by"
     )
+    generating = commands.add_parser(
+        "generate",
+        parents=[place, keys, as_json],
+        help="let a trained generator make samples, and write them to a file",
+    )
+    generating.add_argument(
+        "model", help=f"a run of gan or autoencoder: {which}; or a file, exported or not"
+    )
+    generating.add_argument("--count", type=int, default=64, metavar="N", help="default: 64")
+    generating.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the same one makes the same (default: 0)"
+    )
+    generating.add_argument(
+        "--label", metavar="CLASS", help="of a conditional one: all of this class (default: each)"
+    )
+    generating.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a new file: .png (images in a grid), .safetensors (exact values) or .csv (points)",
+    )
     opening = commands.add_parser("open", parents=[keys], help="decrypt an exported model")
     opening.add_argument("file", type=Path, help="what `engine export` wrote")
     opening.add_argument(

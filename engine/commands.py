@@ -289,6 +289,32 @@ def explain(options: Namespace) -> int:
     return 0
 
 
+def generate(options: Namespace) -> int:
+    """Let a trained generator make samples, and write them to a file."""
+    from engine.bench import Bench
+    from engine.generative.generating import write_samples
+
+    secrets = _secrets(options)
+    root = options.workspace or default_workspace()
+    bench = Bench(root, spec=BenchSpec(device="cpu"), secrets=secrets)
+    with unwinding():
+        found = write_samples(
+            options.model,
+            bench,
+            options.to.expanduser(),
+            count=options.count,
+            seed=options.seed,
+            label=options.label,
+        )
+    if options.json:
+        _print_json(asdict(found))
+    else:
+        print(
+            f"wrote {found.count:,} samples, {' x '.join(map(str, found.shape))}, to {found.file}"
+        )
+    return 0
+
+
 def import_(options: Namespace) -> int:
     """Bring in a model that a person already has."""
     values: dict[str, Any] = {
@@ -644,6 +670,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "export": export,
     "export-set": export_set,
     "explain": explain,
+    "generate": generate,
     "open": open_,
     "import": import_,
     "keygen": keygen,

@@ -1,4 +1,4 @@
-"""Generative models: autoencoders, and what their codes are good for."""
+"""Generative models: their samples, and what the codes of an autoencoder are good for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.generative.autoencoding.scoring import anomaly_score, is_anomalous
+    from engine.generative.making import load_maker
 
-__all__ = ["anomaly_score", "is_anomalous"]
+__all__ = ["anomaly_score", "is_anomalous", "load_maker"]
 
 _HOME = {
     "anomaly_score": "autoencoding.scoring",
     "is_anomalous": "autoencoding.scoring",
+    "load_maker": "making",
 }
 
 

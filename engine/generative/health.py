@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -50,6 +50,14 @@ EXPLODED = 100.0
 
 LASTS = 5.0
 
+SCATTERED = 10.0
+"""Diversity, of the data's, above which samples have left the picture, which reaches 1.25 times as
+far as the data. Generators begin narrow; on their way the widest healthy ones came to 2, one that
+was on the verge to 4, and those that ran away to 1,000 and more within two looks."""
+
+FASTEST = 1e-2
+"""Rate of Adam, above which it is the first thing to be lowered; none above it is proposed."""
+
 SWINGS = 0.35
 """Share of the samples that are in another mode at each look: total variation between two looks."""
 
@@ -58,6 +66,8 @@ OUTPACES = 2.0
 
 NEARER = 0.5
 """Median distance of samples to the nearest training image, over that of images kept aside."""
+
+NETWORKS = ("generator", "critic")
 
 S = TypeVar("S", bound=Spec)
 
@@ -110,6 +120,8 @@ class Watch:
     counts: dict[str, int] = field(default_factory=dict)
     """Looks in a row that show a trouble; below zero, that do not."""
     begun: list[str] = field(default_factory=list)
+    told: dict[str, list[str]] = field(default_factory=dict)
+    """Of what has begun the evidence and what to try, as they were found last."""
     fresh: dict[str, list[float]] = field(default_factory=dict)
     """What was said since the last look."""
 
@@ -119,8 +131,9 @@ class Watch:
             self.fresh.setdefault(name, []).append(value)
 
     def look(self, spec: Gan, look: Look) -> list[Trouble]:
-        """The troubles that there are now. `spec` is as it holds now (see `as_set`): what is
-        proposed begins there."""
+        """The troubles that there are now, in the order in which they began. `spec` is as it holds
+        now (see `as_set`): what is proposed begins there. While something explodes it stands alone:
+        whatever else would show is what comes of it."""
         fresh, self.fresh = self.fresh, {}
         for name, kept in (
             ("critic/loss", self.losses),
@@ -135,34 +148,33 @@ class Watch:
             del self.moved[:-KEPT]
         if len(self.generator) >= PATIENCE:
             self.best = max(self.best, statistics.median(self.generator[-PATIENCE:]))
-        found = {
-            trouble.kind: trouble
-            for trouble in (
-                self._collapse(spec, look),
-                self._critic_wins(spec),
-                self._oscillation(spec, look),
-                self._exploding(spec, fresh),
-                self._memorising(spec, look),
-            )
-            if trouble is not None
-        }
-        return [found[kind] for kind in self._lasting(found) if kind in found]
+        exploding = self._scattered(spec, look) or self._exploding(spec, fresh)
+        others = (
+            self._collapse(spec, look),
+            self._critic_wins(spec),
+            self._oscillation(spec, look),
+            self._memorising(spec, look),
+        )
+        alone = exploding is not None or "exploding" in self.begun
+        found = [each for each in ((exploding,) if alone else others) if each is not None]
+        self._remember(found)
+        return [Trouble(kind, *self.told[kind]) for kind in self.begun]
 
-    def _lasting(self, found: Mapping[str, Trouble]) -> list[str]:
-        """The kinds that have shown for long enough, in the order in which they began."""
-        for kind in {*found, *self.counts}:
+    def _remember(self, found: Sequence[Trouble]) -> None:
+        """What has shown for long enough begins, what has not is over."""
+        shown = {each.kind: [each.evidence, each.try_1, each.try_2] for each in found}
+        if "exploding" in shown:  # the others begin from nothing when it is over
+            self.begun, self.counts = [], {"exploding": self.counts.get("exploding", 0)}
+        self.told |= shown
+        for kind in {*shown, *self.counts}:
             before = self.counts.get(kind, 0)
-            if kind in found:
-                self.counts[kind] = max(before, 0) + 1
-            else:
-                self.counts[kind] = min(before, 0) - 1
+            self.counts[kind] = max(before, 0) + 1 if kind in shown else min(before, 0) - 1
         for kind, count in sorted(self.counts.items()):
             at_once = kind in ("exploding", "memorising")
             if kind not in self.begun and count >= (1 if at_once else PATIENCE):
                 self.begun.append(kind)
             elif kind in self.begun and count <= -PATIENCE:
                 self.begun.remove(kind)
-        return list(self.begun)
 
     # --- the troubles -----------------------------------------------------------------------------
 
@@ -193,7 +205,7 @@ class Watch:
             "critic_wins",
             f"critic_loss={loss:.2g}, generator_gradient={gradient:.2g}, before={self.best:.2g}",
             "loss.kind=non_saturating" if spec.loss.kind == "minimax" else _noisier(spec),
-            f"critic_lr={spec.rates.critic_lr / 4:.2g}",
+            _slower(spec, "critic"),
         )
 
     def _oscillation(self, spec: Gan, look: Look) -> Trouble | None:
@@ -206,8 +218,14 @@ class Watch:
             "oscillation",
             f"swing={swing:.2f}",
             _penalised(spec, 0.1),
-            f"generator_lr={spec.rates.generator_lr / 4:.2g}",
+            _slower(spec, "generator"),
         )
+
+    def _scattered(self, spec: Gan, look: Look) -> Trouble | None:
+        if look.diversity <= SCATTERED:  # which no number is not either
+            return None
+        evidence = f"scattered={look.diversity:.2g}"
+        return Trouble("exploding", evidence, _slower(spec, "generator"), _slower(spec, "critic"))
 
     def _exploding(self, spec: Gan, fresh: Mapping[str, list[float]]) -> Trouble | None:
         for name, kept in (("critic", self.critic), ("generator", self.generator)):
@@ -217,12 +235,11 @@ class Watch:
             highest = max(now)
             # A single long one is a stumble, from which Adam recovers by itself.
             if usual > 0 and highest > EXPLODED * usual and statistics.median(now) > LASTS * usual:
-                rate = getattr(spec.rates, f"{name}_lr") / 4
                 clip = spec.rates.clip / 4 or 1.0
                 return Trouble(
                     "exploding",
                     f"network={name}, gradient_norm={highest:.2g}, before={usual:.2g}",
-                    f"{name}_lr={rate:.2g}",
+                    _slower(spec, name),
                     f"rates.clip={clip:g}",
                 )
         return None
@@ -258,6 +275,12 @@ def as_set(spec: S, values: Mapping[str, float]) -> S:
     return spec.model_copy(update=update)
 
 
+def _slower(spec: Gan, network: str, most: float = FASTEST) -> str:
+    """A quarter of its rate, or less: no more than `most`, and never what is too fast."""
+    name = f"{network}_lr"
+    return f"{name}={min(FASTEST, most, getattr(spec.rates, name) / 4):.2g}"
+
+
 def _noisier(spec: Gan) -> str:
     return f"instance_noise={min(MOST_NOISE, max(0.5, 2 * spec.steadying.instance_noise)):.2g}"
 
@@ -267,13 +290,19 @@ def _penalised(spec: Gan, least: float) -> str:
 
 
 def _against_collapse(spec: Gan) -> tuple[str, str]:
-    """A generator that outpaces its critic piles up where that is high just now: slow it down, or
-    let the critic keep up. Else let the critic see further."""
+    """Rates that are too high for anything come first. A generator that outpaces its critic piles
+    up where that is high just now: slow it down, or let the critic keep up. Else let the critic see
+    further."""
     rates = spec.rates
     pace = rates.generator_lr * spec.generator_steps
     more = f"critic_steps={min(100, max(5, 2 * spec.critic_steps))}"
+    fast = [each for each in NETWORKS if getattr(rates, f"{each}_lr") > FASTEST]
+    if len(fast) == 2:
+        return _slower(spec, "generator"), _slower(spec, "critic")
     if pace > OUTPACES * rates.critic_lr * max(1, spec.critic_steps):
-        return f"generator_lr={rates.critic_lr:.2g}", more
+        return _slower(spec, "generator", rates.critic_lr), more
+    if fast:
+        return _slower(spec, fast[0]), more
     if spec.loss.kind == "minimax":
         return _noisier(spec), "loss.kind=non_saturating"
     return _noisier(spec), more

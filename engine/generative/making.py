@@ -1,4 +1,4 @@
-"""What makes images of latents, whatever it learnt by: a gan's generator, or an autoencoder's
+"""What makes samples of latents, whatever it learnt by: a gan's generator, or an autoencoder's
 decoder with its prior."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.errors import BadInput
 from engine.generative.autoencoding.priors import draw
-from engine.generative.sampling import latents
+from engine.generative.sampling import BATCH, even_labels, latents
 from engine.generative.spec.autoencoder import Autoencoder, GaussianPrior
 from engine.generative.spec.base import GanGenerator
 from engine.models.card import NetworkCard
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from engine.generative.autoencoding.networks import AutoencoderNet
 
 
+MOST_NUMBERS = 2**28
+"""In all samples together: a gigabyte of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Maker:
     """A generative network in eval mode.
@@ -32,7 +36,7 @@ class Maker:
     as of normal ones, and not straight on. numbers: how many of a latent are numbers; behind them
     is a code, which cannot change by little. draw: by a seed, as many latents, (N, D), with labels,
     int64 (N,), where it is conditional; on the device. make: images, float32 (N, C, H, W) in
-    [0, 1], of latents, and labels where it is conditional.
+    [0, 1], or points of a plane, (N, 1, 1, 2), of latents, and labels where it is conditional.
     """
 
     card: NetworkCard
@@ -42,9 +46,51 @@ class Maker:
     draw: Callable[[int, int, Tensor | None], Tensor]
     make: Callable[[Tensor, Tensor | None], Tensor]
 
+    def samples(
+        self, count: int, *, seed: int = 0, label: str | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`count` samples by a seed, as `make` makes them, on the CPU; of a conditional one also
+        their labels, int64 (count,), places in `card.classes`: all of the class that `label`
+        names, or of each in turn. The same seed gives the same samples. Raises BadInput."""
+        _, height, width = self.card.shape
+        most = MOST_NUMBERS // (self.card.shape[0] * height * width)
+        if not 1 <= count <= most:
+            raise BadInput(f"{count} samples cannot be made; expected 1 to {most}")
+        labels = self._labels(count, label)
+        drawn = self.draw(seed, count, labels)
+        made = [
+            self.make(
+                part, None if labels is None else labels[start : start + BATCH].to(part.device)
+            )
+            for start, part in zip(range(0, count, BATCH), drawn.split(BATCH), strict=True)
+        ]
+        return torch.cat([part.float().cpu() for part in made]), labels
+
+    def _labels(self, count: int, label: str | None) -> Tensor | None:
+        classes = self.card.classes
+        if not self.conditional:
+            if label is not None:
+                raise BadInput(
+                    f"it is told no class, so it cannot be asked for {label!r}; leave the label out"
+                )
+            return None
+        if label is None:
+            return even_labels(torch.arange(count), len(classes))
+        if label not in classes:
+            raise BadInput(
+                f"there is no class {label!r}; expected one of: {', '.join(map(repr, classes))}"
+            )
+        return torch.full((count,), classes.index(label))
+
 
 def load_maker(ref: str, bench: Bench) -> Maker:
-    """What `ref`, a run or a file, names. Raises BadInput if it makes no samples of latents."""
+    """The generator that `ref`, a run or a file, encrypted or not, names: a gan's, or an
+    autoencoder's decoder with its prior.
+
+        samples, labels = load_maker("gan", Bench(Path("demo"))).samples(100, seed=0)
+
+    Raises BadInput if there is none, or it makes no samples of latents.
+    """
     loaded = load_network(ref, bench, NetworkSpec)  # type: ignore[type-abstract]
     match loaded.card.model:
         case GanGenerator() as spec:
@@ -53,7 +99,7 @@ def load_maker(ref: str, bench: Bench) -> Maker:
             return _of_autoencoder(spec, loaded, bench.device)
         case other:
             raise BadInput(
-                f"{ref!r} holds a network of kind {other.kind!r}, which makes no images of "
+                f"{ref!r} holds a network of kind {other.kind!r}, which makes no samples of "
                 "latents; name the run or file of a gan's generator or of an autoencoder"
             )
 

@@ -86,6 +86,7 @@ def run_gan(spec: Gan, bench: Bench) -> Steps:
         "critic_parameters": sum(p.numel() for p in trainer.critic.parameters()) // spec.seeds,
         **summary,
         "troubles": trainer.watcher.troubles(),
+        "troubles_at_end": trainer.watcher.troubles(now=True),
         "seconds": round(time.perf_counter() - begun, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
     }

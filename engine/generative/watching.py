@@ -71,6 +71,9 @@ ASIDE = 200
 KEPT = 48 * 2**20
 """Bytes of shown samples that a run keeps: not all looks where they are large, and the last."""
 
+AGAIN = 20
+"""Looks for which a trouble has to be away before it is warned of anew."""
+
 REACHED = 0.2
 """Of its even share of the samples, with which a mode counts as reached, near or far from it."""
 
@@ -91,7 +94,8 @@ class Watcher:
         self.watches = [health.Watch() for _ in range(self.seeds)]
         self._looked = 0
         self._looks = 0
-        self._troubled: dict[int, list[health.Trouble]] = {}
+        self._seen: list[dict[str, int]] = [{} for _ in range(self.seeds)]
+        """Of each seed every trouble that it had, and the look at which it had it last."""
         self._before: Tensor | None = None
         self._usual: float | None = None
         self._drawn_at, self._draw_cost = -math.inf, 0.0
@@ -253,15 +257,14 @@ class Watcher:
                 nearer=own["nearer"],
             )
             troubles = watch.look(spec, look)
-            seed = self.trainer.draws.seeds[index]
-            known = {trouble.kind for trouble in self._troubled.get(index, [])}
+            seed, seen = self.trainer.draws.seeds[index], self._seen[index]
             for each in troubles:
                 rows.append((seed, each.kind, each.evidence, each.try_1, each.try_2))
-                if each.kind not in known:
+                if self._looks - seen.get(each.kind, -math.inf) > AGAIN:
                     text = f"seed {seed}: {each.kind} ({each.evidence}); "
                     text += f"try {each.try_1} or {each.try_2}"
                     events.append(Note("warning", text))
-            self._troubled[index] = troubles
+                seen[each.kind] = self._looks
         events.append(Table("health", health.COLUMNS, tuple(rows)))
         return events
 
@@ -427,9 +430,14 @@ class Watcher:
             found.append(figures)
         return found
 
-    def troubles(self) -> list[str]:
-        """The kinds that were there at the last look, of any seed."""
-        return sorted({each.kind for own in self._troubled.values() for each in own})
+    def troubles(self, *, now: bool = False) -> dict[str, list[int]]:
+        """Each trouble that was said, and the seeds that had it; `now`: at the last look."""
+        found: dict[str, list[int]] = {}
+        for seed, seen in zip(self.trainer.draws.seeds, self._seen, strict=True):
+            for kind, look in seen.items():
+                if not now or look == self._looks:
+                    found.setdefault(kind, []).append(seed)
+        return dict(sorted(found.items()))
 
     # --- going on -----------------------------------------------------------------------------
 
@@ -439,13 +447,7 @@ class Watcher:
             "looked": self._looked,
             "looks": self._looks,
             "watches": [watch.state() for watch in self.watches],
-            "troubled": [
-                [
-                    [getattr(each, name) for name in health.Trouble.__slots__]
-                    for each in self._troubled.get(index, [])
-                ]
-                for index in range(self.seeds)
-            ],
+            "seen": self._seen,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -456,10 +458,7 @@ class Watcher:
             self._before = tensors["before"].to(self.trainer.bench.device)
         self._looked, self._looks = state["looked"], state["looks"]
         self.watches = [health.Watch(**watch) for watch in state["watches"]]
-        self._troubled = {
-            index: [health.Trouble(*each) for each in own]
-            for index, own in enumerate(state["troubled"])
-        }
+        self._seen = [dict(seen) for seen in state["seen"]]
 
     # --- of all seeds -------------------------------------------------------------------------
 

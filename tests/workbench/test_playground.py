@@ -35,6 +35,7 @@ from tests.workbench.windows import Open, open_window
 from workbench import i18n
 from workbench.mailbox import News
 from workbench.panels import detail_of
+from workbench.panels.details import called, value_text
 from workbench.panels.gan_view import GanView
 from workbench.panels.gan_words import (
     FIELDS,
@@ -46,6 +47,7 @@ from workbench.panels.gan_words import (
 )
 from workbench.panels.live import Hands
 from workbench.runs.record import load
+from workbench.views.scene import Scene
 from workbench.words import note_text
 
 __all__ = ["open_window"]
@@ -252,6 +254,32 @@ def test_a_collapse_is_named_with_its_evidence_and_two_things_to_try(view: GanVi
     assert "Loss: Relativistic" in texts
     assert [button.text() for button in view.health.buttons] == ["Try it", "Try it"]
     assert view.health.buttons[0].accessibleName() == "Try it: Instance noise: 0.2"
+
+
+def test_samples_out_of_sight_are_said_to_be(view: GanView, tmp_path: Path):
+    scattered = (FIRST_SEED, "exploding", "scattered=5e+07", "generator_lr=0.01", "critic_lr=0.01")
+    show(view, played(tmp_path, status="running", troubles=(scattered,)))
+    texts = [label.text() for label in view.health.findChildren(QLabel)]
+    assert "Divergence" in texts
+    assert any("The samples have left the picture: they are 5e+07 times as far" in t for t in texts)
+    assert "outside" not in view.scene.note.text()
+    points = np.zeros((1, 32, 2), np.float32)
+    for count, words in (
+        (32, "all samples are outside of the picture"),
+        (8, "of the samples are outside of the picture"),
+        (0, "of high quality"),
+    ):
+        points[:, :count] = 1e6
+        points[:, count:] = 0.5
+        view.news(told(Array("generated", points.copy(), 950 + count)))
+        tick(view)
+        assert words in view.scene.note.text()
+    assert Scene((0.0, 1.0, 0.0, 1.0), generated=np.array([[0.5, np.nan]], np.float32)).outside == 1
+
+
+def test_the_troubles_of_a_summary_have_names():
+    assert called("troubles.collapse") == "Went wrong, seeds: Mode collapse"
+    assert value_text("troubles.collapse", [5, 7]) == "5, 7"
 
 
 def test_when_all_is_well_it_says_so_in_a_line(view: GanView, tmp_path: Path):

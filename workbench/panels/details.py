@@ -155,10 +155,13 @@ def called(key: str) -> str:
     """What a quantity of a summary is called, as in "Robust accuracy after: PGD 2" or "Certified
     accuracy: 0.05"."""
     from workbench.panels.evaluate_view import attack_name
+    from workbench.panels.gan_words import TROUBLES
 
     group, dot, which = key.partition(".")
     if key == "agreement":
         return tr(AGREEMENT)
+    if group.startswith("troubles") and which in TROUBLES:
+        return f"{word(group)}: {tr(TROUBLES[which][0])}"
     if not dot or key.startswith(FOUND):
         return word(key)
     return f"{word(group)}: {which if which[:1].isdigit() else attack_name(which)}"

@@ -37,6 +37,8 @@ HALVES_AT_MOST = 256
 """Halves of a step that are taken until the wanted one has been."""
 HIGH, LOW = 440, 380
 """Least height at scale 1 of what is shown large: alone, and below the seeds."""
+MANY_OUTSIDE = 0.1
+"""Share of the samples outside of the picture from which it is said."""
 SEEDS_REST = 8
 """Ticks between two drawings of the seeds side by side."""
 FIRST = ("output", "gradient_norm")
@@ -399,7 +401,15 @@ class GanView(LiveView):
             value = "" if covered is None else f"{round(covered)}/{modes}" if modes else ""
             quality = figures.get("high_quality")
             said = [name] if name else []
-            if quality is not None:
+            scene = self.scene.scene
+            outside = scene.outside if scene is not None else 0.0
+            if outside == 1.0:
+                said.append(tr("all samples are outside of the picture"))
+            elif outside >= MANY_OUTSIDE:
+                said.append(
+                    tr("{share} of the samples are outside of the picture", share=percent(outside))
+                )
+            elif quality is not None:
                 said.append(tr("{share} of high quality", share=percent(quality)))
             self.scene.set_value(value)
             self.scene.set_note(" · ".join(said), *said[-1:], "")

@@ -24,8 +24,8 @@ TROUBLES: Mapping[str, tuple[str, str]] = {
         mark("Generator and critic chase each other around, and neither gets better."),
     ),
     "exploding": (
-        mark("Exploding gradient"),
-        mark("The gradients grow from step to step; soon nothing is finite."),
+        mark("Divergence"),
+        mark("The weights grow from step to step; soon nothing is finite."),
     ),
     "memorising": (
         mark("Memorising"),
@@ -54,6 +54,10 @@ FIELDS: Mapping[str, str] = {
 """The titles of fields that are proposed to be changed."""
 
 _EVIDENCE: Mapping[str, str] = {
+    "scattered": mark(
+        "the samples have left the picture: they are {value} times as far apart as the data, and "
+        "as a rule only a new run brings them back"
+    ),
     "diversity": mark("diversity of the samples {value}"),
     "critic_loss": mark("loss of the critic {value}"),
     "generator_gradient": mark("gradient norm of the generator {value}"),

@@ -89,6 +89,15 @@ class Scene:
         low, high = float(finite.min()), float(finite.max())
         return (low, high) if high > low else (low - 0.5, low + 0.5)
 
+    @property
+    def outside(self) -> float:
+        """The share of the generated points that no picture of the extent shows."""
+        if self.generated is None or not len(self.generated):
+            return 0.0
+        x0, x1, y0, y1 = self.extent
+        x, y = self.generated.T
+        return 1.0 - float(((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)).mean())
+
     def critic_at(self, x: float, y: float) -> float | None:
         """What the critic says at a place, between the points of its grid; None outside."""
         if self.surface is None:

@@ -57,14 +57,15 @@ def labelled_places(split: Split, labels: Labels, classes: int, bench: Bench) ->
             f"expected a multiple of {classes}, as {max(1, each) * classes}"
         )
     known = split.labels.cpu()
+    fewest = int(torch.bincount(known, minlength=classes).min())
+    if fewest < each:
+        raise BadInput(
+            f"labels.count: {labels.count} images are {each} of each of {classes} classes, and the "
+            f"smallest class has {fewest} training images; expected at most {fewest * classes}"
+        )
     found = []
     for label in range(classes):
         places = (known == label).nonzero().flatten()
-        if len(places) < each:
-            raise BadInput(
-                f"labels.count: {each} images of each class are asked for, and class {label} has "
-                f"{len(places)} training images; expected at most {len(places) * classes}"
-            )
         order = torch.randperm(len(places), generator=bench.generator("labelled", label))
         found.append(places[order[:each]])
     return torch.cat(found).sort().values

@@ -261,7 +261,12 @@ class Labels(Spec):
     """What is known of some training images."""
 
     count: int = param(
-        1000, "Labelled images", "As many of each class, drawn by the seed.", ge=2, le=10_000_000
+        1000,
+        "Labelled images",
+        "Of all classes together, as many of each, drawn by the seed: a multiple of the number of "
+        "classes.",
+        ge=2,
+        le=10_000_000,
     )
     use: Literal["head", "prior"] = param(
         "head",

@@ -143,7 +143,9 @@ class Gan(Adjustable):
         "accuracy": "share of conditional samples that the extractor's classifier takes for what "
         "they were to be",
         "by_seed": "the same figures of each seed, in their order",
-        "troubles": "what was found to go wrong at the end",
+        "troubles": "what was said to go wrong on the way, and of each trouble the seeds that "
+        "had it",
+        "troubles_at_end": "the same of what still went wrong at the last look",
         "seconds": "that the training took",
         "cpu_seconds": "of the processor that it took",
         "weights_sha256": "of the generator: equal where every bit is",

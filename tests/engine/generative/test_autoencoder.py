@@ -433,6 +433,18 @@ def test_labelled_images_are_as_many_of_each_class(tmp_path, drain):
             labelled_places(data.train, Labels(count=count), 10, bench)
 
 
+def test_too_many_labelled_images_are_refused_in_the_field_s_own_unit(tmp_path, drain):
+    """All classes together; what is said to be possible is."""
+    bench = bench_at(tmp_path)
+    data = through(load(Digits(), bench))
+    with pytest.raises(BadInput, match=r"20000 images are 2000 of each of 10 classes") as error:
+        labelled_places(data.train, Labels(count=20_000), 10, bench)
+    most = int(str(error.value).rpartition("at most ")[2])
+    assert len(labelled_places(data.train, Labels(count=most), 10, bench)) == most
+    with pytest.raises(BadInput, match=f"at most {most}"):
+        labelled_places(data.train, Labels(count=most + 10), 10, bench)
+
+
 def test_a_live_value_that_is_planned_holds_from_its_step_on(tmp_path, drain):
     planned = task(epochs=1, changes=[{"name": "lr", "value": 1e-6, "step": 3}])
     assert planned.changes == (LiveChange(name="lr", value=1e-6, step=3),)

@@ -731,7 +731,7 @@ def test_a_collapse_is_named_and_what_is_proposed_repairs_it(tmp_path: Path) -> 
         bench = new_bench(tmp_path / name)
         bench.take_up(Change(name, float(value), 300))
         _, repaired = pulled(broken.run(bench))
-        assert "collapse" not in repaired["troubles"]
+        assert "collapse" not in repaired["troubles_at_end"]
         assert repaired["modes_covered"] == 8
         assert repaired["mode_tv"] < 0.2 < summary["mode_tv"]
 
@@ -757,6 +757,51 @@ def test_what_is_proposed_begins_at_what_a_person_has_set(tmp_path: Path) -> Non
         ("instance_noise=0.5", "critic_steps=5"),
         ("generator_lr=0.0001", "critic_steps=8"),
     ]
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), Wasserstein()])
+def test_rates_that_are_far_too_high_are_said_to_explode(loss: LossSpec, tmp_path: Path) -> None:
+    rate = 1000.0 if isinstance(loss, Wasserstein) else 100.0
+    spec = Gan(loss=loss, rates=Rates(generator_lr=rate, critic_lr=rate), iterations=60)
+    events, summary = run(spec, tmp_path)
+    (note,) = (e.text for e in events if isinstance(e, Note) and e.level == "warning")
+    assert note.startswith("seed 0: exploding (scattered=")
+    assert note.endswith("try generator_lr=0.01 or critic_lr=0.01")
+    assert summary["troubles"] == {"exploding": [0]}
+
+
+def test_a_trouble_that_comes_and_goes_is_warned_of_once_and_kept_in_the_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look an iteration: the first seed is troubled until it ends, the second in the middle."""
+    there = {0: {*range(5, 9), *range(12, 16), *range(38, 41)}, 1: {20}}
+    looks = {0: 0, 1: 0}
+    order: dict[int, int] = {}
+
+    def look(self: health.Watch, spec: Gan, look: health.Look) -> list[health.Trouble]:
+        index = order.setdefault(id(self), len(order))
+        looks[index] += 1
+        trouble = health.Trouble("collapse", "diversity=0.1", "r1=1", "critic_steps=5")
+        return [trouble] if looks[index] in there[index] else []
+
+    monkeypatch.setattr(health.Watch, "look", look)
+    events, summary = run(SMALL.model_copy(update={"seeds": 2}), tmp_path, seed=7)
+    tables = [e for e in events if isinstance(e, Table) and e.name == "health"]
+    warned = [e.text.partition(":")[0] for e in events if isinstance(e, Note)]
+    assert len(tables) == 40
+    assert warned == ["seed 7", "seed 8", "seed 7"]  # away for more than 20 looks
+    assert summary["troubles"] == {"collapse": [7, 8]}
+    assert summary["troubles_at_end"] == {"collapse": [7]}
+
+
+def test_what_went_wrong_before_a_checkpoint_is_known_after_it(tmp_path: Path) -> None:
+    trainer = new_trainer(SMALL, tmp_path)
+    trainer.watcher._seen = [{"collapse": 3}]
+    again = new_trainer(SMALL, tmp_path)
+    state = json.loads(json.dumps(trainer.watcher.state()))
+    again.watcher.restore(trainer.watcher.tensors(), state)
+    assert again.watcher.troubles() == {"collapse": [0]}
+    assert again.watcher.troubles(now=True) == {}
 
 
 def test_the_summary_is_json(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.generative.health import MOST_NOISE, MOST_R1, Look, Trouble, Watch, as_set
-from engine.generative.spec import Gan, Hinge, Minimax, WassersteinGP
+from engine.generative.spec import Gan, Hinge, Minimax, Rates, WassersteinGP
 from engine.task import check_live, live_fields
 
 WELL = Look(share=0.5, reached=8, modes=8, diversity=1.0, moved=0.02)
@@ -105,6 +105,70 @@ def test_a_single_long_gradient_is_no_explosion() -> None:
     for slope in (0.5, 200.0, 0.5):
         watch.hear({"generator/gradient_norm": slope, "critic/gradient_norm": 0.5})
     assert watch.look(Gan(), WELL) == []
+
+
+def test_samples_that_have_left_the_picture_are_an_explosion_and_nothing_else() -> None:
+    """Whatever else it looks like, and however early."""
+
+    def away(k: int) -> Look:
+        return Look(share=0.01 * (k + 1), reached=1, modes=8, diversity=5e7, moved=0.9, nearer=0.1)
+
+    found = looks(Gan(), 40, away, critic=lambda _: 0.0, slope=lambda k: 8e15 / (k + 1))
+    assert kinds(found) == [["exploding"]] * 40
+    assert found[-1][0].evidence == "scattered=5e+07"
+    nowhere = looks(Gan(), 1, lambda _: Look(share=0.5, diversity=float("nan")))
+    assert kinds(nowhere) == [["exploding"]]
+
+
+def test_samples_somewhat_further_apart_than_the_data_are_no_explosion() -> None:
+    found = kinds(looks(Gan(), 9, lambda _: Look(share=0.05, reached=8, modes=8, diversity=4.0)))
+    assert found == [[]] * 9
+
+
+def test_what_an_explosion_leaves_is_said_when_it_is_over() -> None:
+    def look(k: int) -> Look:
+        return Look(share=0.5, reached=1, modes=8, diversity=50.0 if k < 5 else 0.1, moved=0.0)
+
+    found = kinds(looks(Gan(), 12, look))
+    assert found[:7] == [["exploding"]] * 7
+    assert found[7:10] == [[]] * 3
+    assert found[10:] == [["collapse"]] * 2
+
+
+def test_a_trouble_stands_until_it_is_over() -> None:
+    """One look without it is not its end."""
+
+    def look(k: int) -> Look:
+        return Look(share=0.5, reached=8 if k == 4 else 2, modes=8, moved=0.0)
+
+    assert kinds(looks(Gan(), 8, look))[2:] == [["collapse"]] * 6
+
+
+@pytest.mark.parametrize(
+    ("generator", "critic"), [(100.0, 100.0), (1000.0, 5.0), (100.0, 1e-3), (1e-3, 100.0)]
+)
+def test_no_rate_that_is_proposed_is_absurd(generator: float, critic: float) -> None:
+    present = {"generator_lr": generator, "critic_lr": critic}
+    spec = Gan(rates=Rates(**present))
+    well = Look(share=0.5, reached=1, modes=8, moved=0.7)
+    troubles = [
+        *looks(spec, 9, lambda _: well, critic=lambda _: 0.0)[-1],
+        *looks(spec, 9, slope=lambda k: 200.0 if k == 8 else 0.5)[-1],
+        *looks(spec, 1, lambda _: Look(share=0.5, diversity=1e9))[-1],
+    ]
+    assert len(troubles) == 5
+    rates = [
+        (name, float(value))
+        for trouble in troubles
+        for name, value in (way.split("=") for way in (trouble.try_1, trouble.try_2))
+        if name in present
+    ]
+    assert rates
+    for name, rate in rates:
+        assert 0 < rate <= min(1e-2, present[name] / 4)
+        check_live(spec, name, rate)
+    collapse = next(each for each in troubles if each.kind == "collapse")
+    assert collapse.try_1.partition("_lr")[0] in ("generator", "critic")
 
 
 def test_samples_next_to_training_images_are_memorised() -> None:
