@@ -54,6 +54,8 @@ def tick(value: float, step: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
+    if size >= 1e10:
+        return f"{value:.3g}".replace("e+", "e").replace("-", MINUS)
     if size >= 1e6:
         return f"{value / 1e6:g}M".replace("-", MINUS)
     if size >= 10_000:

@@ -38,6 +38,8 @@ def test_numbers_read_well() -> None:
     assert signed("−0.1") == "−0.1"
     assert [tick(v, 0.5) for v in (0, 0.5, -1)] == ["0", "0.5", "−1.0"]
     assert tick(20_000, 5000) == "20k"
+    assert [tick(v, 5e5) for v in (2.5e6, -5e9)] == ["2.5M", "−5000M"]
+    assert [tick(v, 5e20) for v in (5e20, 1.5e21)] == ["5e20", "1.5e21"]
     assert [tick(v, 0.0005) for v in (0.0005, 0.001)] == ["0.0005", "0.0010"]
     assert tick(2e-5, 1e-5) == "2e−5"
 
