@@ -551,8 +551,7 @@ def test_an_attack_goes_on_from_any_checkpoint(
     attack: Any,
     transfer: bool,
 ) -> None:
-    monkeypatch.setattr(running, "EVERY", 0.0)
-    monkeypatch.setattr(running, "SHARE", 0.0)
+    monkeypatch.setattr(Bench, "checkpoint_due", lambda self: True)
     spec = Attack(
         model=str(model_file),
         surrogate=str(other_file) if transfer else None,
@@ -657,8 +656,7 @@ def test_a_fit_goes_on_in_another_process(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surrogate: bool
 ) -> None:
     """From a checkpoint at any step of the fit, and between two batches that are judged."""
-    monkeypatch.setattr(running, "EVERY", 0.0)
-    monkeypatch.setattr(running, "SHARE", 0)
+    monkeypatch.setattr(Bench, "checkpoint_due", lambda self: True)
     ref = str(model_file)
     spec = Attack(
         model=ref,
