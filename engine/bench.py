@@ -64,7 +64,7 @@ class Bench:
         self._secrets = dict(secrets or {})
         self._flush = flush
         self._random: dict[str, torch.Tensor] | None = None
-        self._saved_at: float | None = None
+        self._saved_at = time.monotonic()
         self._saving: float | None = None
         self._save_cost = FIRST_SAVE
 
@@ -164,11 +164,9 @@ class Bench:
 
     def checkpoint_due(self, least: float | None = None) -> bool:
         """Whether a checkpoint should be written now: `least` seconds (CHECKPOINT_EVERY) after the
-        last one, or after this was asked first; later where they are dear."""
+        last one or the beginning, and later where they are dear."""
         least = CHECKPOINT_EVERY if least is None else least
         now = time.monotonic()
-        if self._saved_at is None:
-            self._saved_at = now
         if now - self._saved_at < max(least, CHECKPOINT_SHARE * self._save_cost):
             return False
         self._saving = now

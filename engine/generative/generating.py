@@ -139,7 +139,8 @@ def _exact(samples: Tensor, labels: Tensor | None, maker: Maker, seed: int) -> b
     facts = {
         "weights_sha256": maker.card.weights_sha256,
         "run": maker.card.run,
-        "seed": str(seed),
-        "classes": json.dumps(maker.card.classes),
+        "seed": seed,
+        "classes": maker.card.classes,
     }
-    return safetensors.torch.save(tensors, facts)
+    # In one entry: the order of several would differ from one process to the next.
+    return safetensors.torch.save(tensors, {"samples": json.dumps(facts)})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 MOST_NUMBERS = 2**28
-"""In all samples together: a gigabyte of them."""
+"""In all samples and their latents: a gigabyte, and several while they are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Maker:
         their labels, int64 (count,), places in `card.classes`: all of the class that `label`
         names, or of each in turn. The same seed gives the same samples. Raises BadInput."""
         _, height, width = self.card.shape
-        most = MOST_NUMBERS // (self.card.shape[0] * height * width)
+        width_drawn = self.draw(seed, 1, self._labels(1, label)).shape[1]
+        most = MOST_NUMBERS // (self.card.shape[0] * height * width + 2 * width_drawn)
         if not 1 <= count <= most:
             raise BadInput(f"{count} samples cannot be made; expected 1 to {most}")
         labels = self._labels(count, label)

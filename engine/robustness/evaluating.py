@@ -261,23 +261,18 @@ def _holding(steps: Generator[Event, None, T], notes: list[Note]) -> Generator[E
 def _main_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float]:
     """The norm of the first attack of a fixed budget (else of the first), and the largest radius in
     it."""
-    pairs = _searching(spec, radii)
-    first = next((a for a, _ in pairs if isinstance(a, FixedBudget)), pairs[0][0])
-    eps = max(radius for attack, radius in pairs if attack.norm == first.norm)
+    first = next((a for a in spec.attacks if isinstance(a, FixedBudget)), spec.attacks[0])
+    eps = max(r for a, r in zip(spec.attacks, radii, strict=True) if a.norm == first.norm)
     return first.norm, (0.0 if math.isinf(eps) else eps)
-
-
-def _searching(spec: Evaluate, radii: tuple[float, ...]) -> list[tuple[AttackSpec, float]]:
-    """The attacks and their radii, without those that look for nothing: how far a negative control
-    goes says nothing of where a model is robust. All of them where there are no others."""
-    pairs = list(zip(spec.attacks, radii, strict=True))
-    return [pair for pair in pairs if pair[0].guided] or pairs
 
 
 def _checked_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float, bool]:
     """Norm and radius that the evaluation is checked in, and whether its attacks are in that norm:
-    the main ball, or the first one in whose norm the checks can attack, or a small one in linf."""
-    pairs = _searching(spec, radii)
+    the main ball, or the first one in whose norm the checks can attack, or a small one in linf.
+
+    Noise and negative controls count like any other: a radius that only they have reached is one
+    at which the model was not attacked, and the checks must say so."""
+    pairs = list(zip(spec.attacks, radii, strict=True))
     pairs.sort(key=lambda pair: not isinstance(pair[0], FixedBudget))
     for attack, radius in pairs:
         if attack.norm in lies.COMPARED and 0 < radius < math.inf:

@@ -391,23 +391,16 @@ def test_what_nothing_certifies_cannot_be_required(values: dict[str, Any], match
         parse_task({"kind": "evaluate", "model": "m", **values})
 
 
-def test_a_negative_control_does_not_say_how_far_the_checks_go(
+def test_a_radius_that_only_a_negative_control_has_reached_is_no_robustness(
     model_file: Path, tmp_path: Path
 ) -> None:
-    """Its radius is none that the others were asked to reach."""
-    pgd = PGD(eps=0.02, steps=20, step_size=0.004)
-    values = {"checked": 40, "queries": 50, "curve": 4}
-    events, beside = pull(
-        small(model_file, attacks=(pgd, Shift(eps=0.5)), **values).run(bench_in(tmp_path / "a"))
-    )
-    _, alone = pull(small(model_file, attacks=(pgd,), **values).run(bench_in(tmp_path / "b")))
-    assert beside["flags"] == alone["flags"]
-    assert beside.get("broken_by_checks", 0) == alone.get("broken_by_checks", 0)
-    assert max(row[0] for row in tables(events)["curve"].rows) <= 2 * 0.02
-    # Where nothing else attacks, what it misses is told.
-    shift = Shift(eps=0.15)
-    _, only = pull(small(model_file, attacks=(shift,), **values).run(bench_in(tmp_path / "c")))
-    assert "weak_attacks" in only["flags"]
+    """A tiny attack beside noise that goes far: nobody has attacked the model where it went."""
+    tiny = PGD(eps=0.001, steps=5, step_size=0.0005)
+    values = {"attacks": (tiny, Shift(eps=0.15)), "checked": 40, "queries": 50}
+    events, summary = pull(small(model_file, **values).run(bench_in(tmp_path)))
+    assert "weak_attacks" in summary["flags"]
+    (row,) = (row for row in tables(events)["flags"].rows if row[0] == "weak_attacks")
+    assert "within 0.15 in linf" in str(row)
 
 
 def test_what_the_checks_break_inside_the_radius_counts(model_file: Path, tmp_path: Path) -> None:

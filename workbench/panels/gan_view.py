@@ -547,11 +547,13 @@ class GanView(LiveView):
         data = values.get("data") or {}
         self._is_plane = is_plane(data)
         self._show_kind(False)
-        if self._is_plane:
+        if not self._is_plane:
+            self.scene.show_scene(None)
+        else:
             ask({"kind": "preview_points", "data": data}, self._points_told)
 
     def _points_told(self, answer: dict[str, Any], payload: bytes) -> None:
-        if self.info is not None:
+        if self.info is not None or not self._is_plane:
             return
         if "error" in answer:  # the form says what is wrong
             self.scene.show_scene(None)

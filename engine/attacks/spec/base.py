@@ -75,10 +75,6 @@ class AttackSpec(Spec):
         advanced=True,
     )
 
-    guided: ClassVar[bool] = True
-    """What the model answers decides where it looks: how strong it is then says something of the
-    model. False for noise and for negative controls."""
-
     sets_out: ClassVar[bool] = False
     """It sets out from images that break their sample already, if it is given any."""
 

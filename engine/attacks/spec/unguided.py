@@ -10,7 +10,6 @@ from engine.task import param
 class Noise(FixedBudget):
     """Random noise, the best of several draws. It knows nothing of the model."""
 
-    guided: ClassVar[bool] = False
     kind: Literal["noise"] = "noise"
     norm: Literal["free", "linf", "l2"] = param(
         "free",
@@ -41,7 +40,6 @@ class Shift(FixedBudget):
     """The same value added to every pixel, or taken from it. A negative control: whoever counts
     this as an attack measures nothing."""
 
-    guided: ClassVar[bool] = False
     kind: Literal["shift"] = "shift"
     norm: Literal["linf"] = norm_field("linf")
 
@@ -56,7 +54,6 @@ class Spatial(FixedBudget):
 
     kind: Literal["spatial"] = "spatial"
     cite: ClassVar[str] = "Engstrom et al. 2019, section 3"
-    guided: ClassVar[bool] = False
     norm: Literal["free"] = param(
         "free", "Norm", "Nothing bounds the change; its Euclidean length is reported."
     )

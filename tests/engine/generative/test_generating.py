@@ -138,7 +138,9 @@ def test_the_same_seed_makes_the_same_file(tmp_path: Path) -> None:
     assert torch.equal(one["samples"], same["samples"])
     assert not torch.equal(one["samples"], other["samples"])
     with safe_open(tmp_path / "a.safetensors", "pt") as opened:
-        assert json.loads(opened.metadata()["classes"]) == list(CLASSES)
+        assert json.loads(opened.metadata()["samples"])["classes"] == list(CLASSES)
+    files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in "ab"]
+    assert files[0] == files[1]
     to = tmp_path / "square.safetensors"
     assert engine("generate", file, "--label", "square", "--to", to).code == 0
     assert exact(to)["labels"].tolist() == [1] * 64
