@@ -3,6 +3,7 @@ decoder with its prior."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -52,9 +53,8 @@ class Maker:
         """`count` samples by a seed, as `make` makes them, on the CPU; of a conditional one also
         their labels, int64 (count,), places in `card.classes`: all of the class that `label`
         names, or of each in turn. The same seed gives the same samples. Raises BadInput."""
-        _, height, width = self.card.shape
-        width_drawn = self.draw(seed, 1, self._labels(1, label)).shape[1]
-        most = MOST_NUMBERS // (self.card.shape[0] * height * width + 2 * width_drawn)
+        latent = self.draw(seed, 1, self._labels(1, label)).shape[1]
+        most = MOST_NUMBERS // (math.prod(self.card.shape) + 2 * latent)
         if not 1 <= count <= most:
             raise BadInput(f"{count} samples cannot be made; expected 1 to {most}")
         labels = self._labels(count, label)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.attacks.showing import as_pixels
 from engine.data import Dataset
 from engine.events import Array, Event, Images
 from engine.generative.autoencoding.networks import AutoencoderNet
@@ -109,18 +110,13 @@ class Shown:
 def _mosaic(made: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Images (R, K, C, H, W) as one picture, uint8 (1, R H, K W, C)."""
     rows, columns, channels, height, width = made.shape
-    whole = made.permute(0, 3, 1, 4, 2).reshape(1, rows * height, columns * width, channels)
-    return _bytes(whole)
+    whole = made.permute(2, 0, 3, 1, 4).reshape(1, channels, rows * height, columns * width)
+    return _pixels(whole)
 
 
 def _pixels(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Images (N, C, H, W) in [0, 1] as uint8 (N, H, W, C)."""
-    return _bytes(images.permute(0, 2, 3, 1))
-
-
-def _bytes(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    found: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-    found = (values * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
+    found: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = as_pixels(images * 255)
     return found
 
 
