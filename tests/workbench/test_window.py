@@ -273,6 +273,9 @@ def test_an_adversarial_set_is_embedded_and_exported(
     window.show_run(run.id)
     atlas = window.view("attack").atlas
     atlas.embedding.button.click()
+    assert window.following
+    window.session.began.emit(run.id)  # told late: what is being computed stays
+    qtbot.waitUntil(lambda: not window._coming, timeout=LONG)
     qtbot.waitUntil(lambda: not atlas.embedding.computing, timeout=LONG)
     found = atlas.embedding.plane.found
     assert found is not None, atlas.embedding._warning.words.text()
