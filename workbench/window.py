@@ -590,7 +590,7 @@ class Window(Shell):
         info = self.info(run_id)
         # A run that is over before its turn came is seen only if nothing came after it.
         # So is one whose end was known before its beginning was told, when all is side by side.
-        # One that is seen already, to its end, is not drawn again: what was asked of its view stays.
+        # One that is seen already, to its end, is not drawn again: what a person asked of it stays.
         over = info is not None and info.status != "running"
         seen = self._batch or run_id in self._past or run_id == self.shown
         if info is None or not self.following or (over and seen):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp
+from torch.func import functional_call
 
 from engine.events import Event, Progress
 
@@ -57,14 +57,34 @@ class Loss:
 
     def gradient(self) -> Weights:
         with whole(self.model):
-            return grad(self.at)(self.weights)  # type: ignore[no-any-return]
+            return self._slopes()[1]
 
-    def product(self, vector: Weights) -> Weights:
-        """The Hessian times a vector: the gradient of the gradient along it."""
+    def _slopes(self, graph: bool = False) -> tuple[list[Tensor], Weights]:
+        """The weights as leaves, and the loss's gradient by them; with its own graph if asked."""
+        leaves = [weight.detach().requires_grad_() for weight in self.weights.values()]
+        loss = self.at(dict(zip(self.weights, leaves, strict=True)))
+        found = torch.autograd.grad(loss, leaves, create_graph=graph, materialize_grads=True)
+        return leaves, dict(zip(self.weights, found, strict=True))
+
+    def hessian(self) -> Callable[[Weights], Weights]:
+        """The Hessian times a vector: the gradient of the gradient along it. The gradient's graph
+        is made once, here, and kept for all products (a product costs half of one that makes its
+        own); the weights must not change before the last."""
         with whole(self.model), _plain_kernels(self.model):
-            back = vjp(grad(self.at), self.weights)[1]
-            found: Weights = back(vector)[0]
-        return found
+            leaves, slopes = self._slopes(graph=True)
+        bent = {name: slope for name, slope in slopes.items() if slope.requires_grad}
+
+        def product(vector: Weights) -> Weights:
+            if not bent:  # the loss is linear in all of them
+                return {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+            along = [vector[name] for name in bent]
+            ends = list(bent.values())
+            found = torch.autograd.grad(
+                ends, leaves, along, retain_graph=True, materialize_grads=True
+            )
+            return dict(zip(self.weights, found, strict=True))
+
+        return product
 
 
 def top_eigenvalue(
@@ -80,8 +100,9 @@ def top_eigenvalue(
     diagonal: list[float] = []
     beside: list[float] = []
     found = 0.0
+    product = loss.hessian()
     for step in range(min(steps, size)):
-        image = _flat(loss.product(_shaped(vector, loss.weights)))
+        image = _flat(product(_shaped(vector, loss.weights)))
         diagonal.append(float(image @ vector))
         basis.append(vector)
         spanned = torch.stack(basis)
@@ -119,12 +140,13 @@ def hessian_trace(
     """The trace of the Hessian by Hutchinson's estimator: the mean of v' H v over vectors of signs
     (Hutchinson 1990). Yields Progress after every product."""
     drawn: list[float] = []
+    product = loss.hessian()
     for probe in range(probes):
         signs = {
             name: (torch.randint(0, 2, weight.shape, generator=generator) * 2 - 1).to(weight)
             for name, weight in loss.weights.items()
         }
-        image = loss.product(signs)
+        image = product(signs)
         drawn.append(sum(float((signs[name] * image[name]).sum()) for name in signs))
         yield Progress(probe + 1, probes, "products")
     mean = sum(drawn) / probes

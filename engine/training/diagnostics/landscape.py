@@ -2,8 +2,10 @@
 bend, the sum of all and the gradient's noise; at the end of the run a plane of it.
 
 As with the looks at the layers, what is affordable is counted, not timed: a product with the
-Hessian costs about PRODUCT steps of as many samples, a gradient one and a value a third. So it is
-known beforehand at which epochs there is enough saved for a measurement.
+Hessian costs about PRODUCT steps of as many samples, the graphs that the products share GRAPHS
+together, a gradient one and a value a third; and fewer samples than FLOOR of a batch save nothing,
+for most of what a small network's step costs is not its samples. So it is known beforehand at which
+epochs there is enough saved for a measurement.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ T = TypeVar("T")
 
 SHARE, PLANE_SHARE = 0.12, 0.06
 """What measurements at the ends of epochs, and the plane, may cost, as a share of the steps."""
-PRODUCT = 5.0
+PRODUCT, GRAPHS = 2.5, 3.0
+FLOOR = 0.5
 STEPS, PROBES, PARTS = 12, 6, 8
 """Products for the steepest bend and for the sum; parts of the gradient whose noise is told."""
 LEAST, MOST = 16, 256
@@ -52,16 +55,17 @@ class Budget:
     @classmethod
     def of(cls, steps: int, batch_size: int, images: int) -> Budget:
         """For a run of so many steps of `batch_size` on so many training images."""
-        work = STEPS * PRODUCT + PROBES * PRODUCT + PARTS / 2
+        work = STEPS * PRODUCT + PROBES * PRODUCT + GRAPHS + PARTS / 2
         most = min(MOST, max(batch_size, LEAST), images)
         affordable = int(SHARE * steps / work * batch_size)
         samples = min(most, affordable)
-        if samples < min(LEAST, images):
+        if samples < min(LEAST, images) or affordable < FLOOR * batch_size:
             samples = 0
-        points = 3 * PLANE_SHARE * steps * batch_size / most
+        points = 3 * PLANE_SHARE * steps * min(batch_size / most, 1 / FLOOR)
         side = min(int(points**0.5), SIDES[1])
         side -= 1 - side % 2  # odd: the model itself is in the middle
-        return cls(samples, work * samples / batch_size, side if side >= SIDES[0] else 0)
+        cost = work * max(samples / batch_size, FLOOR)
+        return cls(samples, cost, side if side >= SIDES[0] else 0)
 
     def due(self, epoch: int, per_epoch: int) -> bool:
         """Whether after so many whole epochs of `per_epoch` steps enough is saved for one more."""

@@ -95,7 +95,9 @@ def test_every_architecture_has_products(spec: Any) -> None:
     loss = Loss(model, torch.rand(4, 1, 8, 8), torch.arange(4) % 3)
     enabled = torch.backends.mkldnn.enabled
     vector = {name: torch.randn_like(weight) for name, weight in loss.weights.items()}
-    image = loss.product(vector)
+    product = loss.hessian()
+    product({name: torch.ones_like(part) for name, part in vector.items()})
+    image = product(vector)  # any number of them, of one graph
     assert torch.backends.mkldnn.enabled == enabled
     # Against a difference of gradients, in float64 to have room for it.
     double = Loss(model.double(), loss.inputs.double(), loss.targets)
