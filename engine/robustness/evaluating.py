@@ -74,9 +74,10 @@ class Attacked:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What was found in the attacks' ball, but not by one of them. alone: whom it broke within
+    """What was found in a ball of the attacks, but not by one of them. alone: whom it broke within
     their radius, and nothing before it, bool (N,)."""
 
+    by: Literal["curve", "checks"]
     norm: Norm
     found: Found
     alone: Tensor
@@ -94,8 +95,8 @@ class Report:
     """Of each norm: sizes of the smallest perturbations found, (N,), infinite where none was."""
     curve: Curve | None = None
     curve_norm: Norm = "linf"
-    beside: dict[Literal["curve", "checks"], Beside] = field(default_factory=dict)
-    """What was found while the curve was drawn, and by the checks."""
+    beside: list[Beside] = field(default_factory=list)
+    """What was found while the curve was drawn, and by the checks in every norm of theirs."""
     flags: list[Flag] = field(default_factory=list)
     corruptions: list[Shift] = field(default_factory=list)
     noise: list[Shift] = field(default_factory=list)
@@ -164,7 +165,8 @@ def _evaluate(
     spec: Evaluate, radii: tuple[float, ...], report: Report, stage: Stage
 ) -> Generator[Event, None, None]:
     on = report.on
-    where, size, same = _checked_ball(spec, radii)
+    balls = _checked_balls(spec, radii)
+    where, size = next(iter(balls.items()), ("linf", lies.NEAR))
     fresh = _fresh(spec.model, on.bench)
     report.unsaid.append(STOPPED)  # until they are through
     report.flags += yield from lies.look_at(on, where, size, report.unsaid)
@@ -179,10 +181,11 @@ def _evaluate(
         yield from _draw_curve(spec, norm, eps, report, stage)
     robust = report.robust  # by what the checks find, they are not told whether they could
     if spec.checked:
-        yield from _compare(spec, where, size, same, report, stage)
+        for norm, eps in (balls or {where: size}).items():
+            yield from _compare(spec, norm, eps, bool(balls), report, stage)
     if (text := lies.too_few(on, robust, spec.checked)) is not None:
         report.unsaid.append(text)
-    if not same:
+    if not balls:
         others = ", ".join(sorted({a.norm for a in spec.attacks if a.eps != 0}))
         report.unsaid.append(
             f"The checks know no attack in {others}: they looked at a ball of {where} of "
@@ -266,19 +269,20 @@ def _main_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float]:
     return first.norm, (0.0 if math.isinf(eps) else eps)
 
 
-def _checked_ball(spec: Evaluate, radii: tuple[float, ...]) -> tuple[Norm, float, bool]:
-    """Norm and radius that the evaluation is checked in, and whether its attacks are in that norm:
-    the main ball, or the first one in whose norm the checks can attack, or a small one in linf.
+def _checked_balls(spec: Evaluate, radii: tuple[float, ...]) -> dict[Norm, float]:
+    """Norms of the attacks in which the checks can attack, too, and the largest radius in each; the
+    main one first. Robust accuracy counts what is found in any of them, so a weak attack in one
+    must not hide behind a strong one in another.
 
     Noise and negative controls count like any other: a radius that only they have reached is one
     at which the model was not attacked, and the checks must say so."""
     pairs = list(zip(spec.attacks, radii, strict=True))
     pairs.sort(key=lambda pair: not isinstance(pair[0], FixedBudget))
+    balls: dict[Norm, float] = {}
     for attack, radius in pairs:
         if attack.norm in lies.COMPARED and 0 < radius < math.inf:
-            sizes = (r for a, r in pairs if a.norm == attack.norm and r < math.inf)
-            return attack.norm, max(sizes), True
-    return "linf", lies.NEAR, False
+            balls[attack.norm] = max(balls.get(attack.norm, 0.0), radius)
+    return balls
 
 
 def _attack_through(
@@ -398,15 +402,18 @@ def _draw_curve(
 def _compare(
     spec: Evaluate, norm: Norm, eps: float, same: bool, report: Report, stage: Stage
 ) -> Generator[Event, None, None]:
-    """The checks that attack, in a ball that is `same` as that of attacks, or one of their own."""
+    """The checks that attack, in a ball that is `same` as that of attacks, or one of their own. A
+    flag that another ball has raised is not raised again."""
     on = report.on
     known = _within(report, norm) if same else None
     found = Found.nothing(on, keep=True) if same else None
     pictures: tuple[Event, ...] = ()
     try:
-        report.flags += yield from lies.compare(
+        flags = yield from lies.compare(
             on, norm, eps, known, spec.checked, spec.queries, found=found
         )
+        raised = {flag.name for flag in report.flags}
+        report.flags += [flag for flag in flags if flag.name not in raised]
     finally:
         if found is not None:
             pictures = _count(report, "checks", norm, eps, found, stage)
@@ -425,7 +432,7 @@ def _count(
 ) -> tuple[Event, ...]:
     """Count what `found` has in the ball of the attacks: it is verified like all that these found.
     The pictures of it."""
-    report.beside[name] = Beside(norm, found, _fold(report.worst, found, eps))
+    report.beside.append(Beside(name, norm, found, _fold(report.worst, found, eps)))
     return tuple(stage.further(name, norm, report.worst))
 
 
@@ -455,5 +462,5 @@ def _certify(
     yield reporting.certificate_table(report)
     yield from certified.certify(on, prover, report.certified)
     others: list[tuple[str, Found]] = [(each.name, each.found) for each in report.attacks]
-    others += [(name, each.found) for name, each in report.beside.items()]
+    others += [(each.by, each.found) for each in report.beside]
     yield from certified.confront(on, prover, report.certified, others)

@@ -121,7 +121,7 @@ WHEN: dict[Literal["curve", "checks"], str] = {
 
 def alone(report: Report, name: Literal["curve", "checks"]) -> int:
     """How many samples curve or checks broke within the attacks' radius, and nothing before."""
-    return int(report.beside[name].alone.sum()) if name in report.beside else 0
+    return sum(int(each.alone.sum()) for each in report.beside if each.by == name)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def summary(spec: Evaluate, report: Report, unmet: list[str]) -> Summary:
 def _largest(report: Report, norm: Norm) -> float:
     """The largest perturbation in `norm` among those that count."""
     most = max(each.largest for each in report.attacks if each.spec.norm == norm)
-    for each in report.beside.values():
+    for each in report.beside:
         if norm == each.norm and bool(each.alone.any()):
             most = max(most, float(report.worst.norm[each.alone].max()))
     return most

@@ -211,6 +211,21 @@ def test_norms_that_the_checks_do_not_know_are_named(model_file: Path, tmp_path:
     assert any(text.startswith("epsilon is 0: pgd can change nothing") for text in notes)
 
 
+def test_a_weak_attack_does_not_hide_behind_one_in_another_norm(
+    model_file: Path, tmp_path: Path
+) -> None:
+    sound = PGD(norm="l2", eps=0.3, steps=20, step_size=0.05)
+    weak = PGD(eps=0.1, steps=1, step_size=1e-4, random_start=False)
+    for folder, attacks in (("a", (sound, weak)), ("b", (weak, sound))):
+        spec = small(model_file, attacks=attacks, checked=60, queries=30)
+        events, summary = pull(spec.run(bench_in(tmp_path / folder)))
+        assert summary["flags"] == ["weak_attacks"]
+        (flag,) = tables(events)["flags"].rows
+        assert any("within 0.1 in linf" in str(value) for value in flag)
+        assert summary["broken_by_checks"] > 0
+        assert summary["max_norm"]["linf"] == pytest.approx(0.1, abs=1e-6)
+
+
 def test_a_targeted_attack_says_what_counts(model_file: Path, tmp_path: Path) -> None:
     aimed = FIRST.model_copy(update={"targeted": True})
     bench = bench_in(tmp_path)

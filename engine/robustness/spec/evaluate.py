@@ -163,7 +163,8 @@ class Evaluate(Task):
     checked: int = param(
         200,
         "Checked samples",
-        "How many samples the checks of the evaluation attack in other ways; 0 leaves these out.",
+        "How many samples the checks of the evaluation attack in other ways, in every norm of its "
+        "attacks that they know (linf, l2, l1); 0 leaves these out.",
         ge=0,
         le=10_000,
     )
