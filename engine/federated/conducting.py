@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.errors import BadInput, CrucibleError
 from engine.federated.checking import expected, least
 from engine.federated.compression import expanded
-from engine.federated.facts import Fact, RoundFacts, State, drifts, gram, measure
+from engine.federated.facts import Fact, RoundFacts, State, drifts, gram, is_finite, measure
 from engine.federated.flower import addressed, arrays_in, is_here, number_in, record, size, tensors
 from engine.federated.noising import ClientNoise
 from engine.federated.secure import MASKED, SecureSum
@@ -227,7 +227,7 @@ class Conductor(Strategy):
                 )
             if not update[name].is_floating_point():
                 raise BadInput(f"{name} is of type {update[name].dtype}")
-            if not bool(update[name].isfinite().all()):
+            if not is_finite(update[name]):
                 raise BadInput(f"{name} is not finite")
         return {name: update[name].float() for name in self.like}
 
@@ -236,7 +236,7 @@ class Conductor(Strategy):
         for name, control in self.inner.control.items():
             if name not in change or change[name].shape != control.shape:
                 raise BadInput(f"the control variate of {name} is missing, or of another shape")
-            if not bool(change[name].isfinite().all()):
+            if not is_finite(change[name]):
                 raise BadInput(f"the control variate of {name} is not finite")
 
     def aggregate_train(

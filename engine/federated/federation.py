@@ -23,7 +23,7 @@ from engine.federated import hostility, telling
 from engine.federated.agreeing import agreed, revealed
 from engine.federated.capturing import write_update
 from engine.federated.conducting import Conductor
-from engine.federated.facts import RoundFacts
+from engine.federated.facts import RoundFacts, is_finite
 from engine.federated.flower import heard, is_here, record, tensors
 from engine.federated.learning import NORMS, exchanged, statistics_of, tensors_of
 from engine.federated.noising import ClientNoise
@@ -297,7 +297,7 @@ class Federation:
     def _is_finite(self, judged: Evaluation | None) -> bool:
         if judged is not None:
             return math.isfinite(judged.loss)
-        return all(bool(tensor.isfinite().all()) for tensor in tensors_of(self.model).values())
+        return all(is_finite(tensor) for tensor in tensors_of(self.model).values())
 
     # --- a round is whole, or was not -------------------------------------------------------------
 

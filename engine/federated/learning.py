@@ -257,7 +257,7 @@ class _Session:
             order = torch.randperm(len(self.part), generator=_generator(self.seed, "order", epoch))
             whole = self.part.batches(order[: self.batches * self.size], self.size)
             for places, images, labels in whole:
-                ids = self.part.ids[places]
+                ids = self.part.ids.index_select(0, places)
                 if self.hostile is not None:
                     images, labels = hostility.poisoned(
                         self.hostile,
