@@ -47,8 +47,8 @@ def coverage(samples: Tensor, points: PointSet) -> Coverage:
     samples = samples.detach().cpu()
     whole = len(samples)
     samples = samples[samples.isfinite().all(1)]
-    distance, nearest = _nearest(samples, points.centres)
-    modes = points.modes[nearest]
+    distance, place = nearest(samples, points.centres)
+    modes = points.modes[place]
     good = distance <= NEAR * points.sigma
     shares = torch.bincount(modes, minlength=points.count).double() / max(whole, 1)
     expected = torch.bincount(points.modes, minlength=points.count).double() / len(points.modes)
@@ -61,37 +61,35 @@ def coverage(samples: Tensor, points: PointSet) -> Coverage:
         shares=shares.float(),
         mode_tv=float((shares - expected).abs().sum() / 2),
         reverse_kl=divergence,
-        spread=_spread(samples[good], nearest[good], points),
+        spread=_spread(samples[good], place[good], points),
     )
 
 
-def _nearest(samples: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest centre, and which it is, (N,) each; in parts: there can be many."""
-    parts = [
-        torch.cdist(part, centres, compute_mode="donot_use_mm_for_euclid_dist").min(1)
-        for part in samples.split(2048)
-    ]
-    if not parts or not len(samples):
-        return samples.new_zeros(0), torch.zeros(0, dtype=torch.int64)
-    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
+def nearest(samples: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of each sample, all of them finite, to the nearest centre, and which it is, (N,)
+    each; by a tree: of a curve there are thousands, for each of many generators at every look."""
+    from scipy.spatial import KDTree
+
+    found = KDTree(centres.double().numpy()).query(samples.double().numpy())
+    return torch.from_numpy(found[0]).float(), torch.from_numpy(found[1])
 
 
-def _spread(good: Tensor, nearest: Tensor, points: PointSet) -> float | None:
+def _spread(good: Tensor, place: Tensor, points: PointSet) -> float | None:
     """Of a mode in the plane: the root of the mean variance of both coordinates. Around a curve:
     the root mean square of the distances to it."""
     if points.dimensions == 1:
         if len(good) < FEW:
             return None
-        distance = (good - points.centres[nearest]).norm(dim=1)
+        distance = (good - points.centres[place]).norm(dim=1)
         return float(distance.square().mean().sqrt()) / points.sigma
-    count = torch.bincount(nearest, minlength=len(points.centres))
+    count = torch.bincount(place, minlength=len(points.centres))
     many = count >= FEW
     if not many.any():
         return None
     empty = good.new_zeros(len(count), 2, dtype=torch.float64)
     good, per = good.double(), count.clamp_min(1)[:, None]
-    middle = empty.index_add(0, nearest, good) / per
-    squares = empty.index_add(0, nearest, (good - middle[nearest]).square())
+    middle = empty.index_add(0, place, good) / per
+    squares = empty.index_add(0, place, (good - middle[place]).square())
     variance = squares[many].mean(1) / (count[many] - 1)
     return float(variance.sqrt().mean()) / points.sigma
 

@@ -513,9 +513,8 @@ class Watcher:
 
 
 def _modes(samples: Tensor, points: PointSet) -> Tensor:
-    """The mode of each sample, int64 (N,)."""
-    distance = torch.cdist(samples.cpu(), points.centres)
-    return points.modes[distance.argmin(1)]
+    """The mode of each sample, int64 (N,); of what is no number, any."""
+    return points.modes[modes.nearest(samples.cpu().nan_to_num(), points.centres)[1]]
 
 
 def _among(images: Tensor, split: Split) -> Search:
