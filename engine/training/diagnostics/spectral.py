@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +43,10 @@ class Stretch:
         number = max(iterations, FIRST) if self.fresh else iterations
         self.fresh = False
         with torch.no_grad(), _still(self.layer.module):
-            operator = linear_part(self.layer.module)
-            assert operator is not None
+            both_ways = linear_part(self.layer.module)
+            assert both_ways is not None
             for _ in range(number):
-                image, back = _both_ways(operator, self.vector)
+                image, back = both_ways(self.vector)
                 size: Tensor = torch.linalg.vector_norm(image)
                 # A matrix of zeros has no direction: the vector stays.
                 length = torch.linalg.vector_norm(back)
@@ -54,32 +54,38 @@ class Stretch:
         return size
 
 
-def linear_part(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """The layer without its bias as a function of a batch; None if it is not linear."""
+Both: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""A linear map applied to a batch, and its transpose applied to that."""
+
+
+def linear_part(module: nn.Module) -> Both | None:
+    """The layer without its bias, there and back; None if it is not linear."""
     inner = getattr(module, "layer", module)  # of an adapter, which has the weight
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         return None
     weight = weight.detach()
     if isinstance(inner, nn.Linear):
-        return lambda x: F.linear(x, weight)
+        return lambda x: ((image := x @ weight.T), image @ weight)
     if isinstance(inner, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return lambda x: inner._conv_forward(x, weight, None)
+        return _by_gradient(lambda x: inner._conv_forward(x, weight, None))
     if isinstance(inner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
         turned: Any = convolve[weight.dim() - 2]
         how = (inner.stride, inner.padding, inner.output_padding, inner.groups, inner.dilation)
-        return lambda x: turned(x, weight, None, *how)
+        return _by_gradient(lambda x: turned(x, weight, None, *how))
     return None
 
 
-def _both_ways(operator: Callable[[Tensor], Tensor], vector: Tensor) -> tuple[Tensor, Tensor]:
-    """The operator applied to a vector, and its transpose applied to that."""
-    with torch.enable_grad():
-        x = vector.detach().requires_grad_()
-        y = operator(x)
-    (back,) = torch.autograd.grad(y, x, y.detach())
-    return y.detach(), back
+def _by_gradient(operator: Callable[[Tensor], Tensor]) -> Both:
+    def both_ways(vector: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = vector.detach().requires_grad_()
+            image = operator(x)
+        (back,) = torch.autograd.grad(image, x, image.detach())
+        return image.detach(), back
+
+    return both_ways
 
 
 def _of_one(module: nn.Module, shape: torch.Size) -> torch.Size:

@@ -25,10 +25,10 @@ Q = {name: place for place, name in enumerate(QUANTITIES)}
 
 def unrolled(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
     """The matrix of a layer's linear part, column by column."""
-    operator = linear_part(layer)
-    assert operator is not None
+    both_ways = linear_part(layer)
+    assert both_ways is not None
     size = int(np.prod(shape))
-    columns = [operator(torch.eye(size)[k].view(1, *shape)).flatten() for k in range(size)]
+    columns = [both_ways(torch.eye(size)[k].view(1, *shape))[0].flatten() for k in range(size)]
     return torch.stack(columns, dim=1)
 
 
