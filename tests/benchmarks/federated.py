@@ -42,7 +42,7 @@ from engine.training.optimizers import make_optimizer
 from engine.training.spec import SGD
 from tests.benchmarks.rows import Row, in_turn, ratios, spread
 
-REPEATS = 9
+REPEATS = 25
 CPU, WALL, RAY, MEMORY, FIRST = 1.05, 0.55, 0.7, 1.2, 2.0
 IMAGES = 6000
 
