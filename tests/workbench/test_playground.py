@@ -288,7 +288,7 @@ def test_when_all_is_well_it_says_so_in_a_line(view: GanView, tmp_path: Path):
     assert len(view.health.buttons) == 2
     view.news(told(health()))
     tick(view)
-    assert view.health.note.text() == "Nothing goes wrong so far."
+    assert view.health.note.text() == "At the last look nothing was wrong."
     assert not view.health.buttons
 
 

@@ -28,7 +28,7 @@ from workbench.views.widgets import Elided
 
 PACES = (0.0, 30.0, 10.0, 3.0, 1.0)
 """Halves of a step a second; 0 is as fast as it goes."""
-WELL = mark("Nothing goes wrong so far.")
+WELL = mark("At the last look nothing was wrong.")
 TRIED = mark("Sets the value in the run that goes, or opens the form with it filled in")
 
 
