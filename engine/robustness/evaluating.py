@@ -165,8 +165,9 @@ def _evaluate(
     spec: Evaluate, radii: tuple[float, ...], report: Report, stage: Stage
 ) -> Generator[Event, None, None]:
     on = report.on
-    balls = _checked_balls(spec, radii)
-    where, size = next(iter(balls.items()), ("linf", lies.NEAR))
+    own = _checked_balls(spec, radii)
+    balls: dict[Norm, float] = own or {"linf": lies.NEAR}
+    where, size = next(iter(balls.items()))
     fresh = _fresh(spec.model, on.bench)
     report.unsaid.append(STOPPED)  # until they are through
     report.flags += yield from lies.look_at(on, where, size, report.unsaid)
@@ -181,11 +182,11 @@ def _evaluate(
         yield from _draw_curve(spec, norm, eps, report, stage)
     robust = report.robust  # by what the checks find, they are not told whether they could
     if spec.checked:
-        for norm, eps in (balls or {where: size}).items():
-            yield from _compare(spec, norm, eps, bool(balls), report, stage)
+        for norm, eps in balls.items():
+            yield from _compare(spec, norm, eps, bool(own), report, stage)
     if (text := lies.too_few(on, robust, spec.checked)) is not None:
         report.unsaid.append(text)
-    if not balls:
+    if not own:
         others = ", ".join(sorted({a.norm for a in spec.attacks if a.eps != 0}))
         report.unsaid.append(
             f"The checks know no attack in {others}: they looked at a ball of {where} of "

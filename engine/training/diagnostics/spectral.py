@@ -66,7 +66,7 @@ def linear_part(module: nn.Module) -> Both | None:
         return None
     weight = weight.detach()
     if isinstance(inner, nn.Linear):
-        return lambda x: ((image := x @ weight.T), image @ weight)
+        return _by_matrix(weight)
     if isinstance(inner, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return _by_gradient(lambda x: inner._conv_forward(x, weight, None))
     if isinstance(inner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
@@ -75,6 +75,14 @@ def linear_part(module: nn.Module) -> Both | None:
         how = (inner.stride, inner.padding, inner.output_padding, inner.groups, inner.dilation)
         return _by_gradient(lambda x: turned(x, weight, None, *how))
     return None
+
+
+def _by_matrix(weight: Tensor) -> Both:
+    def both_ways(vector: Tensor) -> tuple[Tensor, Tensor]:
+        image = vector @ weight.T
+        return image, image @ weight
+
+    return both_ways
 
 
 def _by_gradient(operator: Callable[[Tensor], Tensor]) -> Both:
