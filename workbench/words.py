@@ -49,6 +49,8 @@ _WORDS = {
     "epochs": mark("Epochs"),
     "steps": mark("Steps"),
     "best_epoch": mark("Best epoch"),
+    "best_accuracy": mark("Best accuracy"),
+    "best_round": mark("Best round"),
     "parameters": mark("Parameters"),
     "samples": mark("Samples"),
     "unmet": mark("Not as required"),

@@ -232,6 +232,8 @@ def _summary(federation: Federation, changed: bool) -> Summary:
             "clean_accuracy": at.accuracy,
             "tested": len(federation.made.data.test),
         }
+        if at.best_accuracy is not None:  # not so where rounds were played before it was kept
+            summary |= {"best_accuracy": at.best_accuracy, "best_round": at.best_round}
         if at.loss is not None:
             summary["test_loss"] = at.loss
     if federation.conductor.noise is not None:

@@ -55,6 +55,8 @@ class Place:
     bytes_down: int = 0
     accuracy: float | None = None
     loss: float | None = None
+    best_accuracy: float | None = None
+    best_round: int = 0
     broken: bool = False
     """Whether the global model's answers are not finite any more."""
 
@@ -215,6 +217,8 @@ class Federation:
         self._calibrate()
         judged = yield from evaluate(self.model, self.made.data.test, self.bench)
         self.at.accuracy, self.at.loss = judged.accuracy, _finite(judged.loss)
+        if self.at.best_accuracy is None or judged.accuracy > self.at.best_accuracy:
+            self.at.best_accuracy, self.at.best_round = judged.accuracy, number
         if self.backdoor is not None:
             self.success_rate = yield from self._fooled(self.backdoor)
         return judged

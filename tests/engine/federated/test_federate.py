@@ -191,6 +191,9 @@ def test_it_learns_digits_and_says_how(tmp_path: Path) -> None:
     assert rounds[-1]["accuracy"] == summary["accuracy"]
     scalars = {e.step: e.values for e in events if isinstance(e, Scalars)}
     assert scalars[4]["global/accuracy"] == summary["accuracy"]
+    courses = [scalars[number]["global/accuracy"] for number in range(1, 5)]
+    assert summary["best_accuracy"] == max(courses)
+    assert summary["best_round"] == 1 + courses.index(max(courses))
     assert scalars[4]["client/3/norm"] == clients[3]["norm"]
     loaded = load_model("a", new_bench(tmp_path, "b"))
     assert weights_sha256(loaded.module.state_dict()) == summary["weights_sha256"]
@@ -537,6 +540,8 @@ def test_hostile_clients_hurt_the_mean_and_not_multikrum(tmp_path: Path) -> None
         tmp_path, changed(spec, hostile=hostile, strategy=MultiKrum(hostile=2)), "saved"
     )
     assert hurt["accuracy"] < 0.5 < clean["accuracy"] - 0.2
+    assert hurt["best_accuracy"] > hurt["accuracy"]
+    assert hurt["best_round"] < hurt["rounds"]
     assert saved["accuracy"] > clean["accuracy"] - 0.1
     rows = {row["client"]: row for row in last(events, "clients")}
     assert rows[2]["state"] == rows[7]["state"] == "set aside"
