@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from PySide6.QtCore import QObject, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
@@ -20,11 +21,12 @@ SETTLE_MS = 250
 READY_MS, PREVIEW_MS = 60_000, 10_000
 """How long the engine may take to start, and to answer what the form asks."""
 POLL_MS = 50
+MODES: tuple[theme.Mode, ...] = ("light", "dark")
 DONE, FAILED, BAD_INPUT, REJECTED, CANCELLED = 0, 1, 2, 3, 130
 CODES = {"done": DONE, "rejected": REJECTED, "cancelled": CANCELLED}
-VIEWS = ("train", "attack", "evaluate", "privacy", "audit", "gan", "export")
 
 Until = Callable[[], bool]
+Steps: TypeAlias = Iterator[tuple[Until, int]]
 
 
 class Photographer(QObject):
@@ -35,7 +37,7 @@ class Photographer(QObject):
         self.window, self.folder = window, folder
         self.code = FAILED
         self._over = False
-        self._steps: Iterator[tuple[Until, int]] = iter(())
+        self._steps: Steps = iter(())
         self._waited = 0
         self._until: Until = _at_once
         self._patience = 0
@@ -69,7 +71,7 @@ class Photographer(QObject):
     def _settled(self) -> None:
         self._over = True
 
-    def _walk(self) -> Iterator[tuple[Until, int]]:
+    def _walk(self) -> Steps:
         window = self.window
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe, window.recipe = window.recipe, None
@@ -80,52 +82,57 @@ class Photographer(QObject):
             return
         yield (lambda: bool(window.session.device)), READY_MS
         window.go(START)
-        yield from self._both("start")
+        yield from self._in_both(lambda: self._picture("start"))
         self.code = DONE
         if recipe is not None:
             window.do.run_recipe(recipe)
             yield (lambda: self._over), 24 * 3600 * 1000
             self.code = self._outcome()
         window.following = False
-        yield from self._views()
+        yield from self._in_both(self._views)
 
-    def _views(self) -> Iterator[tuple[Until, int]]:
+    def _views(self) -> Steps:
         window = self.window
-        for kind in VIEWS:
+        for kind in window.panels:
             info = window.newest(kind)
             window.tab = LIVE
             if info is not None:
                 window.show_run(info.id)
             else:
                 window.show_new(kind)
-            yield from self._both(kind)
-        accurate = [i.id for i in window.session.book.infos() if "clean_accuracy" in i.summary]
+            yield from self._picture(kind)
+        infos = window.session.book.infos()
+        accurate = [info.id for info in infos if "clean_accuracy" in info.summary]
         if accurate:
             window.session.book.compare_only(sorted(accurate))
         window.go("compare")
-        yield from self._both("compare")
-        if window.shown is not None:
+        yield from self._picture("compare")
+        if infos:
+            window.show_run(infos[0].id)
             window.turn(DETAILS)
-            yield from self._both("details")
+            yield from self._picture("details")
         window.show_new("train")
         yield (lambda: _has_preview(window)), PREVIEW_MS
-        yield from self._both("new")
+        yield from self._picture("new")
         if window.do.exportable() is not None and not window.session.read_only:
             window.do.export()
-            yield from self._both("export-dialog", window.do.export_dialog)
+            yield from self._picture("export-dialog", window.do.export_dialog)
             if window.do.export_dialog is not None:
                 window.do.export_dialog.close()
 
-    def _both(self, name: str, widget: QWidget | None = None) -> Iterator[tuple[Until, int]]:
-        """The picture in both themes."""
+    def _in_both(self, steps: Callable[[], Steps]) -> Steps:
+        """The same in each theme: all of one first, for a change restyles every view there is."""
         before = theme.manager.mode
-        for mode in ("light", "dark"):
-            theme.manager.set_mode(mode)  # type: ignore[arg-type]
-            yield _never, SETTLE_MS
-            path = self.folder / f"{name}-{mode}.png"
-            if not (widget or self.window).grab().save(str(path)):
-                raise OSError(f"{path} cannot be written to")
+        for mode in MODES:
+            theme.manager.set_mode(mode)
+            yield from steps()
         theme.manager.set_mode(before)
+
+    def _picture(self, name: str, widget: QWidget | None = None) -> Steps:
+        yield _never, SETTLE_MS
+        path = self.folder / f"{name}-{theme.manager.mode}.png"
+        if not (widget or self.window).grab().save(str(path)):
+            raise OSError(f"{path} cannot be written to")
 
     def _outcome(self) -> int:
         """The exit code for how the recipe's runs ended."""

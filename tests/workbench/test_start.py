@@ -13,6 +13,7 @@ from PySide6.QtGui import QImage
 from workbench import first_run
 from workbench.app import arguments
 from workbench.display import has_display
+from workbench.panels import all_panels
 
 RECIPE = """
 [[task]]
@@ -41,7 +42,7 @@ def workbench(*words: object, **changed: str) -> subprocess.CompletedProcess[str
         env={**here, **changed},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -52,7 +53,7 @@ def test_pictures_of_every_view(tmp_path: Path) -> None:
     done = workbench("--workspace", tmp_path / "w", "--recipe", recipe, "--screenshots", pictures)
     assert done.returncode == 0, done.stderr
     names = {path.stem for path in pictures.glob("*.png")}
-    views = ("start", "train", "attack", "compare", "export")
+    views = ("start", *all_panels(), "compare", "details")
     assert names >= {f"{view}-{mode}" for view in views for mode in ("light", "dark")}
     for name in ("start-light", "attack-dark"):
         image = QImage(str(pictures / f"{name}.png"))
@@ -128,7 +129,7 @@ def test_the_window_and_the_command_line_share_a_default_workspace(tmp_path: Pat
         env={**os.environ, **home},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert f"engine: {shared} holds no runs yet" in asked.stderr
 

@@ -112,8 +112,8 @@ class Federate(Adjustable):
     summary_help: ClassVar[Mapping[str, str]] = {
         "accuracy": "share of the test images that the global model gets right",
         "clean_accuracy": "the same, under the name that other tasks use",
-        "best_accuracy": "the highest after any round, which is what papers count rounds by; chosen "
-        "on the test images, so it flatters",
+        "best_accuracy": "the highest after any round, as papers count them; chosen on the test "
+        "images, so it flatters",
         "best_round": "after which it was",
         "test_loss": "mean cross-entropy on them",
         "tested": "how many test images there were",
