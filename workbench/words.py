@@ -98,6 +98,9 @@ _WORDS = {
     "guarantee": mark("Guarantee"),
     "epsilon_lower_bound": mark("Privacy loss ε is at least"),
     "epsilon_reach": mark("Largest bound that could be shown"),
+    "noise_share": mark("Noise, of what was promised"),
+    "noise_least": mark("Less noise is no chance"),
+    "canary": mark("Kind of canary"),
     "confidence": mark("Confidence"),
     "canaries": mark("Canaries"),
     "guesses": mark("Guesses"),
@@ -361,8 +364,14 @@ _NOTES = (
     mark("the run promises no epsilon that the bound could be held against"),
     mark(
         "{count} canaries show an epsilon of at most {most}, even where every guess is right, and "
-        "{claimed} is promised: this audit could not contradict it. Train with more canaries."
+        "{claimed} is promised: the bound could not contradict it. Train with more canaries."
     ),
+    mark(
+        "these canaries are training images, whose losses do not show the noise: that it is "
+        "missing, or too small, this audit can hardly tell. Train with gradient canaries for one "
+        "that can."
+    ),
+    mark("the run kept too little of its noise to tell whether that was as large as promised"),
     mark("{what} has {count} images: so many are asked about"),
     mark(
         "the model has batch normalisation or dropout: its gradient is taken without, by running "

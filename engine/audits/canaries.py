@@ -3,18 +3,34 @@
 Of m canaries each was in or out of the training set by a fair coin. The auditor guesses some of the
 coins from the scores, and abstains on the others. If the training were (epsilon, delta)-private,
 the number of right guesses would hardly exceed that of randomised response, which is right with
-probability e^epsilon / (1 + e^epsilon) each time: their theorem 5.2 (the code of their appendix D)
-bounds the probability of so many. The largest epsilon for which that is below 1 - confidence is the
-lower bound; nobody has to trust the training for it.
+probability q = e^epsilon / (1 + e^epsilon) each time. The largest epsilon at which so many are less
+likely than the error that is allowed is the lower bound; nobody has to trust the training for it.
 
-How many to guess must not depend on the coins. It may depend on the scores, on which the guesses
-depend too: two normal distributions are fitted to them, without a look at the coins, which tells
-how many guesses can be expected to be right, and so which number promises the largest bound.
+How much less likely, a theorem says. Theirs, 5.2 (the code of their appendix D), is for a number of
+guesses that is fixed before there are scores. Where delta is above zero, a number that the scores
+choose would have to pay for all that they could have chosen. So here the scores choose, by another:
+for whatever they choose, r guesses or any other number, and any i of 1 or more, fixed beforehand,
 
-However many canaries there are, at a given delta no bound exceeds about log((1 - confidence) /
-(2 delta)). A promise is one for every delta, though, with another epsilon each: it is also held
-against the bound at a smaller delta, which is chosen, before any guess, as the one where so many
-canaries could contradict it most.
+    P[right >= v(r)] <= max over r of P[Binomial(r, q) > v(r) - i] + m delta (1 - q) / i
+
+Proof. Given what the training put out, and with it the guesses, and the coins before it, coin j is
+as guessed with a probability rho_j. With the coins after it averaged over, the training is still
+(epsilon, delta)-private in coin j. So the mean of the excess (rho_j - q)+ is, for either side that
+may be guessed, a sum over what is put out of (P+ - q (P+ + P-))+ / 2 = (1 - q) (P+ - e^epsilon P-)+
+/ 2, which is at most (1 - q) delta / 2; for both it is (1 - q) delta. Take uniform numbers u_j,
+independent of what was put out, and let guess j be right where u_j <= rho_j. Then it is right by
+luck, u_j <= q, or by excess, q < u_j <= rho_j. Luck is binomial whatever was put out, and r with
+it; of excess there is m delta (1 - q) on average. Where v are right, luck exceeds v - i, or excess
+comes up to i, which is m delta (1 - q) / i likely at most (Markov). (A test finds the worst
+mechanism for three canaries by linear programming: it comes up to the bound.)
+
+Which guesses, and how many, two normal distributions say that are fitted to the scores, without a
+look at the coins: they tell how many can be expected to be right, and so which number promises the
+largest bound.
+
+A training whose noise is missing may stay below any bound that so many canaries can show. Where the
+canaries that were left out show the noise by itself, that is tested beside (`engine.audits.noise`).
+The confidence is that of both together: the tests of the noise take a tenth of the error.
 """
 
 from __future__ import annotations
@@ -32,6 +48,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.audits.auditing import plain
+from engine.audits.noise import Check, checks
 from engine.errors import BadInput
 from engine.events import Event, Note, Progress, Table
 from engine.store import Workspace
@@ -55,14 +72,20 @@ GAIN = 7.0
 OUTER = 0.25
 """Share of the canaries that is guessed where the scores say nothing about it. (Of .12, .2, .35 and
 .54 the middle ones gave the largest bounds for the Gaussian mechanism with 1,000 canaries.)"""
-SMALLER = 6
-"""Powers of ten below its own at which a run's delta is looked at."""
-MOST = 100.0
+OF_DELTA = 0.8
+"""Share of the error of a bound that delta may take, at most: i is the least with which it does.
+(Of .3 to .95 it gave the largest bounds for Gaussian mechanisms of deviation .5 to 2.)"""
+OF_NOISE = 0.1
+"""Share of the error that the tests of the noise may make."""
+MOST = 30.0
 """Bounds beyond this are not told apart."""
+GRID = 0.005
+"""Distance of the epsilons that are tried where the scores choose how many are guessed."""
 CLOSE = 1e-6
 """To which an epsilon is found, from below."""
 BINS = 40
 CONTRADICTED = "epsilon_contradicted"
+QUIET = "noise_missing"
 FLAG_COLUMNS = ("flag", "evidence", "p")
 
 
@@ -90,10 +113,10 @@ def epsilon_lower_bound(
     """What epsilon is at least, at `delta`, with `confidence`.
 
     score: float (m,), the higher the likelier in. included: bool (m,), the fair coins. guesses: how
-    many to guess, those that the scores are surest of (`_odds`); by default the scores alone decide
-    that too (`promising`). Of several numbers the best counts, and each gets its share
-    of 1 - confidence (Bonferroni). They must not be chosen by looking at `included`. Raises
-    BadInput where they make no sense.
+    many to guess, those that the scores are surest of (`_odds`); by default the scores decide
+    (`promising`). Of several numbers the best counts, and each gets its share of 1 - confidence
+    (Bonferroni). They must not be chosen by looking at `score` or `included`. Raises BadInput where
+    they make no sense.
     """
     m = len(score)
     if score.shape != included.shape or score.ndim != 1 or m < 2:
@@ -107,13 +130,15 @@ def epsilon_lower_bound(
             "and 0 < confidence < 1"
         )
     looked = _look(score)
+    hits = (included.bool().cpu().numpy() == looked.guess)[looked.order].cumsum()
     if guesses is None:
-        guesses = promising(looked, delta, confidence)
+        number = promising(looked, delta, 1 - confidence)
+        right = int(hits[number - 1])
+        return Bound(shown(m, number, right, delta, 1 - confidence), delta, number, right, m)
     numbers = (guesses,) if isinstance(guesses, int) else tuple(guesses)
     if not numbers or min(numbers) < 1 or max(numbers) > m:
         raise BadInput(f"of {m} canaries 1 to {m} can be guessed, not {numbers}")
     level = (1 - confidence) / len(numbers)
-    hits = (included.bool().cpu().numpy() == looked.guess)[looked.order].cumsum()
     found = []
     for number in numbers:
         right = int(hits[number - 1])
@@ -137,7 +162,7 @@ def _look(score: Tensor) -> Look:
     return Look(np.argsort(-np.abs(odds), kind="stable"), odds > 0, expit(np.abs(odds)))
 
 
-def promising(looked: Look, delta: float, confidence: float) -> int:
+def promising(looked: Look, delta: float, level: float) -> int:
     """How many of the canaries to guess: the number with the largest bound if as many guesses are
     right as the scores lead to expect; a quarter of them where they lead to expect nothing."""
     m = len(looked.order)
@@ -145,7 +170,7 @@ def promising(looked: Look, delta: float, confidence: float) -> int:
         return max(1, round(OUTER * m))
     right = looked.sure[looked.order].cumsum()
     numbers = sorted({max(1, round(m * 0.8**k)) for k in range(STEPS)})
-    return max(numbers, key=lambda r: rejected(m, r, int(right[r - 1]), delta, 1 - confidence))
+    return max(numbers, key=lambda r: shown(m, r, int(right[r - 1]), delta, level))
 
 
 def _odds(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -227,6 +252,26 @@ def rejected(m: int, r: int, v: int, delta: float, level: float) -> float:
     return low
 
 
+def shown(m: int, r: int, v: int, delta: float, level: float) -> float:
+    """The largest epsilon that is rejected at `level`, and all smaller ones with it, because v of r
+    guesses on m canaries were right, where the scores chose r; 0 if none is.
+
+    Of a grid, from below. So a bound above the true epsilon needs the next point of the grid above
+    that to be rejected, which the training fulfils too: one test, however they depend on epsilon.
+    """
+    from scipy.special import betainc
+
+    epsilon = np.arange(0.0, MOST, GRID)
+    wrong = 1 / (1 + np.exp(epsilon))
+    cost = m * delta * wrong
+    i = np.ceil(cost / (OF_DELTA * level)).clip(1)
+    # P[Binomial(r, q) > v - i]
+    lucky = np.where(i > v, 1.0, betainc((v - i + 1).clip(1), r - v + i, 1 - wrong))
+    kept = (lucky >= level - cost / i).nonzero()[0]
+    first = int(kept[0]) if len(kept) else len(epsilon)
+    return float(epsilon[first - 1]) if first else 0.0
+
+
 class _Tail:
     """`p_value` of one (m, r, v, delta), for many epsilons."""
 
@@ -255,54 +300,70 @@ class _Tail:
 def run_canaries(task: Audit, spec: CanaryAudit, bench: Bench) -> Steps:
     """Raises BadInput if the run had no canaries, or another program's file is there instead."""
     kept = _read(task.model, bench)
-    yield Progress(0, 2, "bounds")
     m, asked = len(kept.score), spec.guesses or None
     if asked is not None and asked > m:
         raise BadInput(f"guesses: the run had {m} canaries; expected at most so many guesses, or 0")
-    bounds = [epsilon_lower_bound(kept.score, kept.included, kept.delta, spec.confidence, asked)]
-    claims = [kept.claimed]
+    yield Progress(0, 2, "bounds")
+    error = 1 - spec.confidence
+    noise = _noise(kept, error * OF_NOISE)
     yield Progress(1, 2, "bounds")
-    sharpest = _sharpest(kept, spec.confidence)
-    if sharpest is not None and sharpest[0] != kept.delta:
-        delta, claimed = sharpest
-        bounds.append(epsilon_lower_bound(kept.score, kept.included, delta, spec.confidence, asked))
-        claims.append(claimed)
-    unmet = [
-        f"epsilon at most {claimed:.4g} was promised at delta {bound.delta:g}; the canaries show "
-        f"that it is at least {bound.epsilon:.4g}, with a confidence of {spec.confidence:.4%}"
-        for bound, claimed in zip(bounds, claims, strict=True)
-        if claimed is not None and bound.epsilon > claimed
-    ]
-    yield from _tables(bounds, claims, kept, unmet)
-    yield from _notes(bounds[-1], claims[-1], unmet, spec)
+    level = error * (1 - OF_NOISE) if kept.shows_noise else error
+    bound = epsilon_lower_bound(kept.score, kept.included, kept.delta, 1 - level, asked)
+    above = []
+    if kept.claimed is not None and bound.epsilon > kept.claimed:
+        above.append(
+            f"epsilon at most {kept.claimed:.4g} was promised at delta {bound.delta:g}; the "
+            f"canaries show that it is at least {bound.epsilon:.4g}, with a confidence of "
+            f"{spec.confidence:.4%}"
+        )
+    quiet = {check: _objection(check) for check in noise if check.fails}
+    rows: list[tuple[str, str, float | None]] = [(CONTRADICTED, text, None) for text in above]
+    rows += [(QUIET, text, check.p) for check, text in quiet.items()]
+    yield Table("flags", FLAG_COLUMNS, tuple(rows))
+    yield from _tables(bound, noise, kept)
+    unmet = [*above, *quiet.values()]
+    reach = (
+        rejected(m, asked, asked, kept.delta, level) if asked else shown(m, m, m, kept.delta, level)
+    )
+    yield from _notes(reach, unmet, kept, noise)
     yield Progress(2, 2, "bounds")
-    first = bounds[0]
     summary: Summary = {"unmet": unmet} if unmet else {}
     return summary | plain(
         {
-            "flags": [CONTRADICTED] if unmet else [],
-            "epsilon_lower_bound": first.epsilon,
+            "flags": [name for name, texts in ((CONTRADICTED, above), (QUIET, quiet)) if texts],
+            "epsilon_lower_bound": bound.epsilon,
             "epsilon": kept.claimed,
-            "epsilon_reach": reach(m, kept.delta, spec.confidence),
+            "epsilon_reach": reach,
+            "noise_share": noise[0].found / noise[0].promised if noise else None,
+            "noise_least": noise[0].limit / noise[0].promised if noise else None,
+            "canary": kept.kind,
             "delta": kept.delta,
             "confidence": spec.confidence,
             "canaries": m,
-            "guesses": first.guesses,
-            "right": first.right,
+            "guesses": bound.guesses,
+            "right": bound.right,
         }
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a run kept of its canaries, and what it promises: epsilon at `delta`, and by which
-    noise, sample rate and steps; None where it does not say."""
+    """What a run kept of its canaries, and what it promises: epsilon at `delta`, and the noise on
+    each of its steps. None where it does not say."""
 
     score: Tensor
     included: Tensor
+    kind: str | None
     delta: float
     claimed: float | None
-    charge: tuple[float, float, int] | None
+    noise: Tensor | None
+    promised: float | None
+    steps: int | None
+
+    @property
+    def shows_noise(self) -> bool:
+        """Whether the canaries that were left out tell how large the noise was."""
+        return self.kind == "gradient" and bool(self.promised) and bool(self.steps)
 
 
 def _read(ref: str, bench: Bench) -> Kept:
@@ -321,50 +382,53 @@ def _read(ref: str, bench: Bench) -> Kept:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
-            score, included = file.get_tensor("score"), file.get_tensor("included")
-        delta = float(about["delta"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        score, included, delta = tensors["score"], tensors["included"], float(about["delta"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged, or another version's: {error}") from None
-    names = ("noise_multiplier", "sample_rate", "steps")
-    charge = None
-    if all(isinstance(about.get(name), int | float) for name in names):
-        charge = (float(about[names[0]]), float(about[names[1]]), int(about[names[2]]))
-    claimed = run.info().summary.get("epsilon")
-    return Kept(score, included, delta, claimed, charge)
-
-
-def reach(m: int, delta: float, confidence: float) -> float:
-    """The bound where all of m canaries are guessed right: no larger one can be shown."""
-    return rejected(m, m, m, delta, 1 - confidence)
-
-
-def _sharpest(kept: Kept, confidence: float) -> tuple[float, float] | None:
-    """The delta at which the promise could be contradicted by most, and what is promised there.
-    Neither scores nor coins are looked at."""
-    if kept.claimed is None or kept.charge is None:
-        return None
-    from engine.privacy import epsilon
-
-    noise, rate, steps = kept.charge
-    promised = {kept.delta: kept.claimed}
-    for k in range(1, SMALLER + 1):
-        delta = kept.delta * 10.0**-k
-        promised[delta] = epsilon(noise, rate, steps, delta)
-    m = len(kept.score)
-    return max(promised.items(), key=lambda p: reach(m, p[0], confidence) - p[1])
-
-
-def _tables(
-    bounds: Sequence[Bound], claims: Sequence[float | None], kept: Kept, unmet: list[str]
-) -> Iterator[Event]:
-    """Flags; the bounds beside what is promised; where the scores of both kinds lie."""
-    yield Table("flags", FLAG_COLUMNS, tuple((CONTRADICTED, text, None) for text in unmet))
-    columns = ("delta", "epsilon_lower_bound", "epsilon", "guesses", "right", "canaries")
-    rows = tuple(
-        (b.delta, b.epsilon, claimed, b.guesses, b.right, b.canaries)
-        for b, claimed in zip(bounds, claims, strict=True)
+    promised = about.get("gradient_noise", about.get("noise_multiplier"))
+    return Kept(
+        score,
+        included,
+        about.get("kind"),
+        delta,
+        run.info().summary.get("epsilon"),
+        tensors.get("noise"),
+        float(promised) if isinstance(promised, int | float) else None,
+        int(about["steps"]) if isinstance(about.get("steps"), int) else None,
     )
-    yield Table("bounds", columns, rows)
+
+
+def _noise(kept: Kept, error: float) -> list[Check]:
+    if not kept.shows_noise:
+        return []
+    assert kept.promised is not None
+    assert kept.steps is not None
+    return checks(kept.score, kept.included, kept.noise, kept.promised, kept.steps, error)
+
+
+def _objection(check: Check) -> str:
+    if check.name == "between_steps":
+        return (
+            "noise comes again: over all steps it adds up to "
+            f"{check.found:.4g} times as much as independent draws would, and up to "
+            f"{check.limit:.4g} could be chance"
+        )
+    where = "in each step" if check.name == "each_step" else "over all steps"
+    return (
+        f"the noise is smaller than promised: {where}, its deviation is {check.found:.4g} clipping "
+        f"norms a step, and {check.promised:.4g} was promised; {check.limit:.4g} could be chance"
+    )
+
+
+def _tables(bound: Bound, noise: Sequence[Check], kept: Kept) -> Iterator[Event]:
+    """The bound beside what is promised; the noise; where the scores of both kinds lie."""
+    columns = ("delta", "epsilon_lower_bound", "epsilon", "guesses", "right", "canaries")
+    row = bound.delta, bound.epsilon, kept.claimed, bound.guesses, bound.right, bound.canaries
+    yield Table("bounds", columns, (row,))
+    if noise:
+        rows = tuple(tuple(check[:5]) for check in noise)
+        yield Table("noise", ("noise", "promised", "found", "limit", "p"), rows)
     values = _numbers(kept.score)
     low, high = float(values.min()), float(values.max())
     edges = torch.linspace(low, high if high > low else low + 1, BINS + 1, dtype=torch.float64)
@@ -377,19 +441,29 @@ def _tables(
 
 
 def _notes(
-    bound: Bound, claimed: float | None, unmet: list[str], spec: CanaryAudit
+    reach: float, unmet: Sequence[str], kept: Kept, noise: Sequence[Check]
 ) -> Iterator[Event]:
-    """`bound` and `claimed` are those by which the promise could be contradicted most."""
+    """`reach`: the bound where all guesses are right; no larger one can be shown."""
     for text in unmet:
         yield Note("error", f"rejected: {text}")
-    if claimed is None:
-        yield Note("warning", "the run promises no epsilon that the bound could be held against")
-        return
-    most = reach(bound.canaries, bound.delta, spec.confidence)
-    if most <= claimed:
+    if kept.kind == "sample":
         yield Note(
             "warning",
-            f"{bound.canaries} canaries show an epsilon of at most {most:.3f}, even where every "
-            f"guess is right, and {claimed:.3f} is promised: this audit could not contradict it. "
-            "Train with more canaries.",
+            "these canaries are training images, whose losses do not show the noise: that it is "
+            "missing, or too small, this audit can hardly tell. Train with gradient canaries for "
+            "one that can.",
+        )
+    elif not noise:
+        yield Note(
+            "warning",
+            "the run kept too little of its noise to tell whether that was as large as promised",
+        )
+    if kept.claimed is None:
+        yield Note("warning", "the run promises no epsilon that the bound could be held against")
+    elif reach <= kept.claimed:
+        yield Note(
+            "warning",
+            f"{len(kept.score)} canaries show an epsilon of at most {reach:.3f}, even where every "
+            f"guess is right, and {kept.claimed:.3f} is promised: the bound could not contradict "
+            "it. Train with more canaries.",
         )

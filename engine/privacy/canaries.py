@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from engine.errors import BadInput
 from engine.files import atomic
+from engine.privacy.accounting import split_noise
 from engine.privacy.noise import Draws
 from engine.privacy.spec import DPSGD
 from engine.training.mechanism import PrivateSetting
 
 FILE = "canaries.safetensors"
 """In the run's folder: `included`, bool (m,), `score`, float64 (m,), higher where it seems to be
-in; in its metadata under `about`, JSON: kind, max_grad_norm, noise_multiplier, sample_rate, steps,
+in, and of gradient canaries `noise` (`GradientCanaries`); in its metadata under `about`, JSON:
+kind, max_grad_norm, noise_multiplier, gradient_noise (what the noise on the gradient is to be in
+clipping norms, more than the noise multiplier where a count is noised beside), sample_rate, steps,
 delta."""
 
 BATCH = 500
@@ -70,17 +73,24 @@ class Canaries:
     def save(self, noise: float, rate: float, steps: int) -> None:
         """Write what the audit needs into the run's folder."""
         self.judge()
+        promised = noise
+        if self.spec.clipping == "adaptive":
+            promised = split_noise(noise, self.spec.count_noise * self.setting.batch_size)
         about = {
             "kind": self.spec.canary,
             "max_grad_norm": self.spec.max_grad_norm,
             "noise_multiplier": noise,
+            "gradient_noise": promised,
             "sample_rate": rate,
             "steps": steps,
             "delta": self.spec.delta,
         }
-        tensors = {"included": self.included, "score": self.score}
         with atomic(self.setting.folder / FILE) as file:
-            file.write(safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+            file.write(safetensors.torch.save(self.told(), {"about": json.dumps(about)}))
+
+    def told(self) -> dict[str, Tensor]:
+        """What the audit is told."""
+        return {"included": self.included, "score": self.score}
 
     def tensors(self) -> Mapping[str, Tensor]:
         return {"included": self.included, "score": self.score}
@@ -92,7 +102,13 @@ class Canaries:
 class GradientCanaries(Canaries):
     """Members whose gradient has the length of the clipping norm along one parameter of their own
     (Dirac canaries, section 6). Whoever sees every step, and knows the training images, can score
-    them by what the steps hold there beyond these images' own gradients."""
+    them by what the steps hold there beyond these images' own gradients.
+
+    What a step holds there of a canary that was left out is noise alone. Of that `noise` keeps
+    three sums, float64 (3,), in clipping norms: how many steps there were; the squares, over
+    canaries left out and steps; and the squares, over the steps, of each step's sum over these
+    canaries. With the scores, which are sums over the steps, they tell how large the noise was, and
+    whether it was drawn anew for each step and parameter (`engine.audits.noise`)."""
 
     def __init__(
         self, spec: DPSGD, setting: PrivateSetting, random: Draws, parameters: int
@@ -105,6 +121,7 @@ class GradientCanaries(Canaries):
             )
         order = torch.randperm(parameters, generator=setting.bench.generator("privacy", "canaries"))
         self.where = order[: spec.canaries]
+        self.noise = torch.zeros(3, dtype=torch.float64)
 
     @property
     def members(self) -> int:
@@ -119,7 +136,21 @@ class GradientCanaries(Canaries):
 
     def look(self, gradient: Tensor, norm: float) -> None:
         seen = gradient[self.where.to(gradient.device)] - self._known
-        self.score += seen.double().cpu() / norm
+        seen = seen.double().cpu() / norm
+        self.score += seen
+        left_out = seen[~self.included]
+        sums = 1.0, float(left_out.square().sum()), float(left_out.sum()) ** 2
+        self.noise = self.noise + torch.tensor(sums, dtype=torch.float64)
+
+    def told(self) -> dict[str, Tensor]:
+        return {**super().told(), "noise": self.noise}
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {**super().tensors(), "noise": self.noise}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        super().restore(tensors)
+        self.noise = tensors["noise"].cpu()
 
 
 class SampleCanaries(Canaries):

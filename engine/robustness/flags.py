@@ -160,6 +160,13 @@ FLAGS: dict[str, Meaning] = {
         "Do not hand the model out. Look for noise that is missing or drawn twice, for gradients "
         "that are not clipped one by one, and for batches that are not drawn by Poisson sampling.",
     ),
+    "noise_missing": Meaning(
+        "Noise is missing",
+        "Canaries that were left out of the training show less noise in its steps than its "
+        "accountant counts with, or the same noise again. Its epsilon does not hold.",
+        "Do not hand the model out. Look for noise that is switched off, scaled down, drawn once "
+        "for several steps or parameters, or taken off again.",
+    ),
     "not_numbers": Meaning(
         "Answers that are no numbers",
         "Some logits are NaN or infinite. None of them counts as broken.",

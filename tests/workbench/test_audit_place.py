@@ -67,11 +67,31 @@ CANARIES = (
     Table(
         "bounds",
         ("delta", "epsilon_lower_bound", "epsilon", "guesses", "right", "canaries"),
-        ((1e-5, 1.2, 3.0, 100, 70, 500), (1e-7, 1.3, 3.6, 100, 70, 500)),
+        ((1e-5, 1.2, 3.0, 100, 70, 500),),
+    ),
+    Table(
+        "noise",
+        ("noise", "promised", "found", "limit", "p"),
+        (
+            ("each_step", 1.5, 1.49, 1.45, 0.3),
+            ("all_steps", 1.5, 1.52, 1.3, 0.6),
+            ("between_steps", 1.0, 1.02, 1.2, 0.4),
+        ),
     ),
     Table("canaries", ("from", "to", "in", "out"), ((0.0, 1.0, 3, 9), (1.0, 2.0, 8, 4))),
 )
-BOUND = {"epsilon_lower_bound": 1.2, "epsilon": 3.0, "confidence": 0.999, "flags": []}
+BOUND = {
+    "epsilon_lower_bound": 1.2,
+    "epsilon": 3.0,
+    "confidence": 0.999,
+    "noise_share": 0.993,
+    "canary": "gradient",
+    "flags": [],
+}
+QUIET = (
+    "the noise is smaller than promised: in each step, its deviation is 0 clipping norms a step, "
+    "and 1.5 was promised; 1.45 could be chance"
+)
 OBJECTION = (
     "epsilon at most 3 was promised at delta 1e-05; the canaries show that it is at least 3.61, "
     "with a confidence of 99.9000%"
@@ -179,7 +199,11 @@ def test_canaries_stand_beside_what_was_promised(view: AuditView, tmp_path: Path
     assert part.scores.drawing.paired
     assert part.bounds.model.rows[0][0] == "1e−5"
     assert part.bounds.model.columns[2] == "epsilon_promised"
+    assert [row[0] for row in part.noise.model.rows] == [
+        "In each step", "Over all steps", "Sum over all steps, over independent draws",
+    ]  # fmt: skip
     assert view.verdict.text().startswith("✓ Not contradicted")
+    assert "The noise is 99.3\u202f% of what was promised." in view.verdict.text()
     assert view.verdict.property("tone") == "good"
     assert "flags" not in view.tables
 
@@ -198,6 +222,27 @@ def test_a_promise_that_is_contradicted_is_rejected(view: AuditView, tmp_path: P
     assert "未通过" in view.verdict.text() or "拒绝" in view.verdict.text()
     assert "金丝雀" in view.verdict.text()
     assert unmet_text(OBJECTION).endswith("99.9\u202f%")
+
+
+def test_noise_that_is_missing_is_rejected_in_its_own_words(
+    view: AuditView, tmp_path: Path
+) -> None:
+    model = private(tmp_path)
+    summary = {**BOUND, "noise_share": 0.0, "unmet": [QUIET]}
+    show(view, audit(tmp_path, model, "canaries", CANARIES, summary, status="rejected"), model)
+    assert view.verdict.text().startswith("✕ Rejected: the noise is smaller than promised")
+    assert view.verdict.property("tone") == "bad"
+    i18n.set_language("zh")
+    assert "噪声" in view.verdict.text()
+    assert "promised" not in view.verdict.text()
+
+
+def test_canaries_that_cannot_show_noise_are_said_to_be_so(view: AuditView, tmp_path: Path) -> None:
+    model = private(tmp_path)
+    events = tuple(e for e in CANARIES if not isinstance(e, Table) or e.name != "noise")
+    summary = {k: v for k, v in BOUND.items() if k != "noise_share"} | {"canary": "sample"}
+    show(view, audit(tmp_path, model, "canaries", events, summary), model)
+    assert "canaries of this kind do not show" in view.verdict.text()
 
 
 def test_reconstructions_stand_beside_the_originals(view: AuditView, tmp_path: Path) -> None:

@@ -45,6 +45,16 @@ COURSE_COMES = mark(
 NO_COURSE = mark("The audited run says nothing of an epsilon.")
 CANARIES_COME = mark("How the scores of canaries that were in and of those that were out lie.")
 BOUNDS_COME = mark("What was promised and what was shown, when it is known.")
+NOISE_COMES = mark(
+    "How large the noise was, as canaries that were left out show it, beside what was promised."
+)
+NO_NOISE = mark("Canaries of this kind do not show the noise.")
+WHERE = {
+    "each_step": mark("In each step"),
+    "all_steps": mark("Over all steps"),
+    "between_steps": mark("Sum over all steps, over independent draws"),
+}
+"""What the tests of the noise are called."""
 ORIGINALS_COME = mark("The images that a gradient was taken of. Start an audit to see them.")
 FOUND_COME = mark("What the gradient alone shows of them, changing as the search goes on.")
 LIKENESS_COMES = mark("PSNR: above 20 dB an image is well known again.")
@@ -210,7 +220,7 @@ def _by_strength(methods: Mapping[str, Any]) -> list[str]:
 class CanaryPart(Part):
     """Whether epsilon can be true: the course of the run's own, and the bound from its canaries."""
 
-    tables = ("bounds", "canaries")
+    tables = ("bounds", "noise", "canaries")
 
     def __init__(self) -> None:
         self.budget = BudgetCard(empty=COURSE_COMES)
@@ -218,10 +228,17 @@ class CanaryPart(Part):
             mark("Scores of the canaries"), Scale(mark("Score")), mark("Canaries")
         )
         self.bounds = TableCard(mark("Bounds"))
-        self.bounds.fit(3)
+        self.bounds.fit(1)
+        self.noise = TableCard(mark("Noise, in clipping norms"))
+        self.noise.fit(3)
         super().__init__(
-            {self.budget: COURSE_COMES, self.scores: CANARIES_COME, self.bounds: BOUNDS_COME},
-            wide=(self.bounds,),
+            {
+                self.budget: COURSE_COMES,
+                self.scores: CANARIES_COME,
+                self.bounds: BOUNDS_COME,
+                self.noise: NOISE_COMES,
+            },
+            wide=(self.bounds, self.noise),
         )
 
     def clear(self) -> None:
@@ -241,6 +258,7 @@ class CanaryPart(Part):
 
     def explain(self, has_ended: bool) -> None:
         super().explain(has_ended)
+        self.noise.explain(NO_NOISE if has_ended else NOISE_COMES)
         self.budget.explain(NO_COURSE if has_ended else COURSE_COMES)
 
     def show_table(self, table: Table) -> None:
@@ -248,6 +266,9 @@ class CanaryPart(Part):
             columns = [c if c != "epsilon" else "epsilon_promised" for c in table.columns]
             rows = [(delta_text(float(row[0])), *row[1:]) for row in table.rows]
             self.bounds.set_table(columns, rows)
+        elif table.name == "noise":
+            named = [(tr(WHERE.get(str(row[0]), str(row[0]))), *row[1:]) for row in table.rows]
+            self.noise.set_table(table.columns, named)
         else:
             bins = [Bin(low, high, int(inside), int(out)) for low, high, inside, out in table.rows]
             self.scores.set_pair(bins, (tr("in"), tr("out")), (MEMBERS, OTHERS))

@@ -210,6 +210,11 @@ def _about_canaries(summary: Mapping[str, Any]) -> tuple[str, str]:
         share=share,
         upper=number(float(upper)),
     )
+    noise = summary.get("noise_share")
+    if noise is not None:
+        text += " " + tr("The noise is {found} of what was promised.", found=percent(float(noise)))
+    elif summary.get("canary") == "sample":
+        text += " " + tr("Whether noise is missing, canaries of this kind do not show.")
     return f"✓ {text}", "good"
 
 

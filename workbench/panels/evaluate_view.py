@@ -48,6 +48,18 @@ UNMET = (
         "epsilon at most {upper} was promised at delta {delta}; the canaries show that it is at "
         "least {lower}, with a confidence of {sure}"
     ),
+    mark(
+        "the noise is smaller than promised: in each step, its deviation is {found} clipping norms "
+        "a step, and {promised} was promised; {limit} could be chance"
+    ),
+    mark(
+        "the noise is smaller than promised: over all steps, its deviation is {found} clipping "
+        "norms a step, and {promised} was promised; {limit} could be chance"
+    ),
+    mark(
+        "noise comes again: over all steps it adds up to {found} times as much as independent "
+        "draws would, and up to {limit} could be chance"
+    ),
     mark("{what} >= {least} is required; it is {share}, but the checks doubt that: {flags}"),
 )
 EVIDENCE = (

@@ -81,6 +81,8 @@ HEADINGS = {
     "delta": "δ",
     "epsilon_promised": mark("Promised at most"),
     "epsilon_lower_bound": mark("Shown at least"),
+    "promised": mark("Promised"),
+    "limit": mark("Could be chance"),
     "guesses": mark("Guesses"),
     "right": mark("Right"),
     "canaries": mark("Canaries"),

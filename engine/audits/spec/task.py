@@ -37,8 +37,13 @@ class Audit(Task):
         "epsilon_lower_bound": "epsilon is at least this, at `delta`, with `confidence`",
         "epsilon": "what the accountant of the run says that it is at most",
         "epsilon_reach": "the largest bound that so many canaries could have shown",
+        "noise_share": "deviation of the noise in a step as canaries that were left out show it, "
+        "over the one that was promised",
+        "noise_least": "less than this could not be chance",
+        "canary": "of which kind they were",
         "delta": "of both",
-        "confidence": "how sure the lower bound is",
+        "confidence": "how sure the audit is as a whole: a promise that was kept is rejected with "
+        "the remaining probability at most",
         "canaries": "how many there were",
         "guesses": "how many of them were guessed to be in or out; of the others nothing was said",
         "right": "how many of those guesses were right",

@@ -3,26 +3,28 @@ runs that keep or break their promise."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, linprog
 from scipy.stats import binom, norm
 
-from engine.audits.canaries import (
-    epsilon_lower_bound,
-    p_value,
-    rejected,
-)
+from engine.audits.canaries import OF_DELTA, epsilon_lower_bound, p_value, rejected, shown
+from engine.audits.noise import Check, checks
 from engine.audits.spec import Audit, CanaryAudit, Membership
 from engine.errors import BadInput
-from engine.events import Note
+from engine.events import Note, Scalars
 from engine.models.spec import MLP
+from engine.privacy.noise import SeededDraws
 from engine.privacy.spec import DPSGD
+from engine.runner import Runner
 from engine.training.spec import SGD, Train
 from tests.engine.audits.conftest import House
 
@@ -107,7 +109,9 @@ def test_the_bound_of_randomised_response_is_tight(epsilon: float) -> None:
 
 
 @pytest.mark.parametrize("guesses", [None, (400, 200, 100, 50)])
-def test_scores_that_say_nothing_bound_nothing_as_often_as_is_said(guesses: tuple | None) -> None:
+def test_scores_that_say_nothing_bound_nothing_as_often_as_is_said(
+    guesses: tuple[int, ...] | None,
+) -> None:
     """At 90 % confidence, with numbers of guesses that the scores decide, or the best of several:
     choosing by the coins without paying would fail far more often."""
     wrong = 0
@@ -131,6 +135,180 @@ def test_how_many_are_guessed_depends_on_the_scores_alone() -> None:
     assert (sure.guesses, sure.right) == (1000, 1000)
 
 
+def worst(m: int, epsilon: float, delta: float, needed: dict[int, int]) -> float:
+    """The largest probability that of r guesses on m canaries at least needed[r] are right, of any
+    (epsilon, delta)-private training that chooses guesses, and r with them (a linear program)."""
+    sides = list(itertools.product((-1, 1), repeat=m))
+    said = list(itertools.product((-1, 0, 1), repeat=m))
+    pairs = [
+        (a, b)
+        for a, s in enumerate(sides)
+        for b, other in enumerate(sides)
+        if sum(x != y for x, y in zip(s, other, strict=True)) == 1
+    ]
+    count = len(sides) * len(said)
+    gain = np.zeros(count + len(pairs) * len(said))
+    for (a, s), (k, t) in itertools.product(enumerate(sides), enumerate(said)):
+        right = sum(x == y for x, y in zip(s, t, strict=True))
+        if right >= needed.get(sum(map(abs, t)), m + 1):
+            gain[a * len(said) + k] = 1 / len(sides)
+    each, whole = np.eye(len(said)), np.ones((1, len(said)))
+    rows: list[Any] = []
+    tops: list[Any] = []
+    for number, (a, b) in enumerate(pairs):
+        beyond = slice(count + number * len(said), count + (number + 1) * len(said))
+        more = np.zeros((len(said), len(gain)))
+        more[:, a * len(said) : (a + 1) * len(said)] = each
+        more[:, b * len(said) : (b + 1) * len(said)] = -math.exp(epsilon) * each
+        more[:, beyond] = -each
+        in_all = np.zeros((1, len(gain)))
+        in_all[:, beyond] = whole
+        rows += [more, in_all]
+        tops += [np.zeros(len(said)), [delta]]
+    certain = np.zeros((len(sides), len(gain)))
+    for a in range(len(sides)):
+        certain[a, a * len(said) : (a + 1) * len(said)] = 1
+    found = linprog(
+        -gain, np.concatenate(rows), np.concatenate(tops), certain, np.ones(len(sides)), (0, 1)
+    )
+    return -float(found.fun)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.7, 1.5])
+def test_no_private_training_is_right_more_often_than_the_theorem_says(epsilon: float) -> None:
+    """Also where it chooses how many are guessed; and some come close."""
+    q, delta, m = 1 / (1 + math.exp(-epsilon)), 0.05, 3
+    close = 0.0
+    for needed in ({3: 3}, {1: 1, 2: 2, 3: 3}, {2: 2, 3: 2}, {1: 1, 3: 2}, {3: 2}):
+        found = worst(m, epsilon, delta, needed)
+        for i in (1, 2, 3):
+            luck = max(float(binom.sf(v - i, r, q)) for r, v in needed.items())
+            bound = luck + m * delta * (1 - q) / i
+            assert found <= bound + 1e-9
+            close = max(close, found / bound)
+    assert close > 0.999
+
+
+@pytest.mark.parametrize(
+    ("m", "r", "v", "delta"),
+    [(1000, 1000, 1000, 1e-5), (1000, 250, 230, 1e-5), (5000, 900, 880, 1e-5), (400, 90, 80, 0.0)],
+)
+def test_what_is_shown_is_what_the_theorem_rejects(m: int, r: int, v: int, delta: float) -> None:
+    level = 1e-3
+    found = shown(m, r, v, delta, level)
+
+    def is_rejected(epsilon: float) -> bool:
+        wrong = 1 / (1 + math.exp(epsilon))
+        i = max(1, math.ceil(m * delta * wrong / (OF_DELTA * level)))
+        return bool(binom.sf(v - i, r, 1 - wrong) + m * delta * wrong / i < level)
+
+    assert found > 0
+    assert all(is_rejected(found * k / 20) for k in range(20))
+    assert not is_rejected(found + 0.006)
+    assert shown(m, r, r // 2, delta, level) == 0.0
+
+
+# --- the noise ------------------------------------------------------------------------------------
+
+
+def record(x: torch.Tensor, included: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores, and what is kept of the noise, of x, (T, m): what steps hold of the canaries."""
+    out = x[:, ~included]
+    sums = [len(x), float(out.square().sum()), float(out.sum(1).square().sum())]
+    return x.sum(0), torch.tensor(sums, dtype=torch.float64)
+
+
+def looked_at(
+    x: torch.Tensor, included: torch.Tensor, promised: float, error: float
+) -> dict[str, Check]:
+    score, noise = record(x, included)
+    found = checks(score, included, noise, promised, len(x), error)
+    return {check.name: check for check in found}
+
+
+def drawn(steps: int, m: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    included, draw = coins(m, seed)
+    return torch.randn(steps, m, generator=draw, dtype=torch.float64), included
+
+
+def test_noise_that_is_as_promised_fails_as_often_as_is_said() -> None:
+    """Each test at a third of a tenth, all together at a tenth; canaries that are in do not
+    count."""
+    fails = dict.fromkeys(("each_step", "all_steps", "between_steps"), 0)
+    any_fails = 0
+    for seed in range(1500):
+        x, included = drawn(12, 40, seed)
+        found = looked_at(1.7 * x + 50.0 * included, included, 1.7, 0.1)
+        for name, check in found.items():
+            fails[name] += check.fails
+            assert check.fails == (check.p <= 0.1 / 3)
+        any_fails += any(check.fails for check in found.values())
+    for count in fails.values():
+        assert abs(count / 1500 - 0.1 / 3) < 4 * math.sqrt(0.1 / 3 / 1500)
+    assert any_fails / 1500 <= 0.1 + 3 * math.sqrt(0.09 / 1500)
+
+
+def test_what_steps_hold_beside_the_noise_does_not_fail_the_tests_of_its_size() -> None:
+    for seed in range(50):
+        x, included = drawn(20, 60, seed)
+        found = looked_at(x + torch.linspace(0, 3, 20)[:, None], included, 1.0, 0.1)
+        assert not found["each_step"].fails or found["each_step"].p > 1e-3
+        assert not found["all_steps"].fails
+
+
+@pytest.mark.parametrize(
+    ("cheat", "fails"),
+    [
+        ("none", set()),
+        ("more", set()),
+        ("zero", {"each_step", "all_steps"}),
+        ("half", {"each_step", "all_steps"}),
+        ("a little less", {"each_step"}),
+        ("the same at every step", {"each_step"}),
+        ("the same for all parameters", {"each_step"}),
+        ("taken off again", {"all_steps"}),
+        ("four vectors in turn", {"between_steps"}),
+    ],
+)
+def test_noise_that_is_not_as_promised_is_told(cheat: str, fails: set[str]) -> None:
+    x, included = drawn(40, 1000, 0)
+    match cheat:
+        case "more":
+            x = 2 * x
+        case "zero":
+            x = 0 * x
+        case "half":
+            x = x / 2
+        case "a little less":
+            x = 0.96 * x
+        case "the same at every step":
+            x = x[:1].expand_as(x)
+        case "the same for all parameters":
+            x = x[:, :1].expand_as(x)
+        case "taken off again":
+            x = torch.cat([x[:20], -x[:20]])
+        case "four vectors in turn":
+            x = x[:4].repeat(10, 1)
+    found = looked_at(3.0 * x, included, 3.0, 1e-4)
+    failed = {name for name, check in found.items() if check.fails}
+    assert fails <= failed if fails else not failed
+    for check in found.values():
+        beyond = check.found > check.limit
+        assert check.fails == (beyond if check.name == "between_steps" else not beyond)
+
+
+def test_a_record_without_steps_tells_of_the_sum_alone() -> None:
+    x, included = drawn(10, 400, 0)
+    score, noise = record(x, included)
+    assert [c.name for c in checks(score, included, None, 1.0, 10, 1e-4)] == ["all_steps"]
+    assert checks(0 * score, included, None, 1.0, 10, 1e-4)[0].fails
+    once, kept = record(x[:1], included)
+    assert [c.name for c in checks(once, included, kept, 1.0, 1, 1e-4)] == ["all_steps"]
+    everybody = torch.ones(400, dtype=torch.bool)
+    assert checks(score, everybody, noise, 1.0, 10, 1e-4) == []
+    assert checks(math.nan * score, included, noise, 1.0, 10, 1e-4) == []
+
+
 def test_several_numbers_of_guesses_cost_what_one_does_not() -> None:
     included, _ = coins(1000, 0)
     one = epsilon_lower_bound(included.double(), included, 1e-5, guesses=900)
@@ -149,7 +327,7 @@ def test_several_numbers_of_guesses_cost_what_one_does_not() -> None:
         ({"score": torch.zeros(3)}, "one of each"),
     ],
 )
-def test_what_makes_no_sense_is_refused(change: dict, words: str) -> None:
+def test_what_makes_no_sense_is_refused(change: dict[str, Any], words: str) -> None:
     included, _ = coins(200, 0)
     values = {"score": included.double(), "included": included, "delta": 1e-5, **change}
     with pytest.raises(BadInput, match=words):
@@ -167,7 +345,12 @@ def test_scores_that_are_no_numbers_do_not_break_the_audit() -> None:
 # --- the audit ------------------------------------------------------------------------------------
 
 
-def a_run(house: House, sigma: float, epsilon: float | None, charge: tuple | None = None) -> None:
+def a_run(
+    house: House,
+    sigma: float,
+    epsilon: float | None,
+    charge: tuple[float, float, int] | None = None,
+) -> None:
     """A run called "private" whose canaries say what noise of `sigma` leaves, and which promises
     `epsilon`."""
     done = house.run("private", Train(model=MLP(width=4, depth=0), epochs=1))
@@ -255,25 +438,98 @@ def test_a_private_training_keeps_its_promise(house: House) -> None:
     assert found.summary["epsilon"] == made.summary["epsilon"] < found.summary["epsilon_reach"]
 
 
-def test_a_private_training_whose_noise_is_quietly_zero_is_caught(
-    house: House, monkeypatch: pytest.MonkeyPatch
+Noise = Callable[[SeededDraws, int, int], torch.Tensor]
+"""What is drawn instead of the noise, for a step and a number of parameters."""
+REAL = SeededDraws.normal
+CHEATS: dict[str, Noise] = {
+    "zero": lambda draws, step, count: torch.zeros(count),
+    "half": lambda draws, step, count: REAL(draws, "noise", step, count) / 2,
+    "always the same": lambda draws, step, count: REAL(draws, "noise", 0, count),
+}
+
+
+def cheating(monkeypatch: pytest.MonkeyPatch, noise: Noise) -> None:
+    """The accountant believes in the noise; the canaries do not."""
+
+    def instead(self: SeededDraws, purpose: str, step: int, count: int) -> torch.Tensor:
+        if purpose == "noise":
+            return noise(self, step, count)
+        return REAL(self, purpose, step, count)
+
+    monkeypatch.setattr(SeededDraws, "normal", instead)
+
+
+@pytest.mark.parametrize(
+    ("promised", "cheat"),
+    [
+        ({"epsilon": 3.0}, "zero"),
+        ({"epsilon": 8.0}, "zero"),
+        ({"noise_multiplier": 0.3}, "zero"),
+        ({"epsilon": 8.0}, "half"),
+        ({"noise_multiplier": 0.3}, "always the same"),
+    ],
+)
+def test_a_private_training_whose_noise_is_not_as_promised_is_caught(
+    house: House, monkeypatch: pytest.MonkeyPatch, promised: dict[str, float], cheat: str
 ) -> None:
-    """Its accountant believes in the noise; the canaries do not."""
-    from engine.privacy.noise import SeededDraws
-
-    real = SeededDraws.normal
-
-    def silent(self: SeededDraws, purpose: str, *rest: Any) -> torch.Tensor:
-        drawn = real(self, purpose, *rest)
-        return torch.zeros_like(drawn) if purpose == "noise" else drawn
-
-    monkeypatch.setattr(SeededDraws, "normal", silent)
-    made = house.run("cheat", PRIVATE)
+    """However large the epsilon is that it promises: .3 is one of more than 50."""
+    cheating(monkeypatch, CHEATS[cheat])
+    privacy = DPSGD(**promised, canaries=300)  # type: ignore[arg-type]
+    made = house.run("cheat", PRIVATE.model_copy(update={"privacy": privacy}))
     assert made.status == "done", made.error
+    assert made.summary["epsilon"] > 50 or "epsilon" in promised
     found = house.run("audit", Audit(model="cheat", audit=CanaryAudit()))
     assert found.status == "rejected"
-    assert found.summary["epsilon_lower_bound"] > found.summary["epsilon"]
-    assert found.summary["flags"] == ["epsilon_contradicted"]
+    assert "noise_missing" in found.summary["flags"]
+    flags = {name: p for name, _, p in found.table("flags").rows}
+    assert flags["noise_missing"] is not None
+    share = {"zero": 0.0, "half": 0.5}.get(cheat)
+    if share is not None:
+        assert "smaller than promised" in " ".join(found.summary["unmet"])
+        assert found.summary["noise_share"] == pytest.approx(share, abs=0.02)
+    assert found.summary["noise_share"] < found.summary["noise_least"] < 1
+
+
+@pytest.mark.parametrize("clipping", ["flat", "per_layer", "adaptive"])
+def test_a_private_training_with_its_noise_is_not_rejected(house: House, clipping: Any) -> None:
+    privacy = DPSGD(epsilon=8.0, canaries=300, clipping=clipping)
+    for seed in (0, 1):
+        house.run("kept", PRIVATE.model_copy(update={"privacy": privacy, "seed": seed}))
+        found = house.run("audit", Audit(model="kept", audit=CanaryAudit()))
+        assert found.status == "done", found.error
+        assert found.summary["flags"] == []
+        assert found.summary["noise_least"] < found.summary["noise_share"] < 1.1
+        table = found.table("noise")
+        assert [row[0] for row in table.rows] == ["each_step", "all_steps", "between_steps"]
+        assert all(row[4] > 1e-4 for row in table.rows)
+
+
+def test_a_private_training_that_is_resumed_keeps_the_record_of_its_noise(house: House) -> None:
+    def watch(runner: Any, events: Any) -> None:
+        if any(isinstance(e, Scalars) and e.step >= 8 for e in events):
+            runner.interrupt()
+
+    made = house.run("kept", PRIVATE, watch)
+    assert made.status == "interrupted"
+    assert Runner(house.workspace, lambda run, events: None).run(made.run) == "done"
+    found = house.run("audit", Audit(model="kept", audit=CanaryAudit()))
+    whole = house.run("whole", PRIVATE)
+    again = house.run("audit", Audit(model="whole", audit=CanaryAudit()))
+    assert whole.status == found.status == "done"
+    assert found.table("noise") == again.table("noise")
+
+
+def test_losses_of_images_do_not_show_the_noise_and_the_audit_says_so(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheating(monkeypatch, CHEATS["zero"])
+    privacy = DPSGD(epsilon=8.0, canaries=300, canary="sample")
+    house.run("cheat", PRIVATE.model_copy(update={"privacy": privacy}))
+    found = house.run("audit", Audit(model="cheat", audit=CanaryAudit()))
+    assert found.summary["canary"] == "sample"
+    assert "noise_share" not in found.summary
+    notes = [e.text for e in found.events if isinstance(e, Note) and e.level == "warning"]
+    assert any("do not show the noise" in text for text in notes)
 
 
 @pytest.mark.parametrize("clipping", ["flat", "per_layer"])
