@@ -9,7 +9,7 @@ before anything is put together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,10 +67,13 @@ class Conductor(Strategy):
         rate: Rate | None = None,
         fixed: Mapping[str, Tensor] | None = None,
         noise: ClientNoise | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """`like` are the exchanged tensors, by name; `statistics` those of them that are not learnt
         but counted. `rate`: the clients' learning rate in a round. `fixed`: what is not exchanged,
-        where clients elsewhere could not know it. `noise`: of a federation that is private."""
+        where clients elsewhere could not know it. `noise`: of a federation that is private.
+        `sizes`: how many images each client has, where that is known; who says otherwise, to weigh
+        more or less in the mean, is rejected."""
         self.spec = spec
         self.seed = seed
         self.live = False
@@ -84,6 +87,7 @@ class Conductor(Strategy):
         self.numbers: dict[int, int] = {}
         """The client at each node."""
         self.noise = noise
+        self.sizes = tuple(sizes)
         self.secure: SecureSum | None = None
         """What hides the updates from this server, where something does."""
         self.fixed = dict(fixed or {})
@@ -131,7 +135,7 @@ class Conductor(Strategy):
     def picked(self, number: int) -> list[int]:
         """The clients of a round, ascending."""
         if self.noise is not None:
-            return self.noise.picked(number)
+            return self.noise.picked(number, self.current)
         draw = torch.Generator().manual_seed(derive(self.seed, "picked", number))
         if self.spec.poisson:
             coins = torch.rand(self.spec.clients, generator=draw)
@@ -195,6 +199,11 @@ class Conductor(Strategy):
             fact.share = number_in(content, "share", 1.0)
             if fact.examples < 1:
                 raise BadInput(f"it says that it has {fact.examples} images")
+            if self.sizes and fact.examples != self.sizes[client]:
+                raise BadInput(
+                    f"it says that it has {fact.examples} images, and its part has "
+                    f"{self.sizes[client]}"
+                )
             if isinstance(self.spec.strategy, Scaffold):
                 control = arrays_in(content, "control")
                 fact.bytes_up += size(control)

@@ -95,6 +95,7 @@ class Federation:
             # A model that the run starts from is here, not with clients elsewhere.
             fixed={n: t for n, t in own.items() if n not in names} if spec.init else None,
             noise=_noise(spec, bench, made),
+            sizes=[len(part) for part in made.parts],
         )
         if spec.secure_aggregation is not None:
             self.conductor.secure = SecureSum(
@@ -361,7 +362,7 @@ def _noise(spec: Federate, bench: Bench, made: Prepared) -> ClientNoise | None:
         return None
     # Where the clients are changes nothing of what they send.
     asked = spec.model_copy(update={"grid": Local()})
-    return ClientNoise(spec, bench, salt_of(asked, made.data.fingerprint))
+    return ClientNoise(spec, bench, salt_of(asked, made.data.fingerprint, made.model))
 
 
 def _finite(value: float | None) -> float | None:

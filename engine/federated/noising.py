@@ -14,6 +14,7 @@ count by 1, where the noise of theorem 1 is made for 1/2.)
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ from engine.bench import Bench
 from engine.errors import BadInput
 from engine.events import Event, Note, Table
 from engine.federated.spec import ClientPrivacy, Federate
-from engine.privacy.accounting import curve, split_noise, total
+from engine.models import weights_sha256
+from engine.privacy.accounting import curve, split_noise, steps_within, total
 from engine.privacy.ledger import Charge, Ledger
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
 from engine.privacy.planning import Plan, budget
@@ -63,18 +65,30 @@ class ClientNoise:
         self.planned = spec.rounds
         plan = client_plan(self.spec, self.rate, self.planned)
         self.noise = plan.noise
+        self._bench, self._salt, self._allowed = bench, salt, plan.allowed
         resume = bench.resume
         self.fresh = resume is None
+        self._done = resume.step if resume is not None else 0
+        """Rounds that are over."""
+        self._start = ""
+        self._left: tuple[tuple[Charge, ...], int] = ((), plan.allowed or 0)
         self.ledger = Ledger(
             bench.folder / LEDGER,
             fresh=resume is None,
-            step=resume.step if resume is not None else 0,
+            step=self._done,
             secure=self.spec.secure,
-            source=json.dumps(bench.environment, sort_keys=True),
+            source=self._source(),
         )
-        self.rounds = self._affordable(plan.allowed)
+        if self.rounds < 1:
+            raise BadInput(
+                f"the target epsilon of {self.spec.epsilon or 0:g} is used up: it allows "
+                f"{plan.allowed} rounds, and the run was cut short after {self.ledger.steps()}, "
+                "which count although their result is lost. Start a new run"
+            )
         self.random: Draws = (
-            SystemDraws(torch.device("cpu")) if self.spec.secure else _Seeded(bench, salt)
+            SystemDraws(torch.device("cpu"))
+            if self.spec.secure
+            else _Seeded(bench, self.ledger.salted(salt))
         )
         self.clip = self.spec.max_update_norm
         self.sum_noise, self.count_noise = self.noise, 0.0
@@ -84,25 +98,63 @@ class ClientNoise:
 
     # --- the budget -------------------------------------------------------------------------------
 
-    def _affordable(self, within: int | None) -> int:
-        if within is None:
+    @property
+    def rounds(self) -> int:
+        """After how many the run ends, those before it was resumed among them."""
+        if self._allowed is None:
             return self.planned
-        wasted = self.ledger.repeated(self._charge())
-        if wasted >= within:
-            raise BadInput(
-                f"the target epsilon of {self.spec.epsilon:g} is used up: it allows {within} "
-                f"rounds, and the run was cut short after {wasted}, which count although their "
-                "result is lost. Start a new run"
+        assert self.spec.epsilon is not None
+        wasted = self._wasted(self._done)
+        if wasted != self._left[0]:
+            left = steps_within(
+                self.spec.epsilon, self.noise, self.rate, self.spec.delta, before=wasted
             )
-        return min(self.planned, within - wasted)
+            self._left = (wasted, left)
+        return min(self.planned, max(self._done, self._left[1]))
 
     def _charge(self, rounds: int = 1) -> Charge:
         return Charge(self.noise, self.rate, rounds)
 
-    def _reserve(self, number: int) -> None:
-        """A round by itself: beside one the disk is quick, and what a run that is killed has
-        reserved ahead is lost where it cannot be drawn again."""
-        self.ledger.reserve(self._charge(), number, last=number)
+    def _source(self, number: int = 0) -> str:
+        """What decides a round bit for bit, as far as it is known before the run goes on."""
+        decides = [self._bench.environment, self._salt, *self._bench.history(number)]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _wasted(self, rounds: int) -> tuple[Charge, ...]:
+        """What was spent and leads nowhere where so many rounds are over."""
+        changes = sorted({change.step for change in self._bench.changes if change.step > 0})
+        sources = [(1, self._source()), *((each, self._source(each)) for each in changes)]
+        again = self.ledger.repeated(self._charge(), rounds, sources)
+        louder = (c for c in self.ledger.charged() if c.noise_multiplier != self.noise)
+        return (*([self._charge(again)] if again else []), *louder)
+
+    def _reserve(self, number: int, clients: Sequence[int]) -> str:
+        """Charge a round; gives what tells its noise from any other's.
+
+        A round that is taken again, after the run was cut short, may have another sum, as others
+        were late, or as the model is another one. It is another release then, and needs other
+        noise, or the two would tell the difference. From another model other clients are drawn for
+        it, too. From the same one the same are drawn, so that k releases are like one with noise
+        smaller by the root of k; the k-th is charged as that.
+
+        A round by itself: beside one the disk is quick, and what a run that is killed has reserved
+        ahead is lost where it cannot be drawn again."""
+        spec = self.spec
+        whose = f"{self._start} clients {sorted(clients)}"
+        source = f"{self._source(number)}\n{self._start}\n{whose}"
+        others = self.ledger.others(number, source)
+        charge = Charge(self.noise / math.sqrt(1 + others), self.rate)
+        if others and spec.epsilon is not None:
+            spent = total((*self.ledger.charged(), charge), spec.delta)
+            if spent > spec.epsilon:
+                raise BadInput(
+                    f"the target epsilon of {spec.epsilon:g} is used up: round {number} was played "
+                    "before the run was cut short, and other clients answered this time, which "
+                    "would be a second release of it. Start a new run"
+                )
+        self.ledger.reserve(charge, number, last=number, source=source)
+        self._done = number
+        return whose
 
     def begin(self) -> Iterator[Event]:
         """What is to be said before the first round."""
@@ -139,8 +191,7 @@ class ClientNoise:
 
     def epsilon(self, rounds: int) -> float:
         """What so many rounds have spent, and those that were repeated with other noise."""
-        charge = self._charge(rounds + self.ledger.repeated(self._charge()))
-        return total((charge,), self.spec.delta)
+        return total((self._charge(rounds), *self._wasted(rounds)), self.spec.delta)
 
     def settle(self, rounds: int) -> None:
         """The run ends or rests after so many rounds."""
@@ -159,10 +210,12 @@ class ClientNoise:
 
     # --- a round ----------------------------------------------------------------------------------
 
-    def picked(self, number: int) -> list[int]:
-        """The clients of a round, each by its own coin."""
-        found: list[int] = self.random.chosen(number, self.clients, self.rate).tolist()
-        return found
+    def picked(self, number: int, model: Mapping[str, Tensor] | None = None) -> list[int]:
+        """The clients of a round that starts from `model`, each by its own coin."""
+        self._start = weights_sha256(model)[:32] if model else ""
+        purpose = f"sampling from {self._start}"
+        found = self.random.chosen(number, self.clients, self.rate, purpose)
+        return [int(client) for client in found]
 
     def mean(
         self,
@@ -174,15 +227,13 @@ class ClientNoise:
         """The noisy mean of a round's updates, which may be none, and which of them were clipped.
 
         `like` are tensors of an update's names and shapes; `number` is of the round, and `clients`
-        whose updates they are: a round that is taken again after the run was cut short, and others
-        were late, has another sum and needs other noise, or the two would tell the difference.
-        Raises StorageError where the charge cannot be written down.
+        whose updates they are. Raises StorageError where the charge cannot be written down, and
+        BadInput where a round that is taken again would exceed the target.
         """
-        self._reserve(number)
+        whose = self._reserve(number, clients)
         norms = [norm_of(update) for update in updates]
         mean: Update = {}
         count = sum(tensor.numel() for tensor in like.values())
-        whose = f"clients {sorted(clients)}"
         noise = self.random.normal(whose, number, count).split([t.numel() for t in like.values()])
         for (name, tensor), drawn in zip(like.items(), noise, strict=True):
             total_of = drawn.view(tensor.shape) * (self.sum_noise * self.clip)
@@ -198,11 +249,9 @@ class ClientNoise:
         """The noisy mean where only the `total` of the updates is known, which clients have clipped
         themselves, to a norm that stays as it is. Raises as `mean`."""
         assert self.spec.adaptive is None  # how many were clipped is told without noise enough
-        self._reserve(number)
+        whose = self._reserve(number, clients)
         count = sum(tensor.numel() for tensor in total.values())
-        noise = self.random.normal(f"clients {sorted(clients)}", number, count).split(
-            [t.numel() for t in total.values()]
-        )
+        noise = self.random.normal(whose, number, count).split([t.numel() for t in total.values()])
         return {
             name: (tensor + drawn.view(tensor.shape) * (self.sum_noise * self.clip)) / self.expected
             for (name, tensor), drawn in zip(total.items(), noise, strict=True)

@@ -20,6 +20,9 @@ from engine.models.spec import Module
 
 Shape = tuple[int, int, int]
 
+_CODE = "_crucible_code"
+"""Attribute of a person's model: the file that made it."""
+
 _PROBE = 2
 """Images that a new model is tried on: two, so that a lost batch dimension shows."""
 
@@ -53,7 +56,23 @@ def call_factory(spec: Module, shape: Shape, classes: int, trust: bool) -> nn.Mo
             f"{spec.factory} returned a {type(model).__name__}; expected a torch.nn.Module"
         )
     _probe(spec.factory, path, model, shape, classes)
+    model.__dict__[_CODE] = str(path)
     return model
+
+
+def code_sha256(model: nn.Module) -> str:
+    """Of what a model computes besides its weights, as far as its layers tell: how they print, and
+    the files that a person's own ones and their function are from."""
+    digest = hashlib.sha256(str(model).encode())
+    files = set()
+    for layer in model.modules():
+        of_class = getattr(sys.modules.get(type(layer).__module__), "__file__", None)
+        if type(layer).__module__.partition(".")[0] not in ("torch", "torchvision", "engine"):
+            files.add(of_class)
+        files.add(vars(layer).get(_CODE))
+    for file in sorted(file for file in files if file and Path(file).is_file()):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def _load(path: Path) -> ModuleType:

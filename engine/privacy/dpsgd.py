@@ -8,6 +8,7 @@ sets differ in one image, added or removed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -64,16 +65,26 @@ class DPSGDMechanism(Mechanism):
         )
         self.noise, self.rate, self.planned = asked.noise, asked.rate, asked.planned
         self.before = asked.before
+        self._within = asked.within
         resume = setting.bench.resume
+        self._done = resume.step if resume is not None else 0
+        """Steps that were taken."""
         self.ledger = Ledger(
             setting.folder / LEDGER,
             fresh=resume is None,
-            step=resume.step + len(self.before) if resume is not None else 0,
+            step=self._done + len(self.before) if resume is not None else 0,
             secure=spec.secure,
-            source=json.dumps(setting.bench.environment, sort_keys=True),
+            source=self._source(),
         )
+        self._changes = list(setting.bench.changes)
         self.wasted = self._wasted()
-        self.steps: int = self._affordable(asked.within)
+        self._steps = self._affordable()
+        if self._steps < 1:
+            raise BadInput(
+                f"the target epsilon of {spec.epsilon or 0:g} is used up: the run was cut short "
+                f"after noise was reserved for {self.ledger.steps()} steps, which count although "
+                "their result is lost. Start a new run"
+            )
         self.gradient_noise = self.noise
         if spec.clipping == "adaptive":
             self.count_deviation = spec.count_noise * setting.batch_size
@@ -86,12 +97,15 @@ class DPSGDMechanism(Mechanism):
         )
         bench = setting.bench
         self.random: Draws = (
-            SystemDraws(bench.device) if spec.secure else SeededDraws(bench, setting.salt)
+            SystemDraws(bench.device)
+            if spec.secure
+            else SeededDraws(bench, self.ledger.salted(setting.salt))
         )
         self.norm = torch.tensor(spec.max_grad_norm, dtype=torch.float64)
         self.canaries: Canaries | None = make_canaries(spec, setting, self.random, sum(self.sizes))
         self._drawn: dict[int, Tensor] = {}
         self.spent: dict[int, float] = {}
+        self._unsaid = False
         self._seen: dict[int, tuple[float, Tensor, Tensor]] = {}
         edges = torch.linspace(-math.log(REACH), math.log(REACH), BINS + 1).exp()
         self._edges = edges[1:-1].to(bench.device)
@@ -99,25 +113,42 @@ class DPSGDMechanism(Mechanism):
 
     # --- the budget -------------------------------------------------------------------------------
 
+    @property
+    def steps(self) -> int:
+        """After which the run ends, those before it was resumed among them. A live value that is
+        changed in a run that takes steps again makes others of them, and so fewer."""
+        if self._changes != self.setting.bench.changes:
+            self._changes = list(self.setting.bench.changes)
+            before, self.wasted = self.wasted, self._wasted()
+            if self.wasted != before:
+                self._steps = max(self._done, self._affordable())
+                self._unsaid = True
+        return self._steps
+
+    def _source(self, step: int = -1) -> str:
+        """What decides a step bit for bit, -1: until something is changed."""
+        bench = self.setting.bench
+        decides = [bench.environment, self.setting.salt, *bench.history(step)]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
     def _wasted(self) -> tuple[Charge, ...]:
         """What was spent and leads nowhere: a run that was cut short takes it again, as others."""
+        told = len(self.before)
+        starts = sorted({change.step for change in self.setting.bench.changes})
+        sources = [(1, self._source())]
+        sources += [(told + max(0, step) + 1, self._source(step)) for step in starts]
+        at = told + self._done if self._done else 0
         kinds = (*self.before, self._charge())
-        counted = [replace(kind, steps=self.ledger.repeated(kind)) for kind in kinds]
+        counted = [replace(k, steps=self.ledger.repeated(k, at, sources)) for k in kinds]
         return tuple(charge for charge in counted if charge.steps)
 
-    def _affordable(self, within: int) -> int:
-        """Steps after which the run ends, those before it was resumed among them."""
-        spec = self.spec
+    def _affordable(self) -> int:
+        """Steps after which the run ends."""
+        spec, within = self.spec, self._within
         if spec.epsilon is None or not self.wasted:
             return within
         spent = (*self.before, *self.wasted)
         left = steps_within(spec.epsilon, self.noise, self.rate, spec.delta, before=spent)
-        if left < 1:
-            raise BadInput(
-                f"the target epsilon of {spec.epsilon:g} is used up: the run was cut short after "
-                f"noise was reserved for {self.ledger.steps()} steps, which count although their "
-                "result is lost. Start a new run"
-            )
         return min(within, left)
 
     def _charge(self) -> Charge:
@@ -125,17 +156,14 @@ class DPSGDMechanism(Mechanism):
 
     def begin(self) -> Iterator[Event]:
         spec, delta = self.spec, self.spec.delta
-        before = (*self.before, *self.wasted)
-        ahead = curve(self.noise, self.rate, self.steps, delta, points=POINTS, before=before)
-        self.spent = dict(zip(ahead.steps, ahead.pld, strict=True))
-        rows = zip(ahead.steps, ahead.pld, ahead.rdp, strict=True)
-        yield Table("budget", ("step", "epsilon", "epsilon_rdp"), tuple(rows))
+        yield self._budget()
         if self.setting.bench.resume is not None:
             return
+        last = self.spent[max(self.spent)]
         yield Note(
             "info",
             f"noise multiplier {self.noise:.4g}, sample rate {self.rate:.4g}, {self.steps} steps: "
-            f"epsilon {ahead.pld[-1]:.4g} at delta {delta:g}. It covers what the model learns from "
+            f"epsilon {last:.4g} at delta {delta:g}. It covers what the model learns from "
             "the training images in this run; not the validation images, by which early stopping "
             "chooses. Losses, accuracies and norms that are shown meanwhile are not covered: they "
             "stay in this workspace.",
@@ -155,6 +183,17 @@ class DPSGDMechanism(Mechanism):
                 "it can take the noise off. Set privacy.secure for a model that leaves the house.",
             )
 
+    def _budget(self) -> Table:
+        """Epsilon over the steps."""
+        before = (*self.before, *self.wasted)
+        ahead = curve(
+            self.noise, self.rate, self.steps, self.spec.delta, points=POINTS, before=before
+        )
+        self.spent = dict(zip(ahead.steps, ahead.pld, strict=True))
+        self._unsaid = False
+        rows = tuple(zip(ahead.steps, ahead.pld, ahead.rdp, strict=True))
+        return Table("budget", ("step", "epsilon", "epsilon_rdp"), rows)
+
     def tell(self, statistic: Tensor) -> Tensor:
         """With Gaussian noise on every entry (Dwork et al. 2014)."""
         (charge,) = self.before
@@ -165,15 +204,21 @@ class DPSGDMechanism(Mechanism):
     # --- a step -----------------------------------------------------------------------------------
 
     def places(self, step: int) -> Tensor:
-        told = len(self.before)
-        ahead = min(self.steps, step + BLOCK) if self.spec.secure else self.steps
-        self.ledger.reserve(self._charge(), told + step + 1, last=told + ahead)
         if self.canaries is None:
             return self.random.chosen(step, self.count, self.rate)
         # Canaries are members as the images are, so they are drawn with them.
         drawn = self.random.chosen(step, self.count + self.canaries.members, self.rate)
         self._drawn = {step: drawn[drawn >= self.count] - self.count}
         return self.canaries.kept(drawn[drawn < self.count])
+
+    def _reserve(self, step: int) -> None:
+        """Charge a step before its noise is drawn, and not sooner: a run may rest between the
+        drawing of its images and that."""
+        told = len(self.before)
+        ahead = min(self.steps, step + BLOCK) if self.spec.secure else self.steps
+        source = self._source(step)
+        self.ledger.reserve(self._charge(), told + step + 1, last=told + ahead, source=source)
+        self._done = step + 1
 
     def labels(self, places: Tensor, labels: Tensor) -> Tensor:
         return self.canaries.labels(places, labels) if self.canaries is not None else labels
@@ -188,6 +233,7 @@ class DPSGDMechanism(Mechanism):
             self.canaries.put_in(
                 gradient, norm, self._drawn[batch.step], lambda norms: self._left(norms, layers)
             )
+        self._reserve(batch.step)
         drawn = self.random.normal("noise", batch.step, len(gradient))
         gradient.add_(drawn, alpha=self.gradient_noise * norm)
         if self.canaries is not None:
@@ -245,6 +291,8 @@ class DPSGDMechanism(Mechanism):
         return values
 
     def tables(self) -> Iterator[Event]:
+        if self._unsaid:
+            yield self._budget()
         edges = [0.0, *self._edges.tolist(), None]
         bins = self._bins.tolist()
         self._bins.zero_()

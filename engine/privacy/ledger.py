@@ -8,7 +8,9 @@ waits for the disk; a run that ends or rests by itself releases what it reserved
 A run that was killed goes on from its last checkpoint, and repeats the steps after it. With noise
 from the task's own seed these are the same releases, bit for bit, and cost nothing twice: a step
 counts once, however often it is reserved alike. With noise from the operating system (`secure`)
-they are new ones: all that was reserved counts, and repeated steps count again.
+they are new ones: all that was reserved counts, and repeated steps count again. So do steps that
+are repeated otherwise (with a live value changed, on other threads, with other answers): each
+reservation says its source, which is whatever decides a step bit for bit.
 
 A checkpoint that is older than the ledger is therefore the normal case. A ledger that is older than
 the checkpoint cannot come about by itself, and is refused, as is one that is missing or damaged:
@@ -23,7 +25,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +57,8 @@ class Charge:
 @dataclass(frozen=True, slots=True)
 class _Reserved:
     """Steps `first` to `last` of one opening of the ledger. Those of one `source` with the same
-    charge are the same releases; one without a source is like no other."""
+    charge are the same releases; one without a source is like no other. Its first line is what is
+    known before the step is taken, the others tell what became of it."""
 
     charge: Charge
     first: int
@@ -64,7 +67,7 @@ class _Reserved:
     source: str
 
     def __len__(self) -> int:
-        return self.last - self.first + 1
+        return max(0, self.last - self.first + 1)
 
 
 class Ledger:
@@ -74,7 +77,7 @@ class Ledger:
     none. Else it goes on after `step` steps (0: not known), and its ledger must be there.
     secure: the noise is drawn anew each time, so that a step that is repeated costs again.
     source: what decides a step bit for bit, if that may differ between a run and its resumption (as
-    the number of threads); steps that are repeated under another source cost again.
+    the number of threads); steps that are repeated under another source cost again. One line.
 
     Raises BadInput where the ledger is missing, damaged, or older than the checkpoint, StorageError
     where it cannot be written.
@@ -111,32 +114,40 @@ class Ledger:
                 "is unknown. Put back the ledger that belongs to it."
             )
         self._step = step
+        self._secure = secure
         self._add(
             {"open": self._book.session + 1, "after": step, "source": "" if secure else source}
         )
 
-    def reserve(self, charge: Charge, through_step: int, *, last: int | None = None) -> None:
+    def reserve(
+        self,
+        charge: Charge,
+        through_step: int,
+        *,
+        last: int | None = None,
+        source: str | None = None,
+    ) -> None:
         """See to it that the ledger holds every step up to `through_step` before that is drawn,
         with the noise and rate of `charge` (its number of steps is not looked at).
 
         To be called before every step, the first one being step 1. It writes a block ahead, up to
-        step `last` if that is given, so that most calls touch no disk. Raises StorageError: the
-        step must not be drawn then."""
+        step `last` if that is given, so that most calls touch no disk. `source` is that of these
+        steps, if it is not the ledger's. Raises StorageError: the step must not be drawn then."""
         if through_step < 1:
             raise ValueError("steps count from 1")
         book = self._book
-        held = book.held(charge, through_step)
+        source = book.source if source is None or self._secure else source
+        held = book.held(charge, through_step, source)
         if through_step > held:
             block = through_step + BLOCK - 1
-            self._add(
-                {
-                    "reserve": [held + 1, max(through_step, min(block, last or block))],
-                    "noise_multiplier": charge.noise_multiplier,
-                    "sample_rate": charge.sample_rate,
-                    "sampling": charge.sampling,
-                    "drawn": book.drawn,
-                }
-            )
+            entry = {
+                "reserve": [held + 1, max(through_step, min(block, last or block))],
+                "noise_multiplier": charge.noise_multiplier,
+                "sample_rate": charge.sample_rate,
+                "sampling": charge.sampling,
+                "drawn": book.drawn,
+            }
+            self._add(entry if source == book.source else entry | {"source": source})
         book.drawn = max(book.drawn, through_step)
 
     def settle(self, step: int) -> None:
@@ -154,20 +165,55 @@ class Ledger:
         """How many steps count."""
         return sum(charge.steps for charge in self.charged())
 
-    def repeated(self, charge: Charge) -> int:
-        """How many steps like `charge` were spent before this opening and do not bring the run
-        forward: it takes them again, as other releases. 0 with noise from the seed."""
+    def repeated(
+        self,
+        charge: Charge,
+        step: int | None = None,
+        sources: Sequence[tuple[int, str]] | None = None,
+    ) -> int:
+        """How many steps like `charge` were spent and do not bring the run forward, which is after
+        `step` steps (those of its opening unless given): it takes them again, as other releases.
+
+        `sources`: from which step on the source of the steps to come begins with which line; the
+        ledger's own unless given. What was reserved alike for steps to come costs nothing again."""
         book = self._book
-        alike = [
-            part
-            for part in book.reserved
-            if part.charge == _kind(charge) and part.session != book.session
-        ]
-        same = [part for part in alike if part.source and part.source == book.source]
-        other = [part for part in alike if part not in same]
-        before = _union(replace(p, last=min(p.last, self._step)) for p in same)
-        forward = _union(replace(p, last=min(p.last, self._step)) for p in alike)
-        return max(0, _count(other) + before - forward)
+        step = self._step if step is None else step
+        ahead = [(1, book.source)] if sources is None else list(sources)
+        spent, free = [], []
+        for part in book.reserved:
+            if part.charge != _kind(charge):
+                continue
+            if part.session == book.session:  # what it has reserved ahead is yet to be taken
+                spent.append(_between(part, 1, step))
+                continue
+            spent.append(part)
+            ends = [first - 1 for first, _ in ahead[1:]]
+            for (first, line), last in zip(ahead, [*ends, part.last], strict=True):
+                if part.source and part.source.partition("\n")[0] == line:
+                    free.append(_between(part, max(first, step + 1), last))
+        forward = _union(_between(part, 1, step) for part in spent)
+        return max(0, _count(spent) - _union(free) - forward)
+
+    def others(self, step: int, source: str) -> int:
+        """How many other releases of a step there are whose source differs from `source` in the
+        last line only."""
+        known = source.rpartition("\n")[0]
+        return len(
+            {
+                part.source
+                for part in self._book.reserved
+                if part.source != source
+                and known
+                and part.source.rpartition("\n")[0] == known
+                and part.first <= step <= part.last
+            }
+        )
+
+    def salted(self, salt: str) -> str:
+        """`salt`, which decides the draws, or another one if this opening of the ledger has another
+        source than the first: what is rounded otherwise needs other noise and other samples."""
+        mine, first = self._book.source, self._book.begun_with
+        return salt if first in (None, "", mine) else f"{salt} {mine}"
 
     def __enter__(self) -> Ledger:
         return self
@@ -227,6 +273,8 @@ class _Book:
         self.reserved: list[_Reserved] = []
         self.session = 0
         self.source = ""
+        self.begun_with: str | None = None
+        """The source of the first session."""
         self.drawn = 0
         """The last step that may have been drawn in this session."""
 
@@ -236,6 +284,7 @@ class _Book:
             self.session = int(entry["open"])
             self.drawn = int(entry["after"])
             self.source = str(entry["source"])
+            self.begun_with = self.source if self.begun_with is None else self.begun_with
         elif "reserve" in entry:
             first, last = map(int, entry["reserve"])
             charge = Charge(
@@ -243,20 +292,20 @@ class _Book:
                 float(entry["sample_rate"]),
                 sampling=str(entry["sampling"]),
             )
-            # What was reserved ahead with other parameters is not drawn with them any more.
-            self._release(int(entry["drawn"]), besides=charge)
-            part = _Reserved(charge, first, last, self.session, self.source)
-            self.reserved.append(part)
+            source = str(entry.get("source", self.source))
+            # What was reserved ahead otherwise is not drawn so any more.
+            self._release(int(entry["drawn"]), besides=(charge, source))
+            self.reserved.append(_Reserved(charge, first, last, self.session, source))
         elif "settle" in entry:
             self._release(int(entry["settle"]))
         elif entry != _HEAD:
             raise ValueError("an entry of an unknown kind")
 
-    def held(self, charge: Charge, step: int) -> int:
-        """The last step that this session has reserved like `charge`, or else those before `step`
-        that were drawn otherwise."""
+    def held(self, charge: Charge, step: int, source: str) -> int:
+        """The last step that this session has reserved so, or else those before `step` that were
+        drawn otherwise."""
         mine = self._mine()
-        if mine and mine[-1].charge == _kind(charge):
+        if mine and mine[-1].charge == _kind(charge) and mine[-1].source == source:
             return mine[-1].last
         return min(self.drawn, step - 1)
 
@@ -271,15 +320,21 @@ class _Book:
     def _mine(self) -> list[_Reserved]:
         return [part for part in self.reserved if part.session == self.session]
 
-    def _release(self, step: int, besides: Charge | None = None) -> None:
-        """Nothing of this session after `step` was drawn, but with the parameters `besides`."""
+    def _release(self, step: int, besides: tuple[Charge, str] | None = None) -> None:
+        """Nothing of this session after `step` was drawn, but with the charge and the source
+        `besides`."""
         cut = [
-            replace(part, last=min(part.last, step))
-            if part.session == self.session and part.charge != besides
+            _between(part, 1, step)
+            if part.session == self.session and (part.charge, part.source) != besides
             else part
             for part in self.reserved
         ]
         self.reserved = [part for part in cut if part.last >= part.first]
+
+
+def _between(part: _Reserved, first: int, last: int) -> _Reserved:
+    """Its steps from `first` to `last`, which may be none."""
+    return replace(part, first=max(part.first, first), last=min(part.last, last))
 
 
 def _kind(charge: Charge) -> Charge:

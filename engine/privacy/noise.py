@@ -32,18 +32,18 @@ class Draws(ABC):
     def normal(self, purpose: str, step: int, count: int) -> Tensor:
         """Standard normal float32 (count,), on the device."""
 
-    def chosen(self, step: int, count: int, rate: float) -> Tensor:
+    def chosen(self, step: int, count: int, rate: float, purpose: str = "sampling") -> Tensor:
         """Poisson sampling: each of `count` with probability `rate`, by itself. int64 (B,),
         ascending, on the CPU."""
-        return (self.uniform("sampling", step, count) < rate).nonzero().squeeze(1)
+        return (self.uniform(purpose, step, count) < rate).nonzero().squeeze(1)
 
 
 class SeededDraws(Draws):
     """From the task's own seed: repeatable, by whoever knows it.
 
     `salt` says what is computed, and from which data: two runs that differ in anything draw other
-    noise, though their seed be the same, or one could be subtracted from the other. So they do from
-    the step on at which a person set a live value differently."""
+    noise, though their seed be the same, or one could be subtracted from the other. So they do,
+    with other samples, from the step on at which a person set a live value differently."""
 
     source = "seed"
 
@@ -52,7 +52,8 @@ class SeededDraws(Draws):
         self._salt = salt
 
     def uniform(self, purpose: str, step: int, count: int) -> Tensor:
-        generator = self._bench.generator("privacy", self._salt, purpose, step)
+        changed = self._bench.history(step)
+        generator = self._bench.generator("privacy", self._salt, *changed, purpose, step)
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
     def normal(self, purpose: str, step: int, count: int) -> Tensor:

@@ -35,11 +35,12 @@ from engine.device import versions
 from engine.errors import BadInput, Cancelled, CrucibleError, SpecError
 from engine.events import Event, Note, Progress, Saved, Scalars, Table
 from engine.files import sha256_of
-from engine.models import ModelCard, load_model, save_model
+from engine.models import ModelCard, load_model, save_model, weights_sha256
 from engine.models.card import SEEN, told
 from engine.models.describing import describe_module
 from engine.models.evaluating import Evaluation, evaluate
 from engine.models.fitting import fitted_layer, statistic_of
+from engine.models.module import code_sha256
 from engine.models.spec import ModelSpec
 from engine.models.transforms import warning
 from engine.store.checkpoints import under
@@ -343,7 +344,7 @@ class Trainer:
                 epochs=spec.epochs,
                 classes=len(self.data.classes),
                 label_smoothing=spec.label_smoothing,
-                salt=salt_of(spec, self.data.fingerprint),
+                salt=salt_of(spec, self.data.fingerprint, self.model),
                 statistic=self.unfitted,
             )
         )
@@ -460,6 +461,8 @@ class Trainer:
         for step in range(
             self.at.step, min(self.at.step + self.batches - self.at.done, self._total())
         ):
+            if step >= self._total():  # which can have become fewer
+                break
             places = mechanism.places(step)
             images, labels = train.batch(places)
             images = self._augmented(images, places, self.at.epoch)
@@ -832,12 +835,14 @@ def _of_start(name: str, card: ModelCard) -> str:
     )
 
 
-def salt_of(spec: Task, fingerprint: str) -> str:
-    """What tells a run from any other one of its seed: what it is asked for, and its data."""
+def salt_of(spec: Task, fingerprint: str, model: nn.Module) -> str:
+    """What tells a run from any other one of its seed: what it is asked for, its data, and the
+    model as it is at the start, for what a spec names (a file, a run) can have changed."""
     # (Changes on the way count from their step on, see `Bench.history`.)
     left_out = ("bench", "changes", "diagnostics")
     asked = {k: v for k, v in spec.to_dict().items() if k not in left_out}
-    return hashlib.sha256(f"{json.dumps(asked, sort_keys=True)}{fingerprint}".encode()).hexdigest()
+    parts = [asked, fingerprint, weights_sha256(model.state_dict()), code_sha256(model)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def steps_of_epoch(count: int, batch_size: int) -> int:

@@ -54,8 +54,11 @@ class Mechanism:
     draws = False
     """Whether it draws the images of each step itself (`places`); else they are the loop's batches,
     every image once an epoch."""
-    steps: int | None = None
-    """Steps after which nothing is left to spend; None is as many as the epochs have."""
+
+    @property
+    def steps(self) -> int | None:
+        """Steps after which nothing is left to spend; None is as many as the epochs have."""
+        return None
 
     def begin(self) -> Iterator[Event]:
         """Before the first step, of a resumed run too: what whoever watches should know."""

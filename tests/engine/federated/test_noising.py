@@ -3,6 +3,7 @@ accountant's figure; Flower's wrappers, which this room does without."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -32,8 +33,8 @@ from engine.federated.spec import (
 )
 from engine.models import load_model
 from engine.models.card import read_card
-from engine.privacy import epsilon
-from engine.privacy.ledger import read_charges
+from engine.privacy import epsilon, total
+from engine.privacy.ledger import Charge, read_charges
 from engine.training.spec import SGD
 from tests.engine.federated.fleet import SMALL, changed, new_bench, play
 
@@ -100,6 +101,48 @@ def test_a_round_taken_again_with_other_clients_has_other_noise(tmp_path: Path) 
     for name in LIKE:
         assert torch.equal(first[name], same[name])
         assert not torch.equal(first[name], other[name])
+
+
+def test_a_round_taken_again_otherwise_is_charged_again(tmp_path: Path) -> None:
+    """From one model the same clients are drawn, so that two releases are like one with noise
+    smaller by the root of 2; from another model others are."""
+    model, other = {"w": torch.zeros(3)}, {"w": torch.ones(3)}
+    noise = noise_of(tmp_path, noise_multiplier=1.2)
+    (charge,) = plain = (Charge(1.2, 0.5),)
+    drawn = noise.picked(1, model)
+    noise.mean([], LIKE, 1, [0, 2])  # and is killed
+    again = noise_of(tmp_path, noise_multiplier=1.2)
+    assert again.picked(1, model) == drawn
+    again.mean([], LIKE, 1, [2, 0])
+    assert again.ledger.charged() == plain
+    assert again.epsilon(1) == pytest.approx(total(plain, 1e-5))
+    late = noise_of(tmp_path, noise_multiplier=1.2)
+    assert late.picked(1, model) == drawn
+    late.mean([], LIKE, 1, [0])
+    louder = dataclasses.replace(charge, noise_multiplier=1.2 / math.sqrt(2))
+    assert set(late.ledger.charged()) == {charge, louder}
+    assert late.epsilon(1) == pytest.approx(total((charge, louder), 1e-5))
+    assert late.epsilon(1) > epsilon(1.2 / math.sqrt(2), 0.5, 1, 1e-5)
+    moved = noise_of(tmp_path, noise_multiplier=1.2)
+    assert moved.picked(1, other) != drawn
+    moved.mean([], LIKE, 1, [0, 2])
+    assert moved.epsilon(1) == pytest.approx(total((charge, charge, louder), 1e-5))
+
+
+def test_a_target_holds_for_rounds_that_are_taken_again(tmp_path: Path) -> None:
+    target = epsilon(1.2, 0.5, 2, 1e-5) + 0.01
+    values = {"noise_multiplier": 1.2, "epsilon": target}
+    noise = noise_of(tmp_path, **values)
+    assert noise.rounds == 2
+    noise.mean([], LIKE, 1, [0])
+    noise.mean([], LIKE, 2, [0])  # and is killed
+    again = noise_of(tmp_path, **values)
+    again.mean([], LIKE, 1, [0])
+    assert again.rounds == 2
+    again = noise_of(tmp_path, **values)
+    with pytest.raises(BadInput, match="is used up: round 1 was played before"):
+        again.mean([], LIKE, 1, [0, 1])
+    assert total(again.ledger.charged(), 1e-5) <= target
 
 
 def test_the_noise_is_as_strong_as_it_says(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -20,12 +21,12 @@ from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled
 from engine.events import Change, Event, Note, Scalars, Table
 from engine.models import build, load_model, read_card
-from engine.models.spec import CNN, MLP, BitDepth, Transform
+from engine.models.spec import CNN, MLP, BitDepth, Module, Transform
 from engine.models.transforming import run_transform
-from engine.privacy.accounting import epsilon
+from engine.privacy.accounting import epsilon, total
 from engine.privacy.clipping import Clipper
 from engine.privacy.dpsgd import LEDGER, DPSGDMechanism
-from engine.privacy.ledger import Charge, Ledger
+from engine.privacy.ledger import Charge, Ledger, read_charges
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
 from engine.privacy.spec import DPSGD, Naive
 from engine.random import derive
@@ -75,7 +76,7 @@ def test_it_is_the_algorithm_of_the_paper(tmp_path: Path, drain: Drain) -> None:
     _, data = drain(load(Digits(), a_bench(tmp_path, "b")))
     model = build(SMALL, data.shape, 10, generator_seed=derive(3, "model"))
     count, parameters = len(data.train), list(model.parameters())
-    rate, salt = 100 / count, salt_of(PRIVATE, data.fingerprint)
+    rate, salt = 100 / count, salt_of(PRIVATE, data.fingerprint, model)
     for step in range(3 * round(count / 100)):
         draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "sampling", step))
         chosen = torch.rand(count, generator=draws, dtype=torch.float64) < rate
@@ -301,20 +302,190 @@ def test_what_a_start_knows_is_said_to_be_left_out(tmp_path: Path, drain: Drain)
 def test_another_run_of_the_seed_draws_other_noise(tmp_path: Path, drain: Drain) -> None:
     """Or the difference of two models would tell what no epsilon covers."""
     _, data = drain(load(Digits(), a_bench(tmp_path, "b")))
+    model, other = (build(SMALL, data.shape, 10, generator_seed=seed) for seed in (1, 2))
     salts = {
-        salt_of(PRIVATE, data.fingerprint),
-        salt_of(PRIVATE, "of other images"),
-        salt_of(with_privacy(noise_multiplier=1.0, max_grad_norm=0.4), data.fingerprint),
+        salt_of(PRIVATE, data.fingerprint, model),
+        salt_of(PRIVATE, "of other images", model),
+        salt_of(PRIVATE, data.fingerprint, other),
+        salt_of(with_privacy(noise_multiplier=1.0, max_grad_norm=0.4), data.fingerprint, model),
     }
     bench = a_bench(tmp_path)
-    assert len({float(SeededDraws(bench, salt).normal("noise", 0, 1)) for salt in salts}) == 3
+    assert len({float(SeededDraws(bench, salt).normal("noise", 0, 1)) for salt in salts}) == 4
+
+
+FACTORY = """
+from torch import nn
+
+def make(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), Inner(), nn.Linear(16, classes))
+
+class Inner(nn.Linear):
+    def __init__(self):
+        super().__init__(64, 16)
+
+    def forward(self, x):
+        return super().forward(x).ACTIVATION()
+"""
+
+
+def test_a_model_whose_code_was_changed_draws_other_noise(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its weights, its layers' names and what is asked for be the same."""
+    drawn: list[torch.Tensor] = []
+    normal = SeededDraws.normal
+
+    def kept(self: SeededDraws, purpose: str, step: int, count: int) -> torch.Tensor:
+        noise = normal(self, purpose, step, count)
+        if (purpose, step) == ("noise", 0):
+            drawn.append(noise.clone())
+        return noise
+
+    monkeypatch.setattr(SeededDraws, "normal", kept)
+    file = tmp_path / "mine.py"
+    model = Module(factory=f"{file}:make", trust=True)
+    spec = PRIVATE.model_copy(update={"model": model, "epochs": 1})
+    for name, activation in (("a", "tanh"), ("b", "tanh"), ("c", "relu")):
+        file.write_text(FACTORY.replace("ACTIVATION", activation))
+        bench = a_bench(tmp_path, name)
+        bench.trust_code = True
+        drain(run_train(spec, bench))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+# --- steps that are taken again -------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Killed:
+    """A run that was killed after a checkpoint, and what noise was drawn by it and those after."""
+
+    bench: Bench
+    checkpoint: Checkpoint
+    drawn: set[tuple[int, float]]
+
+
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Killed:
+    drawn: set[tuple[int, float]] = set()
+    normal = SeededDraws.normal
+
+    def kept(self: SeededDraws, purpose: str, step: int, count: int) -> torch.Tensor:
+        noise = normal(self, purpose, step, count)
+        if purpose == "noise":
+            drawn.add((step, float(noise[0])))
+        return noise
+
+    monkeypatch.setattr(SeededDraws, "normal", kept)
+    bench = a_bench(tmp_path)
+    bench.checkpoint_due = lambda least=None: bench.checkpoints.latest() is None  # type: ignore[method-assign]
+    steps = run_train(LONG, bench)
+    for event in steps:
+        if isinstance(event, Scalars) and event.step > 50:
+            break
+    checkpoint = bench.checkpoints.latest()
+    assert checkpoint is not None
+    assert checkpoint.step < 40
+    again = a_bench(tmp_path)
+    again.restore(checkpoint)
+    return Killed(again, checkpoint, drawn)
+
+
+LONG = PRIVATE.model_copy(update={"epochs": 6})
+
+
+def test_the_same_steps_taken_again_cost_nothing(killed: Killed, drain: Drain) -> None:
+    _, summary = drain(run_train(LONG, killed.bench))
+    assert len(killed.drawn) == summary["steps"]
+    (charge,) = read_charges(killed.bench.folder / LEDGER)
+    assert charge.steps == summary["steps"]
+
+
+@pytest.mark.parametrize("when", ["before", "later"])
+def test_steps_taken_again_otherwise_are_charged_again(
+    killed: Killed, drain: Drain, when: str
+) -> None:
+    """With another learning rate: the noise is another one, so it is another release."""
+    bench = killed.bench
+    change = Change("lr", 0.5, killed.checkpoint.step + 2)
+    if when == "before":
+        bench.take_up(change)
+    events, steps = [], run_train(LONG, bench)
+    while True:
+        try:
+            events.append(event := next(steps))
+        except StopIteration as end:
+            summary = end.value
+            break
+        if when == "later" and isinstance(event, Scalars) and change not in bench.changes:
+            bench.take_up(Change("lr", 0.5, event.step + 2))
+            change = bench.changes[0]
+    (charge,) = read_charges(bench.folder / LEDGER)
+    assert len(killed.drawn) > summary["steps"]
+    assert charge.steps >= len(killed.drawn)
+    assert summary["epsilon"] == pytest.approx(total((charge,), 1e-5), rel=1e-9)
+    budget = [e for e in events if isinstance(e, Table) and e.name == "budget"][-1]
+    assert budget.rows[-1][1] == pytest.approx(summary["epsilon"], rel=1e-3)
+
+
+@pytest.mark.parametrize("when", ["before", "later"])
+def test_a_target_holds_for_all_that_was_drawn(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    spec = LONG.model_copy(update={"privacy": DPSGD(epsilon=2.0, max_grad_norm=0.5)})
+    bench = a_bench(tmp_path)
+    bench.checkpoint_due = lambda least=None: bench.checkpoints.latest() is None  # type: ignore[method-assign]
+    steps = run_train(spec, bench)
+    for event in steps:
+        if isinstance(event, Scalars) and event.step > 50:
+            break
+    del steps
+    checkpoint = bench.checkpoints.latest()
+    assert checkpoint is not None
+    again = a_bench(tmp_path)
+    again.restore(checkpoint)
+    if when == "before":
+        again.take_up(Change("lr", 0.5, checkpoint.step + 1))
+    steps = run_train(spec, again)
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            summary = end.value
+            break
+        if when == "later" and isinstance(event, Scalars) and not again.changes:
+            again.take_up(Change("lr", 0.5, event.step + 1))
+    charges = read_charges(again.folder / LEDGER)
+    assert 1.9 < total(charges, 1e-5) <= 2.0
+    assert summary["epsilon"] == pytest.approx(total(charges, 1e-5), rel=1e-9)
+    assert summary["steps"] < 78
+
+
+def test_a_step_is_in_the_ledger_before_its_noise_is_drawn(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normal = SeededDraws.normal
+    path = tmp_path / "runs" / "a" / LEDGER
+    seen = []
+
+    def looked(self: SeededDraws, purpose: str, step: int, count: int) -> torch.Tensor:
+        seen.append(sum(charge.steps for charge in read_charges(path)) > step)
+        return normal(self, purpose, step, count)
+
+    monkeypatch.setattr(SeededDraws, "normal", looked)
+    drain(run_train(LONG, a_bench(tmp_path)))
+    assert len(seen) == 78
+    assert all(seen)
 
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.5, momentum=0.0), Adam(lr=1e-2)])
 def test_the_memory_layout_does_not_change_the_steps(
     tmp_path: Path, drain: Drain, optimizer: Any
 ) -> None:
-    """The optimisers' fused steps go through memory, whatever way a gradient lies in it."""
+    """The optimisers' fused steps go through memory, whatever way a gradient lies in it. (A pooling
+    that rounding decides otherwise moves weights by up to .001, scrambled steps by .02 and more.)
+    """
     spec = with_privacy(noise_multiplier=1.0).model_copy(
         update={"model": CNN(width=8, norm="group"), "optimizer": optimizer, "epochs": 1}
     )
@@ -325,7 +496,7 @@ def test_the_memory_layout_does_not_change_the_steps(
         path = tmp_path / "runs" / name / "model.safetensors"
         found.append(safetensors.torch.load_file(path))
     for name, tensor in found[0].items():
-        torch.testing.assert_close(found[1][name], tensor, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found[1][name], tensor, atol=4e-3, rtol=0)
 
 
 def test_from_a_change_on_a_run_draws_other_noise(tmp_path: Path) -> None:

@@ -140,6 +140,35 @@ def test_under_another_source_repeated_steps_cost_again(tmp_path: Path) -> None:
     assert ledger.steps() == 10 + 8
 
 
+def test_under_another_source_other_noise_is_drawn(tmp_path: Path) -> None:
+    """Or the difference of two sums would be told without any."""
+    path = path_in(tmp_path)
+    with taken(path, 0, 10, source="1 thread") as ledger:
+        assert ledger.salted("s") == "s"
+    with taken(path, 4, 12, source="2 threads") as ledger:
+        assert ledger.salted("s") not in ("s", "")
+    with taken(path, 12, 20, source="1 thread") as ledger:
+        assert ledger.salted("s") == "s"
+
+
+def test_a_step_has_a_source_of_its_own(tmp_path: Path) -> None:
+    """As from the step on at which a live value was changed."""
+    path = path_in(tmp_path)
+    with taken(path, 0, 10):
+        pass
+    ahead = [(1, "seed"), (7, "changed")]
+    ledger = Ledger(path, fresh=False, step=4)
+    assert ledger.repeated(STEP, 4, ahead) == 4
+    for step in range(5, 13):
+        ledger.reserve(STEP, step, source="changed" if step >= 7 else None)
+        assert ledger.repeated(STEP, step, ahead) == 4
+    ledger.settle(12)
+    assert ledger.steps() == 12 + 4
+    again = Ledger(path, fresh=False, step=8)  # as it was changed, and as it was
+    assert again.repeated(STEP, 8, ahead) == 4
+    assert again.repeated(STEP) == 6  # of the first, 9 and 10 are yet to come
+
+
 def test_the_seed_s_steps_are_not_those_of_the_system(tmp_path: Path) -> None:
     path = path_in(tmp_path)
     with taken(path, 0, 10):
