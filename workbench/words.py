@@ -371,6 +371,15 @@ _NOTES = (
         "missing, or too small, this audit can hardly tell. Train with gradient canaries for one "
         "that can."
     ),
+    mark(
+        "the privacy of the run clips and adds noise at the server, after what is attacked here: a "
+        "server sees every update as its client sent it. Give clip and noise_multiplier to see "
+        "what clients would show that do both themselves."
+    ),
+    mark(
+        "the clipping norm of the run adapted, and what it came to is not known: {norm} is taken, "
+        "with which it began"
+    ),
     mark("the run kept too little of its noise to tell whether that was as large as promised"),
     mark("{what} has {count} images: so many are asked about"),
     mark(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,13 @@ from engine.attacks.showing import as_pixels, thumbnails
 from engine.audits.auditing import Subject, plain, subject_of, training_of, write
 from engine.audits.likeness import matched, psnr, ssim
 from engine.audits.matching import Guess, search
-from engine.audits.observing import Lesson, Setting, labels_of, seen
+from engine.audits.observing import Lesson, Setting, labels_of, seen, shortened
 from engine.audits.shadows import Recipe
 from engine.audits.spec import Inversion
 from engine.errors import BadInput, Cancelled
 from engine.events import Event, Images, Note, Progress, Scalars, Table
 from engine.models import load_model
+from engine.privacy import split_noise
 from engine.privacy.spec import DPSGD, Naive
 from engine.store import Workspace
 from engine.task import Steps, Summary
@@ -58,14 +59,16 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What is done to a gradient before it is seen. clip: norm that each image's is shortened to.
-    noise: deviation on their sum, in multiples of the clip. clamp, jitter: a limit of each
-    component of the whole and the deviation of noise on it, as `naive` has them."""
+    """What is done to a gradient before it is seen. clip: norm that each image's is shortened to,
+    or each client's update; `by_layer`: each layer's part of it to an equal share. noise: deviation
+    on their sum, in multiples of the clip. clamp, jitter: a limit of each component of the whole
+    and the deviation of noise on it, as `naive` has them."""
 
     clip: float = 0.0
     noise: float = 0.0
     clamp: float = 0.0
     jitter: float = 0.0
+    by_layer: bool = False
 
 
 @dataclass(slots=True)
@@ -100,10 +103,17 @@ def run_inversion(task: Audit, spec: Inversion, bench: Bench) -> Steps:
     ):
         raise BadInput(f"the judge {task.judge!r} knows other images or classes than the model")
     if subject.run is not None and subject.run.kind == "federate":
-        sights = _updates(task.model, spec, subject, bench)
-        protection, count = Protection(), 1
+        protection, count = _of_client(spec), 1
+        sights = _updates(task.model, spec, subject, protection, bench)
+        if subject.run.spec.get("privacy") and spec.clip is None:
+            yield Note(
+                "info",
+                "the privacy of the run clips and adds noise at the server, after what is attacked "
+                "here: a server sees every update as its client sent it. Give clip and "
+                "noise_multiplier to see what clients would show that do both themselves.",
+            )
     else:
-        protection = _protection(spec, subject)
+        protection = yield from _protection(spec, subject, bench)
         sights = _gradients(spec, subject, protection, bench)
         count = spec.samples
     yield from _cautions(spec, subject)
@@ -153,26 +163,60 @@ def run_inversion(task: Audit, spec: Inversion, bench: Bench) -> Steps:
 # --- what is seen ---------------------------------------------------------------------------------
 
 
-def _protection(spec: Inversion, subject: Subject) -> Protection:
-    """As the run did, where the spec does not say otherwise. Raises BadInput."""
-    train = training_of(subject)
-    private = train.privacy if train is not None else None
-    clip = noise = 0.0
-    clamp = jitter = 0.0
-    if isinstance(private, DPSGD):
-        told = subject.run.summary if subject.run is not None else subject.card.metrics
-        clip = private.max_grad_norm
-        noise = float(told.get("noise_multiplier") or private.noise_multiplier or 0.0)
-    elif isinstance(private, Naive):
-        clamp, jitter = private.clip_value, private.noise
-    clip = clip if spec.clip is None else spec.clip
-    noise = noise if spec.noise_multiplier is None else spec.noise_multiplier
+def _of_client(spec: Inversion) -> Protection:
+    """What a client does to its update before it sends it: what the spec says. Raises BadInput."""
+    clip, noise = spec.clip or 0.0, spec.noise_multiplier or 0.0
+    _check(clip, noise)
+    return Protection(clip, noise)
+
+
+def _check(clip: float, noise: float) -> None:
     if noise and not clip:
         raise BadInput(
             "noise_multiplier: noise is in multiples of the norm that gradients are clipped to, "
             "and they are not; give clip, as 1.0"
         )
-    return Protection(clip, noise, clamp, jitter)
+
+
+def _protection(
+    spec: Inversion, subject: Subject, bench: Bench
+) -> Generator[Event, None, Protection]:
+    """As the run did, where the spec does not say otherwise. Raises BadInput."""
+    train = training_of(subject)
+    private = train.privacy if train is not None else None
+    clip = noise = 0.0
+    clamp = jitter = 0.0
+    by_layer = False
+    if isinstance(private, DPSGD):
+        told = subject.run.summary if subject.run is not None else subject.card.metrics
+        clip = private.max_grad_norm
+        noise = float(told.get("noise_multiplier") or private.noise_multiplier or 0.0)
+        by_layer = private.clipping == "per_layer" and spec.clip is None
+        if private.clipping == "adaptive" and train is not None:
+            noise = split_noise(noise, private.count_noise * train.batch_size)
+            if spec.clip is None and spec.moment == "end":
+                clip = yield from _last_norm(subject, clip, bench)
+    elif isinstance(private, Naive):
+        clamp, jitter = private.clip_value, private.noise
+    clip = clip if spec.clip is None else spec.clip
+    noise = noise if spec.noise_multiplier is None else spec.noise_multiplier
+    _check(clip, noise)
+    return Protection(clip, noise, clamp, jitter, by_layer)
+
+
+def _last_norm(subject: Subject, first: float, bench: Bench) -> Generator[Event, None, float]:
+    """What an adaptive norm had come to at the end of the run; `first` where nobody knows."""
+    if subject.run is not None:
+        series = Workspace(bench.workspace, create=False).find(subject.run.id).scalars()
+        for name, (_, values) in series.items():
+            if name.endswith("privacy/max_grad_norm") and values:
+                return float(values[-1])
+    yield Note(
+        "warning",
+        f"the clipping norm of the run adapted, and what it came to is not known: {first:g} is "
+        "taken, with which it began",
+    )
+    return first
 
 
 def _gradients(
@@ -190,7 +234,8 @@ def _gradients(
     model = subject.module if spec.moment == "end" else _initial(subject, bench)
     weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     groups = (spec.batch,) * spec.aggregate
-    setting = Setting(model, weights, groups, protection.clip)
+    layers = _layers(weights) if protection.by_layer else ()
+    setting = Setting(model, weights, groups, protection.clip, layers=layers)
     order = torch.randperm(len(train), generator=bench.generator("images"))[:needed]
     for number, places in enumerate(order.split(each)):
         images, labels = train.batch(places)
@@ -199,6 +244,12 @@ def _gradients(
             gradient = [g.detach() for g in seen(setting, images, soft, create_graph=False)]
         draw = bench.generator("noise", number)
         yield Sight(setting, _noised(gradient, protection, spec, draw), images, labels)
+
+
+def _layers(names: Iterable[str]) -> tuple[int, ...]:
+    """The layer of each parameter, as DP-SGD tells them apart: the module that has it."""
+    owners = [name.rpartition(".")[0] for name in names]
+    return tuple(sorted(set(owners)).index(owner) for owner in owners)
 
 
 def _initial(subject: Subject, bench: Bench) -> nn.Module:
@@ -228,8 +279,11 @@ def _noised(
     return [g + size * torch.randn(g.shape, generator=draw).to(g) for g in gradient]
 
 
-def _updates(ref: str, spec: Inversion, subject: Subject, bench: Bench) -> Iterator[Sight]:
-    """The captured update of a client, or the mean of several of one round."""
+def _updates(
+    ref: str, spec: Inversion, subject: Subject, protection: Protection, bench: Bench
+) -> Iterator[Sight]:
+    """The captured update of a client, or the mean of several of one round, as they would be seen
+    if each client had done to its own what `protection` says."""
     folder = Workspace(bench.workspace, create=False).find(ref).folder / "updates"
     files = sorted(folder.glob("round-*-client-*.safetensors"), key=_round_and_client)
     if spec.client is not None:
@@ -249,7 +303,7 @@ def _updates(ref: str, spec: Inversion, subject: Subject, bench: Bench) -> Itera
             f"aggregate: round {number} has {len(files)} captured updates; capture as many "
             "clients as are to be seen together"
         )
-    yield _of_clients([_opened(path) for path in files], subject)
+    yield _of_clients([_opened(path) for path in files], subject, protection, bench)
 
 
 def _round_and_client(path: Path) -> tuple[int, int]:
@@ -265,7 +319,12 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         raise BadInput(f"{path} is damaged: {error}") from None
 
 
-def _of_clients(sent: list[tuple[dict[str, Tensor], Mapping[str, str]]], subject: Subject) -> Sight:
+def _of_clients(
+    sent: list[tuple[dict[str, Tensor], Mapping[str, str]]],
+    subject: Subject,
+    protection: Protection,
+    bench: Bench,
+) -> Sight:
     """Raises BadInput where the updates are of more than can be searched through."""
     train = subject.data.train
     tensors, about = sent[0]
@@ -287,12 +346,18 @@ def _of_clients(sent: list[tuple[dict[str, Tensor], Mapping[str, str]]], subject
             f"{MOST_IMAGES} in {MOST_STEPS} can be searched for. Federate with fewer images a "
             "client, or fewer local epochs"
         )
-    gradient = [
-        torch.stack([-part[f"update.{n}"] for part, _ in sent]).mean(0).to(w)
-        for n, w in weights.items()
-    ]
+    setting = Setting(model, weights, groups, protection.clip, lesson)
+    size = protection.noise * protection.clip
+    seen_of_each = []
+    for number, (part, _) in enumerate(sent):
+        own = shortened([-part[f"update.{n}"].to(w) for n, w in weights.items()], setting)
+        if size:
+            draw = bench.generator("noise", number)
+            own = [u + size * torch.randn(u.shape, generator=draw).to(u) for u in own]
+        seen_of_each.append(own)
+    gradient = [torch.stack(tensors).mean(0) for tensors in zip(*seen_of_each, strict=True)]
     images, labels = train.batch(torch.cat(places))
-    return Sight(Setting(model, weights, groups, 0.0, lesson), gradient, images, labels)
+    return Sight(setting, gradient, images, labels)
 
 
 def _lesson(about: Mapping[str, str], count: int) -> Lesson:

@@ -41,8 +41,10 @@ class Setting:
     """What is known to whoever sees the gradient.
 
     model: in eval mode. weights: those that learn, before the step. groups: how many images each
-    client has; what is seen is the mean over clients. clip: what each image's gradient was
-    shortened to, 0 for not at all. lesson: of an update; None of a gradient.
+    client has; what is seen is the mean over clients. clip: what each image's gradient, or each
+    client's whole update, was shortened to, 0 for not at all. lesson: of an update; None of a
+    gradient. layers: of each of the weights, its layer, where each layer's part of a gradient was
+    shortened by itself, to an equal share of the clip; empty where the whole was.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class Setting:
     groups: tuple[int, ...]
     clip: float = 0.0
     lesson: Lesson | None = None
+    layers: tuple[int, ...] = ()
 
     @property
     def images(self) -> int:
@@ -68,18 +71,30 @@ def seen(setting: Setting, images: Tensor, labels: Tensor, *, create_graph: bool
 
 def _of_one(setting: Setting, x: Tensor, y: Tensor, graph: bool) -> list[Tensor]:
     if setting.lesson is not None:
-        return _learnt(setting, setting.lesson, x, y, graph)
+        return shortened(_learnt(setting, setting.lesson, x, y, graph), setting)
     weights = {n: w.detach().requires_grad_() for n, w in setting.weights.items()}
     if not setting.clip:
         return _gradient(setting.model, weights, x, y, graph)
     total: list[Tensor] = []
     for place in range(len(x)):
         own = _gradient(setting.model, weights, x[place : place + 1], y[place : place + 1], graph)
-        size = torch.stack([g.square().sum() for g in own]).sum().clamp_min(1e-24).sqrt()
-        kept = (setting.clip / size).clamp_max(1.0) / len(x)
-        own = [g * kept for g in own]
+        own = [g / len(x) for g in shortened(own, setting)]
         total = [t + g for t, g in zip(total, own, strict=True)] if total else own
     return total
+
+
+def shortened(tensors: list[Tensor], setting: Setting) -> list[Tensor]:
+    """One gradient, or update, no longer than the clip allows."""
+    if not setting.clip:
+        return tensors
+    layers = setting.layers or (0,) * len(tensors)
+    most = setting.clip / len(set(layers)) ** 0.5
+    scale: dict[int, Tensor] = {}
+    for layer in set(layers):
+        own = [t.square().sum() for t, where in zip(tensors, layers, strict=True) if where == layer]
+        size = torch.stack(own).sum().clamp_min(1e-24).sqrt()
+        scale[layer] = (most / size).clamp_max(1.0)
+    return [t * scale[layer] for t, layer in zip(tensors, layers, strict=True)]
 
 
 def _learnt(setting: Setting, lesson: Lesson, x: Tensor, y: Tensor, graph: bool) -> list[Tensor]:

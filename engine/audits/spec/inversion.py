@@ -73,7 +73,7 @@ class Inversion(AuditSpec):
         None,
         "Clip",
         "Each image's gradient is shortened to this norm before it is seen. Empty does as the run "
-        "did; 0 is off.",
+        "did; 0 is off. Of a federation: each client's update, by itself; empty is off.",
         ge=0.0,
         le=1e6,
     )
@@ -81,7 +81,7 @@ class Inversion(AuditSpec):
         None,
         "Noise multiplier",
         "Gaussian noise on the sum of the gradients, in multiples of the clip. Empty does as the "
-        "run did; 0 is off.",
+        "run did; 0 is off. Of a federation: on each client's update, by itself; empty is off.",
         ge=0.0,
         le=1e4,
     )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from engine.audits.inversion import _common
+from engine.audits.inversion import _common, _layers
 from engine.audits.likeness import matched, psnr, ssim
 from engine.audits.observing import Lesson, Setting, labels_of, seen
 from engine.audits.spec import Audit, Inversion, Membership
@@ -28,6 +28,8 @@ from engine.events import Images, Note, Progress, Scalars, drain
 from engine.federated.spec import Capture, Federate
 from engine.models import build
 from engine.models.spec import CNN, MLP, LeNet, Strided
+from engine.privacy import split_noise
+from engine.privacy.spec import DPSGD
 from engine.task import BenchSpec
 from engine.training.spec import SGD, Train
 from tests.engine.audits.conftest import House
@@ -336,6 +338,54 @@ def test_the_same_seed_gives_the_same_reconstructions(victim: House) -> None:
     assert both[0] == both[1]
 
 
+def test_gradients_are_clipped_by_layer_as_the_run_does(data: Dataset) -> None:
+    """As by the trainings own clipper."""
+    from engine.privacy.clipping import Clipper
+
+    model = build(CNN(width=4, depth=1, norm="group"), data.shape, 10, generator_seed=0).eval()
+    images, labels = data.train.batch(torch.arange(5))
+    clipper = Clipper(model)
+
+    def weigh(norms: Tensor) -> Tensor:
+        return (0.5 / len(norms) ** 0.5 / norms).clamp_max(1.0)
+
+    clipper.sum(images, labels, nn.CrossEntropyLoss(reduction="none"), weigh)
+    expected = [p.grad for p in model.parameters()]
+    layers = _layers(n for n, _ in model.named_parameters())
+    assert len(set(layers)) == len(clipper.names) > 1
+    setting = setting_of(model, (5,), clip=0.5, layers=layers)
+    found = seen(setting, images, soft(labels), create_graph=False)
+    for whole, own in zip(expected, found, strict=True):
+        assert whole is not None
+        assert torch.allclose(whole / 5, own, atol=1e-6)
+
+
+def test_an_adaptive_norm_is_the_one_of_the_moment(house: House) -> None:
+    privacy = DPSGD(noise_multiplier=1.0, clipping="adaptive", max_grad_norm=0.01)
+    spec = Train(model=MLP(width=16, depth=1), optimizer=SGD(lr=0.1), epochs=2, privacy=privacy)
+    made = house.run("private", spec)
+    assert made.status == "done", made.error
+    (name,) = [n for n in made.run.scalars() if n.endswith("privacy/max_grad_norm")]
+    last = made.run.scalars()[name][1][-1]
+    assert last > 0.011
+    noise = split_noise(1.0, privacy.count_noise * spec.batch_size)
+    for values, clip in (
+        ({"moment": "start"}, 0.01),
+        ({"moment": "end"}, last),
+        ({"moment": "end", "clip": 2.0}, 2.0),
+    ):
+        audit = Audit(model="private", audit=Inversion(samples=1, steps=1, **values))
+        found = house.run("audit", audit)
+        assert found.summary["clip"] == pytest.approx(clip)
+        assert found.summary["noise_multiplier"] == pytest.approx(noise)
+    exported = str(made.folder / "model.safetensors")
+    audit = Audit(model=exported, audit=Inversion(samples=1, steps=1, moment="end"))
+    found = house.run("file", audit)
+    assert found.status == "done", found.error
+    notes = [e.text for e in found.events if isinstance(e, Note)]
+    assert any("what it came to is not known" in text for text in notes)
+
+
 def test_another_classifier_can_judge(victim: House) -> None:
     victim.run("judge", Train(model=MLP(width=32), data=DATA, epochs=1))
     victim.run("stranger", Train(model=MLP(width=32), data=Digits(), epochs=1))
@@ -442,6 +492,75 @@ def test_the_images_of_a_real_federations_client_appear(house: House, data: Data
     assert loss.status == "done", loss.error
     shadows = house.run("shadows", Audit(model="clients", audit=Membership()))
     assert "was not made by a train task" in shadows.error
+
+
+def test_what_clients_do_to_their_updates_is_done_before_they_are_attacked(
+    federation: House,
+) -> None:
+    """The clip leaves the direction, and so the image; noise of the length of the update hides it.
+    What the search compares is clipped as well."""
+
+    def found(name: str, **values: Any) -> Any:
+        audit = Audit(model="clients", audit=Inversion(steps=150, **values))
+        return federation.run(name, audit).summary
+
+    plain = found("plain")
+    assert (plain["clip"], plain["noise_multiplier"]) == (0.0, 0.0)
+    clipped = found("clipped", clip=1e-3)
+    assert clipped["psnr"] > 15
+    assert (clipped["clip"], clipped["noise_multiplier"]) == (1e-3, 0.0)
+    noisy = found("noisy", clip=1e-3, noise_multiplier=1000.0)
+    assert noisy["psnr"] < 8 < plain["psnr"]
+    assert (noisy["clip"], noisy["noise_multiplier"]) == (1e-3, 1000.0)
+    refused = Audit(model="clients", audit=Inversion(noise_multiplier=1.0))
+    assert "give clip" in federation.run("refused", refused).error
+
+
+def test_an_update_is_seen_clipped_and_noised_as_is_asked(
+    federation: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.audits import inversion
+
+    looked: list[Any] = []
+    original = inversion._of_clients
+
+    def look(*given: Any) -> Any:
+        looked.append(original(*given))
+        return looked[-1]
+
+    monkeypatch.setattr(inversion, "_of_clients", look)
+
+    def sight(**values: Any) -> tuple[Any, Tensor]:
+        audit = Audit(model="clients", audit=Inversion(steps=1, **values))
+        assert federation.run("look", audit).status == "done"
+        return looked[-1], torch.cat([g.flatten() for g in looked[-1].gradient]).double()
+
+    _, whole = sight()
+    clipped, short = sight(clip=1e-3)
+    assert float(short.norm()) == pytest.approx(1e-3, rel=1e-4)
+    assert torch.allclose(short / short.norm(), whole / whole.norm(), atol=1e-5)
+    own = seen(clipped.setting, clipped.images, soft(clipped.labels), create_graph=False)
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(own, clipped.gradient, strict=True))
+    _, noisy = sight(clip=1e-3, noise_multiplier=3.0)
+    assert float((noisy - short).std()) == pytest.approx(3e-3, rel=0.05)
+    _, two = sight(aggregate=2, clip=1e-3, noise_multiplier=3.0)
+    _, both = sight(aggregate=2, clip=1e-3)
+    assert float((two - both).std()) == pytest.approx(3e-3 / 2**0.5, rel=0.05)
+
+
+def test_a_federation_that_is_private_at_the_server_says_what_a_server_sees(
+    federation: House,
+) -> None:
+    path = federation.workspace.find("clients").folder / "run.json"
+    record = json.loads(path.read_text())
+    record["spec"]["privacy"] = {"noise_multiplier": 1000.0, "max_update_norm": 1e-3}
+    path.write_text(json.dumps(record))
+    for clip, said in ((None, True), (1e-3, False)):
+        audit = Audit(model="clients", audit=Inversion(steps=1, clip=clip))
+        found = federation.run("audit", audit)
+        notes = [e.text for e in found.events if isinstance(e, Note)]
+        assert any("as its client sent it" in text for text in notes) == said
+        assert found.summary["clip"] == (clip or 0.0)
 
 
 def test_updates_that_are_not_there_are_refused(federation: House) -> None:
