@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import BadInput
-from engine.privacy.layers import Linear, Use, blocks
+from engine.privacy.layers import Linear, Use, blocks, numbers_of
 from engine.privacy.persample import Criterion, Each, mapped, one_by_one
 from engine.privacy.recording import Recording, full_precision
-from engine.privacy.trial import Trial
+from engine.privacy.trial import Trial, larger, stirred
 from engine.training.optimizers import laid_out
 
 Weigh: TypeAlias = Callable[[Tensor], Tensor]
@@ -46,13 +46,16 @@ class Unknown(Exception):
 
 
 class Clipper:
-    """Clipped sums for one model, in chunks of at most `chunk` samples.
+    """Clipped sums for one model, in chunks of at most `chunk` samples: memory grows with them, as
+    what every layer was given and its slopes are held for a whole chunk.
 
     `names` are the layers with parameters that learn, by their place in the model: rows of the
     norms. A parameter that several layers share belongs to the first of them.
     `method` is how the gradients are taken, known once `check` has tried the model: "book-keeping",
     or where it does something for which there is no rule "functorch" (all samples by torch.func's
-    vectorised map) or "one by one".
+    vectorised map) or "one by one". Opacus is not asked for such layers: each kind that it has a
+    rule for is right here too (a test holds every one against a loop over samples), what it has
+    none for it takes by torch.func as well, and it has no third way.
     """
 
     names: tuple[str, ...]
@@ -84,6 +87,8 @@ class Clipper:
         self._signature: list[tuple[object, ...]] | None = None
         self._take: Callable[..., Each] | None = None
         self._classes = 0
+        self._tried = 0
+        """The most images on which the model was tried."""
 
     # --- what is asked ----------------------------------------------------------------------------
 
@@ -100,6 +105,8 @@ class Clipper:
         learning = list(self._learning.values())
         if len(images) and not self.method:
             self.check(images)
+        elif min(len(images), self.chunk) > self._tried:
+            self._larger(images[: self.chunk])
         for parameter in learning:
             parameter.grad = None
         parts = [
@@ -114,13 +121,15 @@ class Clipper:
         return parts[0] if len(parts) == 1 else Clipped.joined(parts)
 
     def check(self, images: Tensor) -> None:
-        """Try the model on a few of `images`, (N, ...) with N of at least 1, and choose `method`.
-        Nothing of it stays: neither modes nor gradients nor random states.
+        """Try the model on a few of `images`, (N, ...) with N of at least 1, and on a whole chunk
+        of them, and choose `method`. Nothing of it stays: neither modes nor gradients nor random
+        states. What a trial can find, and what it cannot: `engine.privacy.trial`.
 
         Raises BadInput where a sample's answer depends on other samples, or where the model writes
         down what it sees.
         """
-        with full_precision(images.device):
+        images = images[: self.chunk]
+        with full_precision(images.device), stirred(self._learning.values()):
             trial = Trial(self.model, self._learning, images)
             self._classes = trial.classes
             self._signature = trial.signature(self._record)
@@ -129,6 +138,14 @@ class Clipper:
             else:
                 self._choose_other(trial)
                 self.method = "functorch" if self._take is mapped else "one by one"
+
+        self._tried = len(images)
+
+    def _larger(self, images: Tensor) -> None:
+        """Try a model on more images than so far: it may mix so many, and fewer not."""
+        with full_precision(images.device), stirred(self._learning.values()):
+            larger(self.model, images)
+        self._tried = len(images)
 
     def _choose_other(self, trial: Trial) -> None:
         self._take = mapped if trial.agrees(self._mapped) else one_by_one
@@ -142,7 +159,8 @@ class Clipper:
             except Unknown:  # as where the model computes something else for so many samples
                 pass
         if self._take is None:
-            self._choose_other(Trial(self.model, self._learning, images))
+            with stirred(self._learning.values()):
+                self._choose_other(Trial(self.model, self._learning, images))
         assert self._take is not None
         return self._apart(images, labels, criterion, weigh, self._take)
 
@@ -237,7 +255,7 @@ class Clipper:
             with torch.no_grad():
                 squares = losses.new_zeros(len(self.names), len(losses), dtype=each[0].dtype)
                 for parameter, gradients in zip(learning, each, strict=True):
-                    squares[self._row[id(parameter)]] += gradients.flatten(1).square().sum(1)
+                    squares[self._row[id(parameter)]] += numbers_of(gradients).square().sum(1)
                 norms = squares.sqrt_()
                 weights, lost = self._weights(weigh, norms)
                 for parameter, gradients in zip(learning, each, strict=True):
@@ -291,7 +309,7 @@ class Book:
             size += sum(root.numel() for k in cluster for root in self.roots[k])
             for part in blocks(self.count, size):
                 for root, gradients in self._each(cluster, part).values():
-                    squares[self.row[id(root)], part] += gradients.flatten(1).square().sum(1)
+                    squares[self.row[id(root)], part] += numbers_of(gradients).square().sum(1)
         return squares
 
     def _clusters(self) -> list[list[int]]:

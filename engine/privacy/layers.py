@@ -442,13 +442,18 @@ class Direct(Small):
 
 def _squares(tensor: Tensor) -> Tensor:
     """The squared norm of each row, (N,)."""
-    squares: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1).square()
+    squares: Tensor = torch.linalg.vector_norm(numbers_of(tensor), dim=1).square()
     return squares
+
+
+def numbers_of(each: Tensor) -> Tensor:
+    """(N, *shape) as (N, numbers), also where the shape is that of a single number."""
+    return each[:, None].flatten(1)
 
 
 def _weighted(scale: Tensor, each: Tensor) -> Tensor:
     """The sum of gradients (N, *shape), each times its scale."""
-    return torch.mv(each.flatten(1).t(), scale).view(each.shape[1:])
+    return torch.mv(numbers_of(each).t(), scale).view(each.shape[1:])
 
 
 def _scaled(taken: Tensor, slope: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,39 @@
 """A model, tried on a few images before its gradients are clipped: whether samples are kept apart,
-whether it keeps what it sees, and whether a way of taking per-sample gradients is right for it."""
+whether it keeps what it sees, and whether a way of taking per-sample gradients is right for it.
+
+Samples are mixed where one has a part in another's logits or gradients, or where their number has.
+That is looked for in four ways, as the model is used:
+
+- the slopes of one sample's loss at the others' images, and whether the slopes at its own are those
+  that it has in the sum of all losses (mixing on the way back);
+- on 2, 3 and 8 images, noise among them, and on as many as are clipped together, some are replaced
+  by black, by white and by noise: the logits of the rest must stay as they are. Up to 8 images each
+  is told apart from each other; above, half of them are replaced at a time, so that means,
+  deviations, medians, orders and neighbours move, however many images there are;
+- the same images give the same logits again, before and after others were seen;
+- the same images give the same logits among more of them, and alone.
+
+Parameters that are nought are meanwhile replaced by random ones.
+
+That is against mistakes. It cannot find what shows on certain images or numbers of images only that
+were not tried (more images than before are tried again, fewer are not), only after a while, what
+moves logits by less than `MOVED`, a dependence on the number of images in training mode where the
+model draws other than by dropout layers, or mixing on the way back that more than `IMAGES` images
+need. Nobody who hides mixing from it on purpose is stopped.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import BadInput, is_memory
+from engine.privacy.layers import numbers_of
 from engine.privacy.persample import one_by_one
 
 if TYPE_CHECKING:
@@ -19,8 +42,21 @@ if TYPE_CHECKING:
 IMAGES = 3
 """On which a model is tried: few, and unlikely to be another dimension's size by chance."""
 
+SIZES = (2, 3, 8)
+"""Numbers of images among which one is looked for that moves another's logits."""
+
 AGREEMENT = 1e-2
 """Of two computations of the same, as a share: far above rounding, far below a wrong rule."""
+
+MOVED = 1e-4
+"""Share of the largest logit from which on one has moved. As many images are computed alike, so
+that hardly a bit differs."""
+
+ROUNDED = 8
+"""Times the precision that the model computes in: what is rounding whatever else is asked."""
+
+STIRRED = 0.1
+"""Deviation of parameters that are tried instead of ones that are nought."""
 
 LEAST = 1e-3
 """Share of the largest gradient below which a parameter's is small."""
@@ -32,28 +68,25 @@ class Trial:
     def __init__(
         self, model: nn.Module, learning: Mapping[str, nn.Parameter], images: Tensor
     ) -> None:
-        """Raises BadInput where samples have a part in each other's logits, or where a buffer is
-        written to."""
+        """images: (N, ...), as many as the model is given at a time, N of at least 1.
+
+        Raises BadInput where samples have a part in each other's logits or gradients, where a
+        buffer or parameter is written to, and where answers differ from one time to the next."""
         self.model = model
         self.learning = learning
-        few = images.detach()[torch.arange(IMAGES, device=images.device) % len(images)]
-        self.images = few
+        images = _finite(images)
+        self.images = _first(images, IMAGES)
         self.labels = torch.zeros(IMAGES, dtype=torch.int64, device=images.device)
-        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        try:
-            with self._aside(training=None), torch.enable_grad():
+        with _unwritten(model):
+            with _aside(model, images.device), torch.enable_grad():
                 self.classes = self._apart()
-            with self._aside(training=None):
-                self._unmoved(images.detach())
-            with self._aside(training=False):
+                for size in SIZES:
+                    few = _first(images, size)
+                    _refuse_moved(model, few)
+                    _refuse_moved(model, _noise(few))  # others may have nothing to tell
+            with _aside(model, images.device, training=False):
                 self._alone()
-        finally:
-            written = list(self._restored(before))
-        if written:
-            raise BadInput(
-                f"the model writes into its buffer {written[0]!r} while it computes: what it keeps "
-                "of the images is covered by no noise. Expected a model that keeps nothing"
-            )
+        larger(model, images)
 
     def _apart(self) -> int:
         """The model as it is used: a sample's logits have slopes at its own image alone. Returns
@@ -69,46 +102,32 @@ class Trial:
                 f"({IMAGES}, classes)"
             )
         if given.requires_grad and logits.requires_grad:
-            for k in range(2):
-                (slope,) = torch.autograd.grad(
-                    _loss(logits, self.labels)[k], given, retain_graph=True, allow_unused=True
-                )
-                if slope is not None and _elsewhere(slope, k):
+            losses = _loss(logits, self.labels)
+            whole, *slopes = (
+                torch.autograd.grad(loss, given, retain_graph=True, allow_unused=True)[0]
+                for loss in (losses.sum(), *losses)
+            )
+            for k, slope in enumerate(slopes):
+                if slope is not None and (
+                    _elsewhere(slope, k) or not _alike(whole[k], slope[k], rounded=_rounded(logits))
+                ):
                     _refuse_mixing()
         return logits.shape[1]
 
-    def _unmoved(self, images: Tensor) -> None:
-        """As it is used, on as many images: another first or last one leaves the logits of all
-        others as they are. (What is mixed without a slope, as by a detached mean, shows here.)"""
-        given = self._drawn_alike(images)
-        for k in {0, len(images) - 1}:
-            changed = images.clone()
-            changed[k] = images[(k + 1) % len(images)] * -0.5 + 0.7
-            others = torch.arange(len(images), device=images.device) != k
-            if not _alike(self._drawn_alike(changed)[others], given[others]):
-                _refuse_mixing()
-
-    def _drawn_alike(self, images: Tensor) -> Tensor:
-        """The logits, with the same random draws every time."""
-        devices = [images.device] if images.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            logits: Tensor = self.model(images.clone())
-            return logits
-
     def _alone(self) -> None:
         """In evaluation mode, samples get the same logits in company and alone."""
-        before = self._random()
+        before = _random(self.images.device)
         with torch.no_grad():
             together = self.model(self.images.clone())
             apart = torch.cat([self.model(one.clone()) for one in self.images.split(1)])
-        self.draws = not all(map(torch.equal, before, self._random()))
-        if not self.draws and not _alike(together, apart):
+        self.draws = not all(map(torch.equal, before, _random(self.images.device)))
+        if not self.draws and not _alike(together, apart, rounded=_rounded(apart)):
             _refuse_mixing()
 
     def signature(self, record: Callable[..., Any]) -> list[tuple[object, ...]] | None:
         """What a recorded forward pass uses, in its order; None where a layer's samples are not in
         its first dimension, or recording fails."""
-        with self._aside(training=None):
+        with _aside(self.model, self.images.device):
             try:
                 recording, _, losses = record(self.images, self.labels, _loss)
                 if not losses.requires_grad:
@@ -136,7 +155,7 @@ class Trial:
         def weigh(norms: Tensor) -> Tensor:
             return factors.to(norms.dtype)
 
-        with self._aside(training=False):
+        with _aside(self.model, self.images.device, training=False):
             try:
                 for p in parameters:
                     p.grad = None
@@ -152,7 +171,7 @@ class Trial:
             finally:
                 for p, gradient in zip(parameters, held, strict=True):
                     p.grad = gradient
-            norms = torch.stack([e.flatten(1).square().sum(1) for e in each]).sum(0).sqrt()
+            norms = torch.stack([numbers_of(e).square().sum(1) for e in each]).sum(0).sqrt()
             right = [torch.tensordot(factors.to(e.dtype), e, 1) for e in each]
             # A gradient that is nought but for rounding, as of attention's key bias, is no guide.
             least = LEAST * max(float(total.abs().max()) for total in right)
@@ -161,35 +180,189 @@ class Trial:
                 for a, b in zip(sums, right, strict=True)
             )
 
-    @contextlib.contextmanager
-    def _aside(self, training: bool | None) -> Iterator[None]:
-        """Modes (all as given, or as they are) and random states as before afterwards."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        device = self.images.device
-        devices = [device] if device.type == "cuda" else []
-        try:
-            if training is not None:
-                self.model.train(training)
-            # cuDNN differentiates recurrent layers in training mode only.
-            with torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=False):
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
-    def _random(self) -> list[Tensor]:
-        """The global random states."""
-        device = self.images.device
-        now = [torch.get_rng_state()]
-        return [*now, torch.cuda.get_rng_state(device)] if device.type == "cuda" else now
-
-    def _restored(self, before: Mapping[str, Tensor]) -> Iterator[str]:
-        """Put the buffers back; the names of those that were written into."""
+@contextlib.contextmanager
+def stirred(learning: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Parameters that are nought, as a last layer or a branch often is at first, are not meanwhile:
+    they would hide what is computed before them."""
+    numbers = torch.Generator().manual_seed(0)
+    nought = [(p, p.detach().clone()) for p in learning if not p.detach().any()]
+    try:
         with torch.no_grad():
-            for name, buffer in self.model.named_buffers():
-                if name in before and not torch.equal(buffer, before[name]):
-                    buffer.copy_(before[name])
-                    yield name
+            for p, _ in nought:
+                p.copy_(STIRRED * torch.randn(p.shape, generator=numbers))
+        yield
+    finally:
+        with torch.no_grad():
+            for p, before in nought:
+                p.copy_(before)
+
+
+def larger(model: nn.Module, images: Tensor) -> None:
+    """Try a model on so many images. Raises BadInput as `Trial` does."""
+    images = _finite(images)
+    with _unwritten(model), _aside(model, images.device), torch.no_grad():
+        if len(images) not in SIZES:
+            _refuse_moved(model, images)
+        _refuse_counting(model, images)
+
+
+@contextlib.contextmanager
+def _aside(model: nn.Module, device: torch.device, training: bool | None = None) -> Iterator[None]:
+    """Modes (all as given, or as they are) and random states as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [device] if device.type == "cuda" else []
+    try:
+        if training is not None:
+            model.train(training)
+        # cuDNN differentiates recurrent layers in training mode only.
+        with torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _random(device: torch.device) -> list[Tensor]:
+    """The global random states."""
+    now = [torch.get_rng_state()]
+    return [*now, torch.cuda.get_rng_state(device)] if device.type == "cuda" else now
+
+
+@contextlib.contextmanager
+def _unwritten(model: nn.Module) -> Iterator[None]:
+    """Refuses a model that writes into a buffer or parameter meanwhile, and puts both back."""
+    before = {name: tensor.detach().clone() for name, tensor in _held(model)}
+    written: list[str] = []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in _held(model):
+                if name in before and not torch.equal(tensor, before[name]):
+                    tensor.copy_(before[name])
+                    written.append(name)
+    if written:
+        raise BadInput(
+            f"the model writes into its {written[0]} while it computes: what it keeps of the "
+            "images is covered by no noise. Expected a model that keeps nothing"
+        )
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        yield f"parameter {name!r}", parameter
+    for name, buffer in model.named_buffers():
+        yield f"buffer {name!r}", buffer
+
+
+# --- whether images move each other ---------------------------------------------------------------
+
+
+def _refuse_moved(model: nn.Module, images: Tensor) -> None:
+    """On as many images, with the same random draws: whatever some of them are replaced by leaves
+    the logits of the others as they are. (What is mixed without a slope, as by a detached mean,
+    shows here.)"""
+    given = _drawn_alike(model, images)
+    if _moved(_drawn_alike(model, images), given):
+        _refuse_memory()
+    for kept, others in zip(_kept(len(images)), _other(images), strict=False):
+        kept = kept.to(images.device)
+        rows = kept.view(-1, *(1,) * (images.ndim - 1))
+        if _moved(_drawn_alike(model, torch.where(rows, images, others))[kept], given[kept]):
+            _refuse_mixing()
+    if _moved(_drawn_alike(model, images), given):
+        _refuse_memory()
+
+
+def _refuse_counting(model: nn.Module, images: Tensor) -> None:
+    """As it is used, but without dropout: how many images there are changes no logits."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.training = False
+    before = _random(images.device)
+    answers = [model(_first(images, size)) for size in (*SIZES, len(images))]
+    if not all(map(torch.equal, before, _random(images.device))):
+        return  # draws are others for more images
+    for one, more in itertools.pairwise(answers):
+        many = min(len(one), len(more))
+        if not _alike(more[:many], one[:many], rounded=_rounded(one)):
+            _refuse_mixing()
+
+
+def _kept(count: int) -> Iterator[Tensor]:
+    """Which of `count` images stay as they are, one time after another, each time the others of the
+    time before. Any two of a few are told apart, by a digit of their places in binary; of more,
+    first and second half are, and a half that was drawn."""
+    places = torch.arange(count)
+    halves = [(places >> digit) % 2 == 0 for digit in range((count - 1).bit_length())]
+    if count > max(SIZES):
+        drawn = torch.rand(count, generator=torch.Generator().manual_seed(0)) < 0.5
+        halves = [places < count // 2, drawn]
+    for half in halves:
+        yield half
+        yield ~half
+
+
+def _other(images: Tensor) -> Iterator[Tensor]:
+    """As many images unlike them, again and again: black, white, noise."""
+    least, most = _range(images)
+    noise = _noise(images, seed=1)
+    yield from itertools.cycle((least.expand_as(images), most.expand_as(images), noise))
+
+
+def _noise(images: Tensor, seed: int = 0) -> Tensor:
+    """As many images without any order; of whole numbers, those that they have."""
+    numbers = torch.Generator().manual_seed(seed)
+    if images.is_floating_point():
+        least, most = _range(images)
+        return least + (most - least) * torch.rand(images.shape, generator=numbers).to(images)
+    order = torch.randperm(images.numel(), generator=numbers).to(images.device)
+    return images.flatten()[order].view_as(images)
+
+
+def _range(images: Tensor) -> tuple[Tensor, Tensor]:
+    least, most = images.min(), images.max()
+    return (least.clamp(max=0), most.clamp(min=1)) if images.is_floating_point() else (least, most)
+
+
+def _drawn_alike(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits, with the same random draws every time."""
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        logits: Tensor = model(images.clone())
+        return logits.detach()
+
+
+def _moved(now: Tensor, before: Tensor) -> bool:
+    told = before.isfinite()
+    now, before = now[told], before[told]
+    if not len(before):
+        return False
+    share = max(MOVED, _rounded(before))
+    return not bool((now - before).abs().max() <= share * before.abs().max())
+
+
+def _rounded(logits: Tensor) -> float:
+    """What may be rounding, as a share."""
+    kind = logits.device.type
+    precision = torch.finfo(logits.dtype).eps
+    if torch.is_autocast_enabled(kind):
+        precision = max(precision, torch.finfo(torch.get_autocast_dtype(kind)).eps)
+    return ROUNDED * precision
+
+
+def _finite(images: Tensor) -> Tensor:
+    images = images.detach()
+    return images.nan_to_num(0.0, 1.0, 0.0) if images.is_floating_point() else images
+
+
+def _first(images: Tensor, count: int) -> Tensor:
+    """So many of them, from the start again where there are fewer."""
+    return images[torch.arange(count, device=images.device) % len(images)]
+
+
+# --- what is compared -----------------------------------------------------------------------------
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -204,16 +377,26 @@ def _elsewhere(slope: Tensor, k: int) -> bool:
     return bool((slope[others].nan_to_num() != 0).any())
 
 
-def _alike(a: Tensor, b: Tensor, least: float = 0.0) -> bool:
+def _alike(a: Tensor, b: Tensor, least: float = 0.0, rounded: float = 0.0) -> bool:
     """Whether two tensors agree, of which the second, or `least`, says what is large."""
     if not b.numel() or not (a.isfinite().all() and b.isfinite().all()):
         return True  # says nothing
-    return bool((a - b).abs().max() <= AGREEMENT * b.abs().max().clamp(min=least))
+    share = max(AGREEMENT, rounded)
+    return bool((a - b).abs().max() <= share * b.abs().max().clamp(min=least))
 
 
 def _refuse_mixing() -> None:
     raise BadInput(
-        "the model's samples have a part in each other's logits, as in normalisation over the "
-        "batch: clipping would bound the influence of none of them. Expected a model that treats "
-        "each image by itself"
+        "the model's samples have a part in each other's logits or gradients, as in normalisation "
+        "over the batch, or their number has: clipping would bound the influence of none of them. "
+        "Expected a model that treats each image by itself"
+    )
+
+
+def _refuse_memory() -> None:
+    raise BadInput(
+        "the model answers the same images differently the next time. Either it keeps something of "
+        "the images before, which is covered by no noise, or it draws from a generator of its own, "
+        "so that nobody can tell whether it keeps samples apart. Expected a model whose answers "
+        "follow from its parameters, the image and torch's random numbers"
     )

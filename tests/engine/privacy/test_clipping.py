@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus import layers as opacus_layers
+from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -276,6 +278,20 @@ BOOKED: dict[str, Callable[[], nn.Module]] = {
         lambda s, x: s.head(F.linear(x.flatten(1), s.a.weight @ s.b.weight, s.a.bias)),
         **{"a": nn.Linear(4, 6), "b": nn.Linear(192, 4), "head": head(6)},
     ),
+    "single numbers": lambda: Does(
+        lambda s, x: s.head(x * s.scale + s.gate * s.body(x) + s.shift) / s.heat,
+        body=nn.Conv2d(3, 3, 3, padding=1),
+        head=head(192),
+        **{name: nn.Parameter(torch.tensor(0.7)) for name in ("scale", "gate", "shift", "heat")},
+    ),
+    "a single number used twice": lambda: Does(
+        lambda s, x: s.head(torch.tanh(x * s.one)) * s.one, one=values(), head=head(192)
+    ),
+    "a weight times a single number": lambda: Does(
+        lambda s, x: F.linear(x.flatten(1), s.layer.weight * s.one, s.layer.bias),
+        one=nn.Parameter(torch.tensor(0.7)),
+        layer=nn.Linear(192, CLASSES),
+    ),
     "weight norm": lambda: nn.Sequential(
         parametrizations.weight_norm(nn.Conv2d(3, 4, 3)),
         nn.ReLU(),
@@ -404,6 +420,18 @@ class Own(torch.autograd.Function):
         return slopes[0] * weight, (slopes[0] * x).sum(0)
 
 
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, one: Tensor) -> Tensor:
+        ctx.save_for_backward(x, one)
+        return x * one
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        x, one = ctx.saved_tensors
+        return slopes[0] * one, (slopes[0] * x).sum()
+
+
 def chosen(s: Any, x: Tensor) -> Tensor:
     """Another layer for bright images than for dark ones."""
     rows = [s.a(one[None]) if one.sum() > 96 else s.b(one[None]) for one in x.flatten(1)]
@@ -450,6 +478,40 @@ OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
         "functorch",
         lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, stride=2), nn.ReLU(), head(1156)),
     ),
+    "a single number in an einsum": (
+        "functorch",
+        lambda: Does(
+            lambda s, x: s.head(torch.einsum("nchw,->nchw", x, s.one)),
+            one=nn.Parameter(torch.tensor(0.7)),
+            head=head(192),
+        ),
+    ),
+    "a single number in an own function": (
+        "one by one",
+        lambda: Does(lambda s, x: s.head(Scaled.apply(x, s.one)), one=values(), head=head(192)),
+    ),
+    "a single number written out": (
+        "functorch",
+        lambda: Does(
+            lambda s, x: s.head(torch.cat([s.one.expand(len(x), 1), x.flatten(1)], 1)),
+            one=nn.Parameter(torch.tensor(0.7)),
+            head=head(193),
+        ),
+    ),
+    "a bag of embeddings": (
+        "functorch",
+        lambda: Does(
+            lambda s, x: s.head(s.bag(tokens(x))), bag=nn.EmbeddingBag(10, 4), head=head(4)
+        ),
+    ),
+    "two inputs at once": (
+        "functorch",
+        lambda: Does(
+            lambda s, x: s.head(s.pair(x[:, 0, 0], x[:, 1, 1])),
+            pair=nn.Bilinear(8, 8, 6),
+            head=head(6),
+        ),
+    ),
     "an own function": (
         "one by one",
         lambda: Does(
@@ -472,6 +534,88 @@ def test_what_has_no_rule_is_right_another_way(name: str, dtype: torch.dtype) ->
     assert compare(make().to(dtype), images).method == method
     if name == "samples second":  # where no size tells rows from samples
         compare(make().to(dtype), images[:3])
+
+
+def opacus_recurrent(cell: Any) -> nn.Module:
+    return Does(
+        lambda s, x: s.head(s.cell(x.flatten(2))[0]),
+        cell=cell(64, 6, batch_first=True),
+        head=head(18),
+    )
+
+
+def opacus_attention(attend: nn.Module) -> nn.Module:
+    def compute(s: Any, x: Tensor) -> Tensor:
+        rows = x.flatten(2).transpose(0, 1)
+        out: Tensor = s.head(s.attend(rows, rows, rows)[0].transpose(0, 1))
+        return out
+
+    return Does(compute, attend=attend, head=head(192))
+
+
+class OwnLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.shift, self.heat = values(64, 10), values(10), values()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.einsum("ncd,de->nce", x.flatten(2), self.weight)
+        return torch.tanh(out * self.heat + self.shift)
+
+
+def solid(layer: nn.Module, size: int) -> nn.Module:
+    return nn.Sequential(nn.Unflatten(3, (4, 2)), layer, head(size))
+
+
+def bag(mode: str) -> nn.Module:
+    return Does(
+        lambda s, x: s.head(s.bag(tokens(x))), bag=nn.EmbeddingBag(10, 4, mode=mode), head=head(4)
+    )
+
+
+OPACUS: dict[str, Callable[[], list[nn.Module]]] = {
+    "Linear": lambda: [nn.Sequential(nn.Linear(8, 3), head(72))],
+    "Conv1d": lambda: [nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3), head(248))],
+    "Conv2d": lambda: [nn.Sequential(nn.Conv2d(3, 4, 3), head(144))],
+    "Conv3d": lambda: [solid(nn.Conv3d(3, 4, 2), 84)],
+    "Embedding": lambda: [
+        Does(lambda s, x: s.head(s.rows(tokens(x))), rows=nn.Embedding(10, 2), head=head(384))
+    ],
+    "EmbeddingBag": lambda: [bag(mode) for mode in ("mean", "sum", "max")],
+    "GroupNorm": lambda: [nn.Sequential(nn.GroupNorm(3, 3), head(192))],
+    "InstanceNorm1d": lambda: [
+        nn.Sequential(nn.Flatten(2), nn.InstanceNorm1d(3, affine=True), head(192))
+    ],
+    "InstanceNorm2d": lambda: [nn.Sequential(nn.InstanceNorm2d(3, affine=True), head(192))],
+    "InstanceNorm3d": lambda: [solid(nn.InstanceNorm3d(3, affine=True), 192)],
+    "LayerNorm": lambda: [nn.Sequential(nn.LayerNorm((8, 8)), head(192))],
+    "RMSNorm": lambda: [nn.Sequential(nn.RMSNorm(8), head(192))],
+    "RNNLinear": lambda: [
+        opacus_recurrent(getattr(opacus_layers, name)) for name in ("DPRNN", "DPGRU", "DPLSTM")
+    ],
+    "SequenceBias": lambda: [
+        opacus_attention(opacus_layers.DPMultiheadAttention(64, 2, add_bias_kv=True))
+    ],
+    # and what it leaves to torch.func
+    "recurrent": lambda: [opacus_recurrent(cell) for cell in (nn.RNN, nn.GRU, nn.LSTM)],
+    "MultiheadAttention": lambda: [
+        opacus_attention(nn.MultiheadAttention(64, 2, add_bias_kv=True, add_zero_attn=True))
+    ],
+    "own layer": lambda: [nn.Sequential(OwnLayer(), head(30))],
+}
+
+
+def test_no_layer_of_opacus_is_left_out() -> None:
+    known = {layer.__name__ for layer in GradSampleModule.GRAD_SAMPLERS}
+    assert {"Linear", "RNNLinear", "SequenceBias"} <= known <= set(OPACUS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", OPACUS)
+def test_every_layer_of_opacus_is_right(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(17)
+    for model in OPACUS[name]():
+        assert compare(model.to(dtype), torch.rand(7, *SHAPE, dtype=dtype)).method != "one by one"
 
 
 def test_as_many_samples_as_positions_are_told_apart() -> None:
@@ -700,15 +844,145 @@ def test_frozen_batch_norm_is_refused_only_while_it_mixes() -> None:
     compare(model.double(), torch.rand(4, *SHAPE, dtype=torch.float64))
 
 
-def models_that_mix() -> Iterator[nn.Module]:
-    yield Does(lambda s, x: s.head(x - x.mean(0)), head=head(192))
-    yield Does(lambda s, x: s.head(x) + x.detach().mean(), head=head(192))
-    yield Does(lambda s, x: s.head(x).flip(0), head=head(192))
+def in_training(mix: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Mixes features before the last layer, in training mode only."""
+
+    def compute(s: Any, x: Tensor) -> Tensor:
+        out: Tensor = s.head(mix(x.flatten(1)) if s.training else x)
+        return out
+
+    return compute
 
 
-def test_samples_that_mix_are_refused() -> None:
-    for model in models_that_mix():
-        refused(model, "part in each other")
+def standardised(x: Tensor) -> Tensor:
+    return (x - x.mean(0).detach()) / (x.std(0, unbiased=False).detach() + 1e-3)
+
+
+def ranked(x: Tensor) -> Tensor:
+    return x + x.detach().argsort(0).argsort(0) / len(x)
+
+
+MIXING: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x - x.mean(0),
+    "detached mean": lambda x: x - x.mean(0).detach(),
+    "a little of the detached mean": lambda x: x - 0.01 * x.mean(0).detach(),
+    "standardised": standardised,
+    "median": lambda x: x - x.median(0).values.detach(),
+    "largest": lambda x: x / x.max(0).values.detach(),
+    "ranks": ranked,
+    "sorted": lambda x: x[x.sum(1).argsort()],
+    "neighbours": lambda x: x + x.roll(1, 0).detach(),
+    "pairs": lambda x: x + x[torch.arange(len(x)).bitwise_xor(1).clamp(max=len(x) - 1)].detach(),
+    "the first": lambda x: x + x[:1].detach(),
+    "number of samples": lambda x: x / len(x),
+}
+
+
+@pytest.mark.parametrize("count", [1, 8, 64, 256, 1024])
+@pytest.mark.parametrize("name", MIXING)
+def test_samples_that_mix_are_refused_at_every_batch_size(name: str, count: int) -> None:
+    torch.manual_seed(14)
+    model = Does(in_training(MIXING[name]), head=head(192))
+    images = torch.rand(count, *SHAPE)
+    images[images < 0.5] = 0
+    for chunk in (256, 4096):
+        with pytest.raises(BadInput, match="part in each other's logits"):
+            Clipper(model, chunk=chunk).check(images)
+
+
+@pytest.mark.parametrize("name", ["detached mean", "standardised", "number of samples"])
+def test_a_last_layer_that_is_nought_hides_no_mixing(name: str) -> None:
+    model = Does(in_training(MIXING[name]), head=head(192))
+    nn.init.zeros_(model.head[1].weight)
+    nn.init.zeros_(model.head[1].bias)
+    with pytest.raises(BadInput, match="part in each other's logits"):
+        Clipper(model).check(torch.rand(256, *SHAPE))
+    assert not any(p.any() for p in model.parameters())
+    Clipper(model.eval()).check(torch.rand(256, *SHAPE))
+    assert not any(p.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_number_of_samples_that_counts_is_found_beside_dropout(dropout: bool) -> None:
+    model = Does(
+        lambda s, x: s.head(s.drop(x.flatten(1)) / len(x)),
+        drop=nn.Dropout(0.5 if dropout else 0.0),
+        head=head(192),
+    )
+    model.head.eval()
+    with pytest.raises(BadInput, match="or their number has"):
+        Clipper(model).check(torch.rand(64, *SHAPE))
+
+
+def test_mixing_of_more_samples_than_before_is_refused_when_they_come() -> None:
+    torch.manual_seed(15)
+
+    def mix(x: Tensor) -> Tensor:
+        return x - x.mean(0).detach() if len(x) > 64 else x
+
+    images, labels = torch.rand(300, *SHAPE), torch.arange(300) % CLASSES
+    clipper = Clipper(Does(in_training(mix), head=head(192)))
+    clipper.sum(images[:60], labels[:60], criterion, flat(1.0))
+    with pytest.raises(BadInput, match="part in each other's logits"):
+        clipper.sum(images[:100], labels[:100], criterion, flat(1.0))
+    # It is never given so many at a time.
+    Clipper(Does(in_training(mix), head=head(192)), chunk=64).sum(
+        images, labels, criterion, flat(1.0)
+    )
+
+
+def test_slopes_that_mix_on_their_way_back_are_refused() -> None:
+    def compute(s: Any, x: Tensor) -> Tensor:
+        features = s.body(x.flatten(1))
+        if s.training and features.requires_grad:
+            features.register_hook(lambda slopes: slopes / slopes.norm())
+        out: Tensor = s.head(features)
+        return out
+
+    refused(Does(compute, body=nn.Linear(192, 8), head=head(8)), "part in each other's logits")
+
+
+class Remembers(nn.Module):
+    """Running means outside of any buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = torch.zeros(192)
+        self.head = head(192)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        self.seen = 0.99 * self.seen + 0.01 * flat.detach().mean(0)
+        out: Tensor = self.head(flat - self.seen)
+        return out
+
+
+@pytest.mark.parametrize("count", [8, 256])
+def test_what_was_seen_before_is_refused_when_it_counts(count: int) -> None:
+    with pytest.raises(BadInput, match="differently the next time"):
+        Clipper(Remembers()).check(torch.rand(count, *SHAPE))
+
+
+def test_parameters_that_a_model_writes_into_are_refused_and_put_back() -> None:
+    model = Does(
+        lambda s, x: s.head(s.rows(tokens(x))),
+        rows=nn.Embedding(10, 2, max_norm=0.1),
+        head=head(384),
+    )
+    before = model.rows.weight.detach().clone()
+    refused(model, "parameter 'rows.weight'")
+    assert model.rows.weight.equal(before)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_model_of_the_zoo_is_refused_at_any_batch_size(name: str) -> None:
+    torch.manual_seed(16)
+    model = ZOO[name]()
+    for count in (1, 8, 64, 256, 1024):
+        for images in (torch.rand(count, *SHAPE), torch.zeros(count, *SHAPE)):
+            clipper = Clipper(model)
+            clipper.check(images)
+            assert clipper.method == "book-keeping"
 
 
 class Counts(nn.Module):
