@@ -26,8 +26,9 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias
+from functools import lru_cache, wraps
+from numbers import Real
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from engine.errors import BadInput
 from engine.privacy.ledger import Charge
@@ -88,6 +89,29 @@ class Bounds(NamedTuple):
     upper: float
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _computable(ask: Callable[P, T]) -> Callable[P, T]:
+    """Where numbers are so extreme that double precision or memory do not reach: says so."""
+
+    @wraps(ask)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except BadInput:
+            raise
+        except (ArithmeticError, MemoryError, ValueError) as error:
+            raise BadInput(
+                f"{ask.__name__} cannot be computed of numbers so extreme: {error}. Expected "
+                "a noise multiplier, sample rate, number of steps and delta that are less so"
+            ) from error
+
+    return asked
+
+
+@_computable
 def epsilon(
     noise_multiplier: float,
     sample_rate: float,
@@ -101,20 +125,29 @@ def epsilon(
 
     noise_multiplier >= 0; sample_rate in [0, 1]; delta in (0, 1). Never below the true value by
     more than rounding. Raises BadInput for anything else, and for a sampling that is not Poisson.
+
+    "pld" rounds losses up on a grid, which makes epsilon too high by what the grid is too coarse.
+    Its interval is dp-accounting's default, 1e-4, and the figure dp-accounting's own, unless a
+    step's loss deviates by less than 2.5 intervals (`NARROWEST`), as it does where few members are
+    sampled or there is much noise; then the interval is a fortieth of that deviation. There
+    dp-accounting's default is far above the truth, and this figure as far below that default: 36 %
+    at (.5, 1e-6, 1000, 1e-5), 58 % at (1, 1e-5, 3000, 1e-5): .000468 and .001356, the default's
+    .000736 and .003234. Losses all rounded down, and all up, on a grid so fine that it hardly
+    matters, say .000451 to .000466 and .001355 to .001385; dp-accounting itself says .000473 and
+    .001432 at an interval of 1e-5. Where a step's loss deviates by more than fifty intervals, the
+    interval is a fiftieth of that. What else is not left to dp-accounting is said above, of `pld`.
     """
     charge = Charge(noise_multiplier, sample_rate, steps, sampling)
     return total((charge,), delta, accountant)
 
 
+@_computable
 def total(charges: Sequence[Charge], delta: float, accountant: Accountant = "pld") -> float:
     """The epsilon of several kinds of steps on the same members, as of a run that was resumed with
     other parameters. The rest as in `epsilon`."""
-    if accountant not in _ACCOUNTANTS:
-        known = ", ".join(_ACCOUNTANTS)
-        raise BadInput(f"there is no accountant {accountant!r}; expected one of: {known}")
+    _check_accountant(accountant)
     _check_delta(delta)
-    for charge in charges:
-        _check(charge)
+    _check_all(charges)
     spent = _merged(charges)
     if not spent:
         return 0.0
@@ -123,12 +156,12 @@ def total(charges: Sequence[Charge], delta: float, accountant: Accountant = "pld
     return _ACCOUNTANTS[accountant](spent, delta)
 
 
+@_computable
 def prv_bounds(charges: Sequence[Charge], delta: float) -> Bounds:
     """Between what Opacus' PRV accountant is sure that epsilon lies. It looks at a member removed
     only. Raises BadInput as `epsilon` does."""
     _check_delta(delta)
-    for charge in charges:
-        _check(charge)
+    _check_all(charges)
     spent = _merged(charges)
     if not spent:
         return Bounds(0.0, 0.0, 0.0)
@@ -137,6 +170,7 @@ def prv_bounds(charges: Sequence[Charge], delta: float) -> Bounds:
     return _prv(spent, delta)
 
 
+@_computable
 def noise_multiplier(
     epsilon: float,
     sample_rate: float,
@@ -155,6 +189,8 @@ def noise_multiplier(
     _check_target(epsilon)
     _check(Charge(1.0, sample_rate, steps))
     _check_delta(delta)
+    _check_accountant(accountant)
+    _check_all(before)
 
     def spent(noise: float) -> float:
         return _quick([*_merged(before), (noise, sample_rate, steps)], delta, accountant)
@@ -184,6 +220,7 @@ def noise_multiplier(
     return found
 
 
+@_computable
 def steps_within(
     epsilon: float,
     noise_multiplier: float,
@@ -200,6 +237,8 @@ def steps_within(
     _check_target(epsilon)
     _check(Charge(noise_multiplier, sample_rate, 1))
     _check_delta(delta)
+    _check_accountant(accountant)
+    _check_all(before)
     if sample_rate == 0.0:
         return MOST_STEPS
     if noise_multiplier == 0.0:
@@ -234,6 +273,7 @@ def steps_within(
     return found
 
 
+@_computable
 def curve(
     noise_multiplier: float,
     sample_rate: float,
@@ -250,6 +290,9 @@ def curve(
     Raises BadInput as `epsilon` does."""
     _check(Charge(noise_multiplier, sample_rate, steps))
     _check_delta(delta)
+    _check_whole(points, "points", 1)
+    _check_all(before)
+    points = min(int(points), max(1, int(steps)))
     at = sorted({max(1, round(steps * part / points)) for part in range(1, points + 1)})
     at = at if steps else [0]
     rdp = [total((*before, Charge(noise_multiplier, sample_rate, n)), delta, "rdp") for n in at]
@@ -261,6 +304,7 @@ def curve(
     return Curve(tuple(at), tuple(reversed(pld)), tuple(rdp))
 
 
+@_computable
 def split_noise(noise_multiplier: float, count_noise: float) -> float:
     """The noise multiplier of the gradients' sum beside a noised count of the clipped ones, so that
     both together cost what one release with `noise_multiplier` does.
@@ -268,7 +312,10 @@ def split_noise(noise_multiplier: float, count_noise: float) -> float:
     count_noise: deviation of the noise on the sum of the members' bits less one half, of which one
     member changes a half. (Andrew, Thakkar, McMahan and Ramaswamy 2021, theorem 1.)
     Raises BadInput where the count alone spends everything."""
-    if not noise_multiplier > 0.0:
+    _check_noise(noise_multiplier)
+    if not _is_number(count_noise):
+        raise BadInput(f"noise of deviation {_said(count_noise)} on the count is no number")
+    if noise_multiplier == 0.0:
         return 0.0
     rest = noise_multiplier**-2 - (2.0 * count_noise) ** -2 if count_noise > 0.0 else -1.0
     if rest <= 0.0:
@@ -280,6 +327,7 @@ def split_noise(noise_multiplier: float, count_noise: float) -> float:
     return float(rest**-0.5)
 
 
+@_computable
 def epsilon_fixed_size(
     noise_multiplier: float, batch_size: int, population: int, steps: int, delta: float
 ) -> float:
@@ -291,6 +339,8 @@ def epsilon_fixed_size(
     everywhere; half of it is what counts. The figures of the two relations are not comparable.
     Raises BadInput for what `epsilon` refuses, and for a batch larger than the population."""
     _check_delta(delta)
+    _check_whole(batch_size, "members in a batch", 0)
+    _check_whole(population, "members", 0)
     if not 0 < batch_size <= population:
         raise BadInput(
             f"a batch of {batch_size} cannot be drawn from {population} without replacement; it "
@@ -307,7 +357,7 @@ def epsilon_fixed_size(
     accountant = RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE)
     step = dp_accounting.GaussianDpEvent(noise_multiplier / 2.0)
     sampled = dp_accounting.SampledWithoutReplacementDpEvent(population, batch_size, step)
-    accountant.compose(sampled, steps)
+    accountant.compose(sampled, int(steps))
     return float(accountant.get_epsilon(delta))
 
 
@@ -315,16 +365,14 @@ def epsilon_fixed_size(
 
 
 def _check(charge: Charge) -> None:
-    noise, rate, steps = charge.noise_multiplier, charge.sample_rate, charge.steps
-    if not (math.isfinite(noise) and noise >= 0.0):
-        raise BadInput(f"a noise multiplier of {noise} makes no sense; it must be 0 or more")
-    if not 0.0 <= rate <= 1.0:
+    _check_noise(charge.noise_multiplier)
+    rate = charge.sample_rate
+    if not (_is_number(rate) and 0.0 <= rate <= 1.0):
         raise BadInput(
-            f"a sample rate of {rate} makes no sense: it is the probability with which each member "
-            "is in a step, between 0 and 1 (batch size / number of members)"
+            f"a sample rate of {_said(rate)} makes no sense: it is the probability with which each "
+            "member is in a step, between 0 and 1 (batch size / number of members)"
         )
-    if steps < 0 or int(steps) != steps:
-        raise BadInput(f"{steps} steps cannot be taken; it must be a whole number, 0 or more")
+    _check_whole(charge.steps, "steps", 0)
     if charge.sampling != "poisson":
         raise BadInput(
             f"the epsilon of steps whose sampling was {charge.sampling!r} cannot be told: the "
@@ -334,17 +382,62 @@ def _check(charge: Charge) -> None:
         )
 
 
-def _check_delta(delta: float) -> None:
-    if not 0.0 < delta < 1.0:
+def _check_all(charges: Sequence[Charge]) -> None:
+    if not isinstance(charges, Sequence) or not all(isinstance(c, Charge) for c in charges):
+        raise BadInput(f"what was spent is {_said(charges)}; expected a sequence of Charge")
+    for charge in charges:
+        _check(charge)
+
+
+def _check_noise(noise: float) -> None:
+    if not (_is_number(noise) and noise >= 0.0):
         raise BadInput(
-            f"a delta of {delta} makes no sense: it is the probability with which epsilon may not "
-            "hold, above 0 and well below 1 / number of members"
+            f"a noise multiplier of {_said(noise)} makes no sense; it must be a number, 0 or more"
+        )
+
+
+def _check_whole(count: float, what: str, least: int) -> None:
+    if not _is_number(count) or count < least or int(count) != count:
+        raise BadInput(
+            f"{_said(count)} {what} cannot be taken; it must be a whole number, {least} or more"
+        )
+
+
+def _check_delta(delta: float) -> None:
+    if not (_is_number(delta) and 0.0 < delta < 1.0):
+        raise BadInput(
+            f"a delta of {_said(delta)} makes no sense: it is the probability with which epsilon "
+            "may not hold, above 0 and well below 1 / number of members"
         )
 
 
 def _check_target(epsilon: float) -> None:
-    if not (math.isfinite(epsilon) and epsilon > 0.0):
-        raise BadInput(f"an epsilon of {epsilon} cannot be reached with noise; it must be above 0")
+    if not (_is_number(epsilon) and epsilon > 0.0):
+        raise BadInput(
+            f"an epsilon of {_said(epsilon)} cannot be reached with noise; it must be above 0"
+        )
+
+
+def _check_accountant(accountant: object) -> None:
+    if not isinstance(accountant, str) or accountant not in _ACCOUNTANTS:
+        known = ", ".join(_ACCOUNTANTS)
+        raise BadInput(f"there is no accountant {_said(accountant)}; expected one of: {known}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite real number, of Python or NumPy, and no truth value."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _said(value: object) -> str:
+    if isinstance(value, Real) and not isinstance(value, int):
+        return str(value)
+    return repr(value) if not isinstance(value, int) or abs(value) < 10**18 else "so large a number"
 
 
 _Spent: TypeAlias = list[tuple[float, float, int]]

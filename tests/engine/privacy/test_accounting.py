@@ -110,6 +110,34 @@ def integrated(over: Callable[[float], float], noise: float) -> float:
     )
 
 
+def by_rounding(
+    noise: float, rate: float, steps: int, delta: float, interval: float, up: bool
+) -> float:
+    """Epsilon of a member removed where each step's loss is rounded down, or up: not above the
+    truth, or not below it. What a dimension of the grid, and one FFT, has room for."""
+    reach = 6.2 * noise
+    first = math.floor(math.log1p(-rate) / interval)
+    last = math.ceil(math.log1p(rate * math.expm1((reach - 0.5) / noise**2)) / interval)
+    odds = np.expm1(np.arange(first, last + 1) * interval) / rate + 1
+    with np.errstate(divide="ignore"):
+        x = noise**2 * np.log(np.maximum(odds, 0)) + 0.5
+    with_it = rate * special.ndtr((x - 1) / noise) + (1 - rate) * special.ndtr(x / noise)
+    mass, lost = np.diff(with_it), 1 - with_it[-1]
+    size = 1 << math.ceil(math.log2(3 * len(mass)))
+    whole = np.fft.irfft(np.fft.rfft(mass, size) ** steps, size)
+    middle = int(steps * (mass @ np.arange(len(mass))))
+    places = np.arange(size)
+    places = middle - size // 3 + (places - (middle - size // 3)) % size
+    losses = (steps * first + places + (steps if up else 0)) * interval
+
+    def above(e: float) -> float:
+        over = losses > e
+        gained = float(whole[over] @ -np.expm1(e - losses[over]))
+        return gained + (steps * lost if up else 0.0)
+
+    return bisected(above, delta, 0.01)
+
+
 # --- the figures ----------------------------------------------------------------------------------
 
 
@@ -396,6 +424,10 @@ def test_other_sampling_is_refused(sampling: str) -> None:
         ((1.0, -0.1, 10, 1e-5), "a sample rate of -0.1"),
         ((1.0, math.nan, 10, 1e-5), "a sample rate of nan"),
         ((1.0, 0.1, -1, 1e-5), "-1 steps cannot be taken"),
+        ((1.0, 0.1, math.nan, 1e-5), "nan steps cannot be taken"),
+        ((1.0, 0.1, math.inf, 1e-5), "inf steps cannot be taken"),
+        ((1.0, 0.1, 10.5, 1e-5), "10.5 steps cannot be taken"),
+        ((1.0, 0.1, "10", 1e-5), "'10' steps cannot be taken"),
         ((1.0, 0.1, 10, 0.0), "a delta of 0.0 makes no sense"),
         ((1.0, 0.1, 10, 1.0), "a delta of 1.0"),
         ((1.0, 0.1, 10, -1e-5), "a delta of -1e-05"),
@@ -414,6 +446,76 @@ def test_what_makes_no_sense_is_refused(values: tuple[Any, ...], said: str) -> N
     if "steps" not in said:
         with pytest.raises(BadInput, match=said):
             steps_within(1.0, noise, rate, delta)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps", "delta", "interval", "default"),
+    [(0.5, 1e-6, 1_000, 1e-5, 2e-8, 7.358e-4), (1.0, 1e-5, 3_000, 1e-5, 1e-8, 3.234e-3)],
+)
+def test_a_tiny_epsilon_is_between_losses_rounded_down_and_up(
+    noise: float, rate: float, steps: int, delta: float, interval: float, default: float
+) -> None:
+    """Where dp-accounting's default grid is much too coarse."""
+    found = epsilon(noise, rate, steps, delta)
+    lower = by_rounding(noise, rate, steps, delta, interval, up=False)
+    upper = by_rounding(noise, rate, steps, delta, interval, up=True)
+    assert lower <= found <= 1.01 * upper < 0.8 * default
+    assert upper < 1.3 * lower
+
+
+NO_NUMBERS: list[Any] = [math.nan, math.inf, -math.inf, -1, "1", None, [1], 1j, True, 10**400]
+
+
+@pytest.mark.parametrize("bad", NO_NUMBERS, ids=lambda bad: str(bad)[:9])
+def test_no_argument_may_be_anything_but_a_number_in_its_range(bad: Any) -> None:
+    asked: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+        (epsilon, (1.0, 0.1, 10, 1e-5)),
+        (noise_multiplier, (1.0, 0.1, 10, 1e-5)),
+        (steps_within, (1.0, 1.0, 0.1, 1e-5)),
+        (curve, (1.0, 0.1, 10, 1e-5, 3)),
+        (split_noise, (1.0, 10.0)),
+        (epsilon_fixed_size, (1.0, 10, 100, 10, 1e-5)),
+    ]
+    for ask, right in asked:
+        for place in range(len(right)):
+            with pytest.raises(BadInput):
+                ask(*right[:place], bad, *right[place + 1 :])
+    for accountant in ("pld", "rdp", "prv", bad):
+        with pytest.raises(BadInput):
+            epsilon(1.0, 0.1, bad, 1e-5, accountant)
+    with pytest.raises(BadInput):
+        epsilon(1.0, 0.1, 10, 1e-5, bad)
+    with pytest.raises(BadInput):
+        epsilon(1.0, 0.1, 10, 1e-5, sampling=bad)
+    spent = Charge(1.0, 0.1, bad)
+    for before in ([spent], [bad], bad):
+        with pytest.raises(BadInput):
+            total(before, 1e-5)
+        with pytest.raises(BadInput):
+            prv_bounds(before, 1e-5)
+        with pytest.raises(BadInput):
+            noise_multiplier(1.0, 0.1, 10, 1e-5, before=before)
+        with pytest.raises(BadInput):
+            steps_within(1.0, 1.0, 0.1, 1e-5, before=before)
+        with pytest.raises(BadInput):
+            curve(1.0, 0.1, 10, 1e-5, before=before)
+
+
+@pytest.mark.parametrize(
+    "values", [(1e300, 0.1, 10, 1e-5), (1.0, 0.1, 1e300, 1e-5), (1.0, 0.1, 10, 5e-324)]
+)
+def test_numbers_too_extreme_for_double_precision_are_refused_in_words(values: Any) -> None:
+    with pytest.raises(BadInput, match="epsilon cannot be computed of numbers so extreme|total"):
+        epsilon(*values)
+
+
+def test_whole_numbers_of_any_kind_are_taken() -> None:
+    right = epsilon(1.0, 0.1, 10, 1e-5)
+    assert epsilon(np.float64(1.0), np.float32(0.1).item(), np.int64(10), 1e-5) == pytest.approx(
+        right, rel=1e-6
+    )
+    assert epsilon(1, 0.1, 10.0, 1e-5) == right  # type: ignore[arg-type]
+    assert curve(1.0, 0.1, 10, 1e-5, 10**15).steps == tuple(range(1, 11))
 
 
 def test_an_unknown_accountant_and_a_target_of_nothing_are_refused() -> None:
