@@ -104,7 +104,8 @@ class DPSGD(PrivateTraining):
     chunk: int = param(
         256,
         "Chunk",
-        "Images whose gradients are worked on together: bounds the memory of any batch size.",
+        "Images whose gradients are worked on together: bounds the memory of any batch size. It "
+        "grows in proportion to them, so take more than 256 only if you have it.",
         ge=1,
         le=65536,
         advanced=True,
