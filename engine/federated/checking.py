@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from engine.errors import BadInput
 from engine.federated.spec import (
     Adaptive,
@@ -111,6 +113,9 @@ def least(spec: Federate) -> int:
             return 4 * f + 3
         case Krum(hostile=f) | MultiKrum(hostile=f):
             return 2 * f + 3
+        case TrimmedMean(beta=beta) if beta:  # of fewer it cuts nothing off, which is FedAvg
+            least = math.floor(1 / beta)
+            return least if int(beta * least) else least + 1
     return 1
 
 
@@ -129,10 +134,10 @@ def _check_strategy(spec: Federate) -> None:
             f"multikrum may keep {there - strategy.hostile - 2} of {there} updates with "
             f"{strategy.hostile} hostile ones; lower strategy.keep"
         )
-    if isinstance(strategy, TrimmedMean) and strategy.beta and int(strategy.beta * there) == 0:
+    if isinstance(strategy, TrimmedMean) and there < least(spec):
         raise BadInput(
             f"trimmed_mean with beta {strategy.beta:g} cuts nothing off {there} updates; set "
-            f"strategy.beta to at least {1 / there:.2g}, or take fedavg"
+            f"strategy.beta to at least {math.ceil(100 / there) / 100:g}, or take fedavg"
         )
     if isinstance(strategy, Scaffold) and (
         not isinstance(spec.optimizer, SGD)

@@ -7,6 +7,8 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,17 +17,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.attacks import perturb
 from engine.attacks.spec import PGD
 from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Saved, Scalars, Table, drain, to_message
 from engine.federated import apps
+from engine.federated.checking import least
 from engine.federated.conducting import Conductor
 from engine.federated.federating import run_federate
 from engine.federated.federation import Federation
@@ -50,15 +55,17 @@ from engine.federated.spec import (
     Scaled,
     SignFlip,
     TopK,
+    TrimmedMean,
 )
 from engine.models import build, channel_statistics, load_model, weights_sha256
-from engine.models.spec import CNN
+from engine.models.spec import CNN, MLP
 from engine.random import derive
 from engine.robustness.spec import PGDAT
 from engine.store import Workspace
 from engine.task import parse_task
 from engine.training.spec import SGD
 from tests.engine.federated.fleet import QUICK, SEED, SMALL, changed, digits, new_bench, play, sha
+from tests.engine.federated.test_ray import running, within
 
 # isort: split
 from flwr.app import Message, RecordDict
@@ -424,6 +431,12 @@ def _cut(train: Any) -> Learnt:
     return learnt
 
 
+def _boasting(train: Any) -> Learnt:
+    learnt = train()
+    learnt.examples *= 1000
+    return learnt
+
+
 def _raising(train: Any) -> Learnt:
     raise ValueError("the disk is full")
 
@@ -434,6 +447,7 @@ def _raising(train: Any) -> Learnt:
         (_nan, "rejected", "is not finite"),
         (_reshaped, "rejected", "has the shape"),
         (_cut, "rejected", "is missing"),
+        (_boasting, "rejected", "it says that it has 259000 images, and its part has 259"),
         (_raising, "failed", "the disk is full"),
     ],
 )
@@ -452,10 +466,11 @@ def test_what_is_no_update_is_rejected_and_named(
     assert why in rows[2]["reason"]
     assert last(events, "rounds")[-1]["states"] == f"kk{state[0]}kk"
     # The others' rounds are as if the client had not been asked.
-    spec = changed(QUICK, rounds=1)
-    bench = new_bench(tmp_path, "check")
-    made = drain(prepared(spec, bench))
-    assert sum(len(part) for i, part in enumerate(made.parts) if i != 2) < len(made.data.train)
+    right = Conductor.picked
+    monkeypatch.setattr(
+        Conductor, "picked", lambda self, number: [c for c in right(self, number) if c != 2]
+    )
+    assert sha(tmp_path, QUICK, "without") == summary["weights_sha256"]
 
 
 def test_a_client_that_never_answers_is_late_and_named(
@@ -770,3 +785,104 @@ def test_a_model_that_was_blown_up_is_told_of_in_numbers(
     assert "test_loss" not in summary
     assert sum("answers are not finite after round 1" in text for text in notes(events)) == 1
     assert sum("the updates of clients 1, 2, 3, 4" in text for text in notes(events)) == 2
+
+
+def test_a_trimmed_mean_that_would_cut_nothing_skips_the_round(tmp_path: Path) -> None:
+    """A fifth of four updates is none: it would be FedAvg, and one enormous update all of it."""
+    spec = changed(
+        QUICK, rounds=8, drop_out=0.3, strategy=TrimmedMean(beta=0.2),
+        hostile=(Scaled(clients=(0,), factor=-1000.0),),
+    )  # fmt: skip
+    events, summary = play(tmp_path, spec)
+    rows = last(events, "rounds")
+    assert {row["states"].count("k") for row in rows} > {5}
+    for row in rows:
+        few = row["states"].count("k") < 5
+        assert row["skipped"] == (
+            f"trimmed_mean needs 5 updates, and there were {row['states'].count('k')}"
+            if few
+            else ""
+        )
+    assert summary["skipped"] == sum("d" in row["states"] for row in rows)
+    clean = play(tmp_path, changed(spec, hostile=()), "clean")[1]
+    assert summary["accuracy"] > clean["accuracy"] - 0.2
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.05, 0.07, 0.1, 0.15, 0.2, 0.29, 0.3, 1 / 3, 0.4, 0.49])
+def test_a_trimmed_mean_knows_how_many_it_needs(beta: float) -> None:
+    """As many as Flower's needs to cut one at each end."""
+    from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
+
+    need = least(changed(QUICK, strategy=TrimmedMean(beta=beta)))
+    for count in range(1, 120):
+        values = np.zeros(count)
+        values[0] = 1.0
+        assert (trim_mean(values, beta) == 0.0) == (count >= need)
+
+
+def test_clients_train_against_what_attacks_them(tmp_path: Path) -> None:
+    """The model that comes of it holds against an attack that a plain one does not."""
+    attack = PGD(eps=0.15, steps=5, step_size=0.05)
+    plain = changed(
+        QUICK, rounds=5, epochs=6, batch_size=64, model=MLP(width=128, depth=1),
+        optimizer=SGD(lr=0.3, momentum=0.0),
+    )  # fmt: skip
+    hardened = changed(plain, adversarial=PGDAT(attack=attack))
+    data = digits(tmp_path).test
+    _, images, labels = next(iter(data.batches(torch.arange(len(data)), len(data))))
+
+    def robust(spec: Federate, name: str) -> tuple[float, float]:
+        """Accuracy on the test images, and on what the attack makes of them."""
+        play(tmp_path, spec, name)
+        model = load_model(name, new_bench(tmp_path, f"{name}-look")).module.eval()
+        found = drain(perturb(model, images, labels, attack, seed=1, ids=data.ids))
+        return tuple(
+            float((model(x).argmax(1) == labels).float().mean())
+            for x in (images, found.adversarial)
+        )  # type: ignore[return-value]
+
+    (clean, broken), (still, held) = robust(plain, "plain"), robust(hardened, "hardened")
+    assert clean > 0.9
+    assert still > 0.85
+    assert held > broken + 0.15
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_cancel_ends_all_that_the_run_had_begun(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a round of clients that would train for hours: the engine answers,
+    hands over what it has, and is gone with all that it has started."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        """
+        [[task]]
+        name = "fed"
+        kind = "federate"
+        seed = 5
+        model = {kind = "mlp", width = 32}
+        clients = 4
+        rounds = 3
+        epochs = 10000
+        timeout = 100000.0
+        """
+    )
+    mark = f"CRUCIBLE_MARK={tmp_path.name}"
+    name, _, value = mark.partition("=")
+    command = [sys.executable, "-m", "engine", "run", str(recipe), "--json", "--workspace"]
+    engine = subprocess.Popen(
+        [*command, str(tmp_path / "w")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, name: value},
+    )
+    assert engine.stdout is not None
+    for line in engine.stdout:
+        if '"unit": "clients"' in line:
+            break
+    assert running(mark)
+    engine.send_signal(signal.SIGINT)
+    assert within(15.0, lambda: running(mark) == [])
+    said = engine.stdout.read()
+    engine.stdout.close()
+    assert engine.wait() == 130
+    assert '"event": "stopped"' in said
+    assert Workspace(tmp_path / "w").find("fed").info().status == "cancelled"
