@@ -31,8 +31,9 @@ from engine.federated.federating import federate
 from engine.federated.federation import Federation
 from engine.federated.flower import arrays_in, is_live, number_in, quiet, record, tensors
 from engine.federated.learning import Fleet, Lesson, Stopped
+from engine.federated.noising import LEDGER
 from engine.federated.preparing import fleet_of, prepared
-from engine.federated.relaying import present, tell, with_files
+from engine.federated.relaying import Say, present, tell, with_files
 from engine.federated.secure import SECURE
 from engine.federated.spec import Federate
 from engine.random import derive
@@ -51,6 +52,8 @@ FLEET = "fleet"
 """Under which it names a fleet of this process, instead."""
 MARK = "crucible: "
 """What a line of a run's log begins with that is ours."""
+BEGUN = "begun "
+"""What follows it where a private round begins, and then its number."""
 WAIT = 60.0
 """Seconds that the server waits for the nodes to be there, unless told."""
 
@@ -216,13 +219,17 @@ def task_of(
 def main(grid: Grid, context: Context) -> None:
     """Play the rounds of the task in the run's configuration. Into its `folder` (else `federated`
     here) go the model, and every event as a line of `events.jsonl`, the summary last. Where
-    `told` is true they are printed as well, with what is saved: who started the run reads its log
-    (`engine.federated.relaying`)."""
+    `told` is true they are printed instead, with what is saved: who started the run reads its log
+    (`engine.federated.relaying`), and has given the `ledger` that a private run goes on with."""
     values = json.loads(str(context.run_config[TASK]))
     if values.get("told"):
         quiet()
         with tempfile.TemporaryDirectory(prefix="crucible-") as name:
-            tell(conduct(values, Path(name), grid), with_files(_print, Path(name)))
+            say = with_files(_print, Path(name))
+            if values.get("ledger") is not None:
+                (Path(name) / LEDGER).write_text(values["ledger"], encoding="utf-8")
+                say = counted(say, lambda line: _log(grid, line))
+            tell(conduct(values, Path(name), grid), say)
         return
     folder = Path(values.get("folder") or "federated").absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,6 +240,32 @@ def main(grid: Grid, context: Context) -> None:
             file.flush()
 
         tell(conduct(values, folder, grid), say)
+
+
+def counted(say: Say, log: Callable[[str], None]) -> Say:
+    """`say` that has the `log` of the run hold that a round begins before it goes on, and so before
+    the noise of the round is drawn: who reads it knows what was spent, however the run ends."""
+    begun = 0
+
+    def said(body: Mapping[str, Any]) -> None:
+        nonlocal begun
+        if body.get("event") == "table" and body.get("name") == "picked":
+            begun += 1
+            log(f"{MARK}{BEGUN}{begun}\n")
+        say(body)
+
+    return said
+
+
+def _log(grid: Any, line: str) -> None:
+    """Put a line into the run's log at the SuperLink, which has it when this returns. What is
+    printed comes there as well, but some time later, or not at all. Raises where it does not take
+    it, as of a run that was stopped."""
+    from flwr.proto.log_pb2 import PushLogsRequest
+    from flwr.proto.node_pb2 import Node
+
+    request = PushLogsRequest(node=Node(node_id=0), run_id=grid.run.run_id, logs=[line])
+    grid._runtime_client.PushLogs(request)
 
 
 def _print(body: Mapping[str, Any]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from engine.errors import BadInput, CrucibleError, UnavailableError
 
@@ -134,6 +137,66 @@ def takes_strangers(address: str, root_certificates: str) -> bool:
     finally:
         client.close()
     return True
+
+
+def ended(address: str, root_certificates: str, run: str) -> str | None:
+    """Stop a run of a SuperLink, if it is not over, and give all of its log; None where that cannot
+    be told, as of a SuperLink that does not know the run."""
+    from flwr.proto.control_pb2 import StopRunRequest, StreamLogsRequest
+    from httpx import HTTPError, HTTPStatusError, codes
+
+    with _control(address, root_certificates) as client:
+        try:
+            try:
+                if not client.StopRun(StopRunRequest(run_id=int(run))).success:
+                    return None
+            except HTTPStatusError as error:
+                if error.response.status_code != codes.PRECONDITION_FAILED:  # it is over
+                    return None
+            # Of a run that is over the SuperLink gives the whole log, and no more.
+            log = client.StreamLogs(StreamLogsRequest(run_id=int(run), after_timestamp=0.0))
+            return "".join(part.log_output for part in log)
+        except HTTPError:
+            return None
+
+
+def runs(address: str, root_certificates: str) -> set[int] | None:
+    """The numbers of all runs that a SuperLink knows; None where it does not say."""
+    from flwr.proto.control_pb2 import ListRunsRequest
+    from httpx import HTTPError
+
+    with _control(address, root_certificates) as client:
+        try:
+            return set(client.ListRuns(ListRunsRequest()).run_dict)
+        except HTTPError:
+            return None
+
+
+@contextlib.contextmanager
+def _control(address: str, root_certificates: str) -> Iterator[Any]:
+    """What Flower's command line asks a SuperLink by, without the second that it takes to start."""
+    from engine.federated.flower import quiet
+
+    # isort: split
+    from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
+    from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+
+    quiet()
+    certificates = Path(root_certificates).expanduser().read_bytes() if root_certificates else None
+    client = ControlHttpClient.from_server_address(
+        server_address=address,
+        insecure=certificates is None,
+        root_certificates=certificates,
+        interceptors=[
+            CliClientHttpInterceptor(),
+            RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+        ],
+    )
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

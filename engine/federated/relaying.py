@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from engine.bench import Bench
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Saved, from_message, to_message
-from engine.federated.noising import LEDGER
 from engine.models.card import LEARNT
 from engine.task import Steps, Summary
 
@@ -64,16 +63,14 @@ def tell(steps: Steps, say: Say, cancelled: Callable[[], bool] = lambda: False) 
 
 
 def with_files(say: Say, folder: Path) -> Say:
-    """`say` that sends the files that are said to be saved, before it says so, and what is kept
-    of a private run: its ledger, and what it learnt from. Those above LARGEST stay where they
-    are, which a note tells."""
+    """`say` that sends the files that are said to be saved, before it says so, and what a private
+    run learnt from. Those above LARGEST stay where they are, which a note tells. (Its ledger is
+    kept by who is told: `engine.federated.charging`.)"""
 
     def said(body: Mapping[str, Any]) -> None:
-        if "summary" in body:
-            for name in (LEDGER, LEARNT):
-                if (folder / name).is_file():
-                    for piece in _pieces(name, folder / name):
-                        say(piece)
+        if "summary" in body and (folder / LEARNT).is_file():
+            for piece in _pieces(LEARNT, folder / LEARNT):
+                say(piece)
         if body.get("event") == "saved":
             path = folder / body["path"]
             if path.stat().st_size > LARGEST:
@@ -107,6 +104,9 @@ class Source(Protocol):
     def cancel(self) -> bool:
         """Have the server stop; whether it can hand over what it has."""
 
+    def stopping(self, seconds: float) -> bool:
+        """Whether one that hands over nothing is still to be stopped, waiting so long for that."""
+
     def explain(self) -> str:
         """Why there are no more lines, though nothing was said of an end."""
 
@@ -115,7 +115,8 @@ def relayed(source: Source, bench: Bench, waiting: str) -> Steps:
     """What the server says, as a task's own events. Until it says something, `waiting` is what the
     progress tells.
 
-    Cancelled, it hands over what the server does, or raises Cancelled where that gives nothing.
+    Cancelled, it hands over what the server does, or raises Cancelled where that gives nothing, as
+    soon as the server is stopped.
     Raises CrucibleError or BadInput for what the server cannot do, or where it is gone.
     """
     shown = Progress(0, 0, waiting)
@@ -137,6 +138,8 @@ def relayed(source: Source, bench: Bench, waiting: str) -> Steps:
                 yield event
         except Cancelled:
             if not source.cancel() or not begun:
+                while source.stopping(bench.burst):
+                    yield shown
                 raise
             deadline = min(deadline, time.monotonic() + LAST_WORDS)
     raise Cancelled

@@ -79,6 +79,9 @@ class _Simulation:
         self._kept.say(CANCEL)
         return True
 
+    def stopping(self, seconds: float) -> bool:
+        return False  # it is killed
+
     def explain(self) -> str:
         self._kept.wait(5.0)
         last = next((line for line in reversed(self._kept.complaints) if line), "")

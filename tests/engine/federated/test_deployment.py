@@ -22,14 +22,17 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from engine import resources
 from engine.__main__ import main
 from engine.errors import BadInput, Cancelled, CrucibleError, UnavailableError
-from engine.events import Progress, drain
-from engine.federated import deploying
+from engine.events import Note, Progress, Scalars, Table, drain, to_message
+from engine.federated import apps, deploying
 from engine.federated.app_folder import write_app
 from engine.federated.certificates import make_certificates
 from engine.federated.command_line import NAME, answer, connection, flwr
+from engine.federated.deploying import UNKNOWN
 from engine.federated.federating import run_federate
 from engine.federated.hosting import start_superlink, start_supernode
 from engine.federated.keeping import Kept
+from engine.federated.local import LocalGrid
+from engine.federated.noising import LEDGER
 from engine.federated.reaching import (
     check_free,
     check_secure,
@@ -39,8 +42,11 @@ from engine.federated.reaching import (
     reach,
     takes_strangers,
 )
-from engine.federated.spec import Deployment, Federate
+from engine.federated.relaying import with_files
+from engine.federated.spec import ClientPrivacy, Deployment, Federate
 from engine.models import load_model
+from engine.privacy import epsilon
+from engine.privacy.ledger import read_charges
 from engine.recipe import read_recipe
 from engine.task import parse_task
 from tests.engine.federated.fleet import QUICK, changed, new_bench
@@ -273,18 +279,226 @@ def test_cancelling_stops_the_run_there_and_a_superlink_that_goes_is_told(
         pass
     with pytest.raises(Cancelled):
         steps.throw(Cancelled())
-
-    def stopped() -> bool:
-        listed = answer(flwr(connection(grid), "ls", NAME, "--format", "json"), 60.0)
-        return "stopped" in listed
-
-    assert within(60.0, stopped)
+        drain(steps)
+    listed = answer(flwr(connection(grid), "ls", NAME, "--format", "json"), 60.0)
+    assert "stopped" in listed
     steps = run_federate(spec, new_bench(tmp_path, "b"))
     while next(steps) != Progress(0, 2, "nodes"):
         pass
     kept.end()
     with pytest.raises(CrucibleError, match="the SuperLink is gone in the middle of the run"):
         drain(steps)
+
+
+# --- the budget of a private run ------------------------------------------------------------------
+
+SPENDS = changed(
+    QUICK,
+    clients=2,
+    rounds=30,
+    privacy=ClientPrivacy(noise_multiplier=4.0, secure=True),
+    grid=Deployment(),
+)
+
+
+class Link:
+    """A SuperLink that is none: its server plays in this process, on the local grid, as far as its
+    log is read. `ends` is the round in which the server is killed, before the noise of it; `knows`
+    whether it can be asked for the log of a run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.logs: list[str] = []
+        self.ends = 0
+        self.knows = True
+        monkeypatch.setattr(deploying, "reach", lambda *_: None)
+        monkeypatch.setattr(deploying, "runs", lambda *_: set(range(len(self.logs))))
+        monkeypatch.setattr(deploying, "ended", self.log_of)
+        monkeypatch.setattr(deploying, "flwr", self.run)
+
+    def log_of(self, address: str, root: str, run: str) -> str | None:
+        return self.logs[int(run)] if self.knows else None
+
+    def run(self, home: Path, command: str, app: str, *_: str) -> Link:
+        settings = tomli.loads((Path(app) / "pyproject.toml").read_text())
+        self.task = json.loads(settings["tool"]["flwr"]["app"]["config"]["task"])
+        self.logs.append("")
+        self.left = [f"Successfully started run {len(self.logs) - 1}"]
+        self.complaints: list[str] = []
+        self.folder = home / "server"
+        self.folder.mkdir()
+        (self.folder / LEDGER).write_text(self.task["ledger"])
+        spec = {"spec": self.task["spec"]}
+        self.grid = LocalGrid(apps.client, 2, {apps.TASK: json.dumps(spec)}, 1)
+        say = apps.counted(with_files(self.say, self.folder), self.log)
+        self.played = self.steps(say)
+        return self
+
+    def steps(self, say: Any) -> Iterator[None]:
+        playing = apps.conduct(self.task, self.folder, self.grid)
+        while True:
+            try:
+                event = next(playing)
+            except StopIteration as end:
+                say({"summary": end.value})
+                return
+            say(to_message(event)[0])
+            if isinstance(event, Table) and event.name == "picked" and self.at == self.ends:
+                return
+            yield
+
+    @property
+    def at(self) -> int:
+        """The round that its log tells of last."""
+        return self.logs[-1].count(apps.BEGUN)
+
+    def log(self, line: str) -> None:
+        self.logs[-1] += line
+        self.left.append(line.rstrip("\n"))
+
+    def say(self, body: Any) -> None:
+        self.left.append(f"{apps.MARK}{json.dumps(body)}")
+
+    def next(self, seconds: float) -> str | None:
+        while not self.left:
+            if next(self.played, "over") == "over":
+                break
+        return self.left.pop(0) if self.left else None
+
+    def end(self) -> None:
+        self.grid.close()
+
+    def wait(self, seconds: float) -> bool:
+        return True
+
+
+def session(tmp_path: Path, rounds: int, spec: Federate = SPENDS) -> tuple[list[float], list[str]]:
+    """Play a deployment in the folder of the run until so many rounds are over, then cancel it: the
+    epsilon of each, and the notes."""
+    steps = run_federate(spec, new_bench(tmp_path))
+    spent: list[float] = []
+    said: list[str] = []
+    with pytest.raises(Cancelled):
+        while True:
+            event = next(steps) if len(spent) < rounds else steps.throw(Cancelled())
+            if isinstance(event, Scalars):
+                spent.append(event.values["privacy/epsilon"])
+            if isinstance(event, Note):
+                said.append(event.text)
+    return spent, said
+
+
+def charged(tmp_path: Path) -> int:
+    return sum(charge.steps for charge in read_charges(tmp_path / "runs" / "a" / LEDGER))
+
+
+def test_a_deployment_that_goes_on_has_the_budget_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What every session has spent counts in the next, and is in the run's folder."""
+    Link(monkeypatch)
+    first, _ = session(tmp_path, 3)
+    assert first == [pytest.approx(epsilon(4.0, 1.0, n, 1e-5)) for n in (1, 2, 3)]
+    assert charged(tmp_path) == 3
+    second, said = session(tmp_path, 2)
+    assert second == [pytest.approx(epsilon(4.0, 1.0, n, 1e-5)) for n in (4, 5)]
+    assert charged(tmp_path) == 5
+    assert UNKNOWN not in said
+    summary = drain(run_federate(SPENDS, new_bench(tmp_path)))
+    assert summary["epsilon"] == pytest.approx(epsilon(4.0, 1.0, 35, 1e-5))
+    assert charged(tmp_path) == 35
+
+
+def test_rounds_are_charged_at_home_before_the_server_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(monkeypatch)
+    right = link.run
+
+    def look(*about: Any) -> Link:
+        assert charged(tmp_path) == 30
+        return right(*about)
+
+    monkeypatch.setattr(deploying, "flwr", look)
+    session(tmp_path, 1)
+    assert len(link.logs) == 1
+
+
+def test_a_server_that_is_killed_in_a_round_has_spent_that_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the engine after it, without a word: the log at the SuperLink tells, at the resume."""
+    link = Link(monkeypatch)
+    link.ends = 4
+    with pytest.raises(CrucibleError, match="has ended without a result"):
+        drain(run_federate(SPENDS, new_bench(tmp_path)))
+    assert within(15.0, lambda: charged(tmp_path) == 4)
+    link.ends = 0
+    steps = run_federate(SPENDS, new_bench(tmp_path))
+    while not isinstance(next(steps), Scalars):
+        pass
+    monkeypatch.setattr(deploying._Run, "end", lambda self: None)  # it is killed: nothing is said
+    steps.close()
+    assert charged(tmp_path) == 4 + 30
+    begun = link.at
+    third, _ = session(tmp_path, 1)
+    assert begun >= 1
+    assert third == [pytest.approx(epsilon(4.0, 1.0, 4 + begun + 1, 1e-5))]
+
+
+def test_what_nobody_can_tell_any_more_counts_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(monkeypatch)
+    link.knows = False
+    session(tmp_path, 2)
+    assert charged(tmp_path) == 30
+    spent, said = session(tmp_path, 1)
+    assert UNKNOWN in said
+    assert spent == [pytest.approx(epsilon(4.0, 1.0, 31, 1e-5))]
+    target = epsilon(4.0, 1.0, 40, 1e-5) + 1e-3
+    privacy = ClientPrivacy(noise_multiplier=4.0, epsilon=target, secure=True)
+    with pytest.raises(BadInput, match="is used up: it allows 40 rounds, and 60 count already"):
+        drain(run_federate(changed(SPENDS, privacy=privacy), new_bench(tmp_path)))
+
+
+def test_a_run_that_the_superlink_never_took_has_spent_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(monkeypatch)
+
+    def refused(*about: Any) -> Link:
+        link.left, link.complaints, link.played = [], ["Error: no"], iter(())
+        link.grid = LocalGrid(apps.client, 2, {}, 1)
+        return link
+
+    monkeypatch.setattr(deploying, "flwr", refused)
+    with pytest.raises(CrucibleError, match="did not take the run"):
+        drain(run_federate(SPENDS, new_bench(tmp_path)))
+    assert within(15.0, lambda: charged(tmp_path) == 0)
+
+
+def test_a_deployment_without_its_ledger_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(monkeypatch)
+    session(tmp_path, 1)
+    (tmp_path / "runs" / "a" / LEDGER).unlink()
+    with pytest.raises(BadInput, match=r"the privacy ledger .* is missing"):
+        drain(run_federate(SPENDS, new_bench(tmp_path)))
+    assert len(link.logs) == 1
+
+
+def test_the_target_of_a_deployment_holds_over_its_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Link(monkeypatch)
+    target = epsilon(4.0, 1.0, 5, 1e-5) + 1e-3
+    privacy = ClientPrivacy(noise_multiplier=4.0, epsilon=target, secure=True)
+    spec = changed(SPENDS, privacy=privacy)
+    session(tmp_path, 3, spec)
+    summary = drain(run_federate(spec, new_bench(tmp_path)))
+    assert summary["rounds"] == 2
+    assert summary["epsilon"] <= target
 
 
 # --- all of it ------------------------------------------------------------------------------------

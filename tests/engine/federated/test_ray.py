@@ -21,7 +21,6 @@ from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Progress, Saved, Scalars, Table
 from engine.federated.federating import run_federate
 from engine.federated.keeping import Kept
-from engine.federated.noising import LEDGER
 from engine.federated.relaying import relayed, tell, with_files
 from engine.federated.spec import Capture, Ray
 from engine.models.card import LEARNT
@@ -142,6 +141,7 @@ class Lines:
         self.lines = list(lines)
         self.cancels = cancels
         self.cancelled = 0
+        self.stops_after = self.waited = 0
 
     def next(self, seconds: float) -> str | None:
         if not self.lines:
@@ -151,6 +151,10 @@ class Lines:
     def cancel(self) -> bool:
         self.cancelled += 1
         return self.cancels
+
+    def stopping(self, seconds: float) -> bool:
+        self.waited += 1
+        return self.waited <= self.stops_after
 
     def explain(self) -> str:
         return "it is gone"
@@ -183,8 +187,7 @@ def test_events_and_files_come_as_they_were(tmp_path: Path) -> None:
     content = os.urandom(100_000)
     (there / "updates" / "one").write_bytes(content)
     (there / "empty").write_bytes(b"")
-    for name in (LEDGER, LEARNT):  # of a private run
-        (there / name).write_text(f"of {name}")
+    (there / LEARNT).write_text("of a private run")
     said = [
         Scalars(1, {"global/accuracy": 0.5}),
         Table("rounds", ("round", "skipped"), ((1, ""),)),
@@ -197,8 +200,7 @@ def test_events_and_files_come_as_they_were(tmp_path: Path) -> None:
     assert summary == {"accuracy": 0.5}
     assert (bench.folder / "updates" / "one").read_bytes() == content
     assert (bench.folder / "empty").read_bytes() == b""
-    for name in (LEDGER, LEARNT):
-        assert (bench.folder / name).read_text() == f"of {name}"
+    assert (bench.folder / LEARNT).read_text() == "of a private run"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +253,18 @@ def test_a_cancel_that_gives_nothing_is_a_cancel_at_once(tmp_path: Path, begun: 
     next(steps)
     with pytest.raises(Cancelled):
         steps.throw(Cancelled())
+    assert source.cancelled == 1
+
+
+def test_a_cancel_is_over_when_the_server_is_stopped(tmp_path: Path) -> None:
+    """Until then the run says what it said."""
+    source = Lines('{"event": "progress", "done": 2, "total": 9, "unit": "rounds"}', cancels=False)
+    source.stops_after = 2
+    steps = relayed(source, new_bench(tmp_path), "nodes")
+    shown = next(steps)
+    assert [steps.throw(Cancelled()), next(steps)] == [shown, shown]
+    with pytest.raises(Cancelled):
+        next(steps)
     assert source.cancelled == 1
 
 
