@@ -228,15 +228,17 @@ def test_two_steps_are_the_integral(noise: float, rate: float, delta: float) -> 
 
 def test_what_dp_accounting_cannot_resolve_is_still_told() -> None:
     """At a tiny delta its FFT's rounding is what it sees; on its default grid narrow losses are too
-    high. Ours lies below both, and not below what Opacus is sure of."""
+    high. Ours lies below both, and not below what Opacus is sure of. (How much it rounds depends on the
+    processor: 4.206 on one, above 4.3 on another.)"""
     from dp_accounting.pld import privacy_loss_distribution as distributions
 
     def by_default(noise: float, rate: float, steps: int, delta: float) -> float:
         step = distributions.from_gaussian_mechanism(noise, sampling_prob=rate)
         return float(step.self_compose(steps).get_epsilon_for_delta(delta))
 
-    assert epsilon(1.1, MNIST, 14_062, 1e-12) == pytest.approx(4.1746, rel=1e-3)
-    assert by_default(1.1, MNIST, 14_062, 1e-12) > 4.3
+    tiny = epsilon(1.1, MNIST, 14_062, 1e-12)
+    assert tiny == pytest.approx(4.1746, rel=1e-3)
+    assert by_default(1.1, MNIST, 14_062, 1e-12) > 1.004 * tiny
     narrow = epsilon(1.0, 1e-4, 10_000, 1e-5)
     assert narrow < 0.97 * by_default(1.0, 1e-4, 10_000, 1e-5)
     assert narrow > prv_bounds([Charge(1.0, 1e-4, 10_000)], 1e-5).lower
