@@ -228,8 +228,8 @@ def test_two_steps_are_the_integral(noise: float, rate: float, delta: float) -> 
 
 def test_what_dp_accounting_cannot_resolve_is_still_told() -> None:
     """At a tiny delta its FFT's rounding is what it sees; on its default grid narrow losses are too
-    high. Ours lies below both, and not below what Opacus is sure of. (How much it rounds depends on the
-    processor: 4.206 on one, above 4.3 on another.)"""
+    high. Ours lies below both, and not below what Opacus is sure of. (How much it rounds depends on
+    the processor: 4.206 on one, above 4.3 on another.)"""
     from dp_accounting.pld import privacy_loss_distribution as distributions
 
     def by_default(noise: float, rate: float, steps: int, delta: float) -> float:
