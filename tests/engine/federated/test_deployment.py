@@ -536,6 +536,60 @@ def test_the_loopback_script_plays_a_federation_and_leaves_nothing(tmp_path: Pat
         assert float((tensor.double() - there[name].double()).abs().max()) < 1e-6
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_cancel_and_a_superlink_that_goes_in_a_round_leave_nothing(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what the run has started. And what was spent before counts after."""
+    monkeypatch.setenv("CRUCIBLE_MARK", tmp_path.name)
+
+    def there(*names: str) -> list[str]:
+        found = running(f"CRUCIBLE_MARK={tmp_path.name}")
+        return [line for line in found if not names or any(name in line for name in names)]
+
+    def in_a_round(steps: Any) -> float:
+        """Play until the second round has begun: what the first has spent."""
+        spent = 0.0
+        for event in steps:
+            if isinstance(event, Scalars):
+                spent = event.values["privacy/epsilon"]
+            if spent and isinstance(event, Table) and event.name == "picked":
+                break
+        return spent
+
+    address = f"127.0.0.1:{free_port()}"
+    superlink = start_superlink(made, *host_and_port(address))
+    nodes = [start_supernode(address, client, made) for client in (0, 1)]
+    try:
+        grid = Deployment(superlink=address, root_certificates=str(made / "ca.crt"), wait=400.0)
+        spec = changed(SPENDS, grid=grid, rounds=1000)
+        steps = run_federate(spec, new_bench(tmp_path))
+        assert in_a_round(steps) == pytest.approx(epsilon(4.0, 1.0, 1, 1e-5))
+        assert there("flwr-serverapp")
+        with pytest.raises(Cancelled):
+            steps.throw(Cancelled())
+            drain(steps)
+        assert within(15.0, lambda: there("flwr-serverapp", "flwr.cli.app") == [])
+        # Flower does not tell a node: its client goes when its training is over.
+        assert within(200.0, lambda: there("flwr-clientapp") == [])
+        before = charged(tmp_path)
+        assert before >= 2
+        steps = run_federate(spec, new_bench(tmp_path))
+        assert in_a_round(steps) == pytest.approx(epsilon(4.0, 1.0, before + 1, 1e-5))
+        superlink.end()
+        with pytest.raises(CrucibleError, match="the SuperLink is gone in the middle of the run"):
+            drain(steps)
+        assert within(
+            15.0, lambda: there("flwr-serverapp", "flwr.cli.app", "flower-superlink") == []
+        )
+        assert charged(tmp_path) == before + 1000
+    finally:
+        for each in (superlink, *nodes):
+            each.end()
+    assert within(20.0, lambda: there() == [])
+
+
 def test_the_app_folder_is_what_flower_takes(tmp_path: Path) -> None:
     from flwr.cli.build import build_fab_from_disk
     from flwr.cli.config_utils import load_and_validate
