@@ -234,6 +234,10 @@ _NOTES = (
     ),
     mark("the target is reached after {count} of {planned} rounds"),
     mark(
+        "the SuperLink does not say any more how far the run had come: all rounds that it may have "
+        "played count as spent"
+    ),
+    mark(
         "delta {delta} is not below 1 / {clients} clients: the promise holds even for a "
         "mechanism that publishes all of one of them"
     ),

@@ -157,12 +157,14 @@ def _epsilon(parts: Parts, delta: float, budget: float, tilt: int) -> float:
     t, interval = RATIO**tilt, parts[0][0].interval
     middle = _bound(parts, math.log(delta), tilt)
     length = -math.log(delta * LEFT_OUT) / t
+    end = sum(count * (step.start + len(step.log_mass) - 1) for step, count in parts)
     above_tilt = tilt
     while True:
         size = fft.next_fast_len(math.ceil(length / interval) + 2, real=True)
         rest = math.log(delta * LEFT_OUT) - t * size * interval
         above_tilt = _best(parts, rest, above_tilt)
-        last = math.ceil(_bound(parts, rest, above_tilt) / interval)
+        # Of a few steps the bound goes on and on, and the losses do not.
+        last = min(end, math.ceil(_bound(parts, rest, above_tilt) / interval))
         first = last - size + 1
         if first * interval > max(0.0, middle - NEAR / t):
             length *= 1.2

@@ -21,6 +21,7 @@ from engine.attacks.spec import APGD, PGD
 from engine.data.folder import _skipped
 from engine.data.listing import Listing
 from engine.events import Change
+from engine.federated.deploying import UNKNOWN
 from engine.federated.telling import _trouble
 from engine.generative.metrics.reference import few
 from engine.models.answers import PROBABILITIES
@@ -82,6 +83,7 @@ MADE_ELSEWHERE = {
     ],
     "TARGETED.format(kind)": lambda: [TARGETED.format("pgd")],
     "TARGETED.format(spec.attack.kind)": lambda: [TARGETED.format("pgd")],
+    "UNKNOWN": lambda: [UNKNOWN],
     "PROBABILITIES": lambda: [PROBABILITIES],
     "hiding": lambda: [hidden()],
     "warning(module)": lambda: [hidden()],

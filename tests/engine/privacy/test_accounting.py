@@ -333,6 +333,17 @@ def test_noise_and_steps_are_found_again() -> None:
         assert steps_within(spent * (1 - 1e-6), noise, rate, 1e-5) == steps - 1
 
 
+def test_few_steps_of_a_large_target_are_found() -> None:
+    """Where nearly all of a bounded loss counts, as at an epsilon of 50, the search ends too."""
+    rate = 256 / 1295
+    noise = noise_multiplier(50.0, rate, 15, 1e-5)
+    assert steps_within(50.0, noise, rate, 1e-5) == 15
+    charges = [Charge(noise, rate, steps) for steps in (1, 2, 3)]
+    spent = [total((charge,), 1e-5) for charge in charges]
+    assert spent == sorted(spent)
+    assert steps_within(spent[1] + 1e-3, noise, rate, 1e-5) == 2
+
+
 def test_what_was_spent_before_is_part_of_it() -> None:
     before = [Charge(1.0, 0.01, 500)]
     steps = steps_within(2.0, 1.2, 0.02, 1e-5, before=before)
