@@ -363,7 +363,7 @@ class Kept:
     @property
     def shows_noise(self) -> bool:
         """Whether the canaries that were left out tell how large the noise was."""
-        return self.kind == "gradient" and bool(self.promised) and bool(self.steps)
+        return self.kind in ("gradient", "update") and bool(self.promised) and bool(self.steps)
 
 
 def _read(ref: str, bench: Bench) -> Kept:
@@ -377,7 +377,8 @@ def _read(ref: str, bench: Bench) -> Kept:
     if not path.is_file():
         raise BadInput(
             f"run {ref!r} had no canaries, by which alone it could be audited. Train with "
-            'privacy = {kind = "dpsgd", canaries = 1000} and audit that run'
+            'privacy = {kind = "dpsgd", canaries = 1000}, or federate with privacy = {canaries = '
+            "1000}, and audit that run"
         )
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -386,7 +387,7 @@ def _read(ref: str, bench: Bench) -> Kept:
         score, included, delta = tensors["score"], tensors["included"], float(about["delta"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged, or another version's: {error}") from None
-    promised = about.get("gradient_noise", about.get("noise_multiplier"))
+    promised = about.get("noise")
     return Kept(
         score,
         included,

@@ -32,6 +32,7 @@ from engine.federated.strategies import (
     strategy_of,
 )
 from engine.random import derive
+from engine.store.checkpoints import under
 
 # isort: split
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
@@ -379,18 +380,14 @@ class Conductor(Strategy):
         """What the next round depends on, besides the global model and what is with the clients."""
         found = {f"strategy.{name}": tensor for name, tensor in state_of(self.inner).items()}
         if self.noise is not None:
-            found["clip"] = torch.tensor(self.noise.clip, dtype=torch.float64)
+            found |= {f"noise.{name}": tensor for name, tensor in self.noise.tensors().items()}
         return found
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
-        prefix = "strategy."
-        restore_state(
-            self.inner,
-            {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)},
-        )
-        if self.noise is not None and "clip" in state:
-            self.noise.clip = float(state["clip"])
+        restore_state(self.inner, under(state, "strategy."))
+        if self.noise is not None:
+            self.noise.restore(under(state, "noise."))
 
 
 def _content(update: Update, examples: int) -> RecordDict:

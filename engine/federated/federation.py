@@ -94,7 +94,7 @@ class Federation:
             rate=self._rate,
             # A model that the run starts from is here, not with clients elsewhere.
             fixed={n: t for n, t in own.items() if n not in names} if spec.init else None,
-            noise=_noise(spec, bench, made),
+            noise=_noise(spec, bench, made, sum(own[name].numel() for name in names)),
             sizes=[len(part) for part in made.parts],
         )
         if spec.secure_aggregation is not None:
@@ -357,12 +357,13 @@ class Federation:
         self.conductor.restore(under(held, "server."))
 
 
-def _noise(spec: Federate, bench: Bench, made: Prepared) -> ClientNoise | None:
+def _noise(spec: Federate, bench: Bench, made: Prepared, parameters: int) -> ClientNoise | None:
     if spec.privacy is None:
         return None
     # Where the clients are changes nothing of what they send.
     asked = spec.model_copy(update={"grid": Local()})
-    return ClientNoise(spec, bench, salt_of(asked, made.data.fingerprint, made.model))
+    salt = salt_of(asked, made.data.fingerprint, made.model)
+    return ClientNoise(spec, bench, salt, parameters)
 
 
 def _finite(value: float | None) -> float | None:

@@ -28,9 +28,11 @@ from engine.events import Event, Note, Table
 from engine.federated.spec import ClientPrivacy, Federate
 from engine.models import weights_sha256
 from engine.privacy.accounting import curve, split_noise, steps_within, total
+from engine.privacy.canaries import DiracCanaries, Promise
 from engine.privacy.ledger import Charge, Ledger
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
 from engine.privacy.planning import Plan, budget
+from engine.store.checkpoints import under
 from engine.task import Summary
 
 Update = dict[str, Tensor]
@@ -53,10 +55,12 @@ class ClientNoise:
     `rounds` is after how many the budget is spent, or the run over.
     """
 
-    def __init__(self, spec: Federate, bench: Bench, salt: str = "") -> None:
+    def __init__(self, spec: Federate, bench: Bench, salt: str = "", parameters: int = 0) -> None:
         """`salt` differs with anything that is asked for or learnt from (`SeededDraws`).
+        `parameters` is how many numbers an update has.
 
-        Raises BadInput for a target that cannot be met, and for a ledger that is none."""
+        Raises BadInput for a target that cannot be met, for a ledger that is none, and for more
+        canaries than parameters."""
         assert spec.privacy is not None
         self.spec: ClientPrivacy = spec.privacy
         self.clients = spec.clients
@@ -95,6 +99,12 @@ class ClientNoise:
         if self.spec.adaptive is not None:
             self.count_noise = self.spec.adaptive.count_noise * self.expected
             self.sum_noise = split_noise(self.noise, self.count_noise)
+        self.canaries: DiracCanaries | None = None
+        self._drawn = torch.zeros(0, dtype=torch.int64)
+        if self.spec.canaries:
+            self.canaries = DiracCanaries(
+                "update", self.spec.canaries, parameters, bench, self.random
+            )
 
     # --- the budget -------------------------------------------------------------------------------
 
@@ -196,6 +206,16 @@ class ClientNoise:
     def settle(self, rounds: int) -> None:
         """The run ends or rests after so many rounds."""
         self.ledger.settle(rounds)
+        if self.canaries is not None:
+            promise = Promise(
+                self.noise,
+                self.sum_noise,
+                self.spec.max_update_norm,
+                self.rate,
+                rounds,
+                self.spec.delta,
+            )
+            self.canaries.save(self._bench.folder, promise)
 
     def summary(self) -> Summary:
         """What was spent, by the ledger."""
@@ -208,14 +228,29 @@ class ClientNoise:
             "noise_source": self.random.source,
         }
 
+    def tensors(self) -> Update:
+        """What the next round depends on."""
+        kept = {"clip": torch.tensor(self.clip, dtype=torch.float64)}
+        if self.canaries is not None:
+            kept |= {f"canaries.{name}": t for name, t in self.canaries.tensors().items()}
+        return kept
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `tensors` gave."""
+        self.clip = float(tensors["clip"])
+        if self.canaries is not None:
+            self.canaries.restore(under(tensors, "canaries."))
+
     # --- a round ----------------------------------------------------------------------------------
 
     def picked(self, number: int, model: Mapping[str, Tensor] | None = None) -> list[int]:
         """The clients of a round that starts from `model`, each by its own coin."""
         self._start = weights_sha256(model)[:32] if model else ""
         purpose = f"sampling from {self._start}"
-        found = self.random.chosen(number, self.clients, self.rate, purpose)
-        return [int(client) for client in found]
+        members = self.clients + self.spec.canaries  # which are drawn as clients are
+        found = self.random.chosen(number, members, self.rate, purpose)
+        self._drawn = found[found >= self.clients] - self.clients
+        return [int(client) for client in found[found < self.clients]]
 
     def mean(
         self,
@@ -230,16 +265,14 @@ class ClientNoise:
         whose updates they are. Raises StorageError where the charge cannot be written down, and
         BadInput where a round that is taken again would exceed the target.
         """
-        whose = self._reserve(number, clients)
         norms = [norm_of(update) for update in updates]
-        mean: Update = {}
-        count = sum(tensor.numel() for tensor in like.values())
-        noise = self.random.normal(whose, number, count).split([t.numel() for t in like.values()])
-        for (name, tensor), drawn in zip(like.items(), noise, strict=True):
-            total_of = drawn.view(tensor.shape) * (self.sum_noise * self.clip)
-            for update, norm in zip(updates, norms, strict=True):
-                total_of.add_(update[name], alpha=min(1.0, self.clip / norm) if norm else 1.0)
-            mean[name] = total_of / self.expected
+        sums = {name: torch.zeros_like(tensor) for name, tensor in like.items()}
+        for update, norm in zip(updates, norms, strict=True):
+            left = float(self._share(torch.tensor(norm, dtype=torch.float64)))
+            for name, tensor in sums.items():
+                tensor.add_(update[name], alpha=left)
+        whose = self._reserve(number, clients)
+        mean = self._noised(sums, number, whose)
         clipped = [norm > self.clip for norm in norms]
         if self.spec.adaptive is not None:
             self._follow(clipped, number, whose)
@@ -249,12 +282,24 @@ class ClientNoise:
         """The noisy mean where only the `total` of the updates is known, which clients have clipped
         themselves, to a norm that stays as it is. Raises as `mean`."""
         assert self.spec.adaptive is None  # how many were clipped is told without noise enough
-        whose = self._reserve(number, clients)
-        count = sum(tensor.numel() for tensor in total.values())
-        noise = self.random.normal(whose, number, count).split([t.numel() for t in total.values()])
+        return self._noised(total, number, self._reserve(number, clients))
+
+    def _share(self, norms: Tensor) -> Tensor:
+        """How much clipping leaves of updates, by their lengths."""
+        return (self.clip / norms).clamp_max(1.0)
+
+    def _noised(self, sums: Update, number: int, whose: str) -> Update:
+        """The noisy mean, from the sum of what is clipped, and the canaries' part in it."""
+        flat = torch.cat([tensor.flatten() for tensor in sums.values()])
+        if self.canaries is not None:
+            self.canaries.put_in(flat, self.clip, self._drawn, self._share)
+        flat.add_(self.random.normal(whose, number, len(flat)), alpha=self.sum_noise * self.clip)
+        if self.canaries is not None:
+            self.canaries.look(flat, self.clip)
+        parts = flat.div_(self.expected).split([tensor.numel() for tensor in sums.values()])
         return {
-            name: (tensor + drawn.view(tensor.shape) * (self.sum_noise * self.clip)) / self.expected
-            for (name, tensor), drawn in zip(total.items(), noise, strict=True)
+            name: part.view(tensor.shape)
+            for (name, tensor), part in zip(sums.items(), parts, strict=True)
         }
 
     def _follow(self, clipped: Sequence[bool], number: int, whose: str) -> None:

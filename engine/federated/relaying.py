@@ -20,6 +20,7 @@ from engine.bench import Bench
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Saved, from_message, to_message
 from engine.models.card import LEARNT
+from engine.privacy.canaries import FILE as CANARIES
 from engine.task import Steps, Summary
 
 PIECE = 48 * 1024
@@ -63,14 +64,16 @@ def tell(steps: Steps, say: Say, cancelled: Callable[[], bool] = lambda: False) 
 
 
 def with_files(say: Say, folder: Path) -> Say:
-    """`say` that sends the files that are said to be saved, before it says so, and what a private
-    run learnt from. Those above LARGEST stay where they are, which a note tells. (Its ledger is
-    kept by who is told: `engine.federated.charging`.)"""
+    """`say` that sends the files that are said to be saved, before it says so, and at the end what
+    a private run learnt from and what its canaries saw. Those above LARGEST stay where they are,
+    which a note tells. (Its ledger is kept by who is told: `engine.federated.charging`.)"""
 
     def said(body: Mapping[str, Any]) -> None:
-        if "summary" in body and (folder / LEARNT).is_file():
-            for piece in _pieces(LEARNT, folder / LEARNT):
-                say(piece)
+        if "summary" in body:
+            for name in (LEARNT, CANARIES):
+                if (folder / name).is_file():
+                    for piece in _pieces(name, folder / name):
+                        say(piece)
         if body.get("event") == "saved":
             path = folder / body["path"]
             if path.stat().st_size > LARGEST:

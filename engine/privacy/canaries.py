@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from engine.bench import Bench
 from engine.errors import BadInput
 from engine.files import atomic
-from engine.privacy.accounting import split_noise
 from engine.privacy.noise import Draws
 from engine.privacy.spec import DPSGD
 from engine.training.mechanism import PrivateSetting
 
 FILE = "canaries.safetensors"
 """In the run's folder: `included`, bool (m,), `score`, float64 (m,), higher where it seems to be
-in, and of gradient canaries `noise` (`GradientCanaries`); in its metadata under `about`, JSON:
-kind, max_grad_norm, noise_multiplier, gradient_noise (what the noise on the gradient is to be in
-clipping norms, more than the noise multiplier where a count is noised beside), sample_rate, steps,
-delta."""
+in, and of Dirac canaries `noise` (`DiracCanaries`); in its metadata under `about`, JSON: kind, and
+what a `Promise` holds."""
 
 BATCH = 500
 
 RAW = 10.0
-"""Length of a gradient canary before it is clipped, in clipping norms: a run that does not clip
+"""Length of a Dirac canary before it is clipped, in clipping norms: a run that does not clip
 lets it through."""
 
 
@@ -38,14 +37,26 @@ Clip: TypeAlias = Callable[[Tensor], Tensor]
 """How much a step leaves of gradients, by their norms, both (N,)."""
 
 
+class Promise(NamedTuple):
+    """What a run says that it did. `noise` is the deviation on each sum in clipping norms, more
+    than the noise multiplier where a count is noised beside."""
+
+    noise_multiplier: float
+    noise: float
+    max_norm: float
+    sample_rate: float
+    steps: int
+    delta: float
+
+
 class Canaries:
     """All of a run; a subclass knows what they are."""
 
-    def __init__(self, spec: DPSGD, setting: PrivateSetting, random: Draws) -> None:
-        self.spec = spec
-        self.setting = setting
-        self.included = random.uniform("coins", 0, spec.canaries) < 0.5
-        self.score = torch.zeros(spec.canaries, dtype=torch.float64)
+    kind: Literal["gradient", "update", "sample"]
+
+    def __init__(self, count: int, random: Draws) -> None:
+        self.included = random.uniform("coins", 0, count) < 0.5
+        self.score = torch.zeros(count, dtype=torch.float64)
 
     @property
     def members(self) -> int:
@@ -70,23 +81,12 @@ class Canaries:
     def judge(self) -> None:
         """What the final model gives away."""
 
-    def save(self, noise: float, rate: float, steps: int) -> None:
+    def save(self, folder: Path, promise: Promise) -> None:
         """Write what the audit needs into the run's folder."""
         self.judge()
-        promised = noise
-        if self.spec.clipping == "adaptive":
-            promised = split_noise(noise, self.spec.count_noise * self.setting.batch_size)
-        about = {
-            "kind": self.spec.canary,
-            "max_grad_norm": self.spec.max_grad_norm,
-            "noise_multiplier": noise,
-            "gradient_noise": promised,
-            "sample_rate": rate,
-            "steps": steps,
-            "delta": self.spec.delta,
-        }
-        with atomic(self.setting.folder / FILE) as file:
-            file.write(safetensors.torch.save(self.told(), {"about": json.dumps(about)}))
+        about = json.dumps({"kind": self.kind, **promise._asdict()})
+        with atomic(folder / FILE) as file:
+            file.write(safetensors.torch.save(self.told(), {"about": about}))
 
     def told(self) -> dict[str, Tensor]:
         """What the audit is told."""
@@ -99,10 +99,11 @@ class Canaries:
         self.included, self.score = tensors["included"].cpu(), tensors["score"].cpu()
 
 
-class GradientCanaries(Canaries):
-    """Members whose gradient has the length of the clipping norm along one parameter of their own
-    (Dirac canaries, section 6). Whoever sees every step, and knows the training images, can score
-    them by what the steps hold there beyond these images' own gradients.
+class DiracCanaries(Canaries):
+    """Members whose gradient, or whose update if they are clients, has the length of the clipping
+    norm along one parameter of their own (section 6). Whoever sees every step, and knows the
+    training images, or the sum of the clients' updates, can score them by what the steps hold there
+    beyond these.
 
     What a step holds there of a canary that was left out is noise alone. Of that `noise` keeps
     three sums, float64 (3,), in clipping norms: how many steps there were; the squares, over
@@ -111,16 +112,24 @@ class GradientCanaries(Canaries):
     whether it was drawn anew for each step and parameter (`engine.audits.noise`)."""
 
     def __init__(
-        self, spec: DPSGD, setting: PrivateSetting, random: Draws, parameters: int
+        self,
+        kind: Literal["gradient", "update"],
+        count: int,
+        parameters: int,
+        bench: Bench,
+        random: Draws,
     ) -> None:
-        super().__init__(spec, setting, random)
-        if spec.canaries > parameters:
+        """`parameters` is how many numbers a gradient, or an update, has. Raises BadInput where
+        these are fewer than the canaries."""
+        super().__init__(count, random)
+        if count > parameters:
             raise BadInput(
-                f"{spec.canaries} canaries need as many parameters that learn; the model has "
+                f"{count} canaries need as many parameters that learn; the model has "
                 f"{parameters}. Take fewer, or a larger model"
             )
-        order = torch.randperm(parameters, generator=setting.bench.generator("privacy", "canaries"))
-        self.where = order[: spec.canaries]
+        self.kind = kind
+        order = torch.randperm(parameters, generator=bench.generator("privacy", "canaries"))
+        self.where = order[:count]
         self.noise = torch.zeros(3, dtype=torch.float64)
 
     @property
@@ -157,8 +166,11 @@ class SampleCanaries(Canaries):
     """Training images with a wrong label each; those left out are in no step. Whoever has the final
     model alone can score them by how far the loss of that label fell."""
 
+    kind = "sample"
+
     def __init__(self, spec: DPSGD, setting: PrivateSetting, random: Draws) -> None:
-        super().__init__(spec, setting, random)
+        super().__init__(spec.canaries, random)
+        self.setting = setting
         count = len(setting.train)
         if spec.canaries > count:
             raise BadInput(f"{spec.canaries} canaries are more than the {count} training images")
@@ -216,4 +228,4 @@ def make_canaries(
         return None
     if spec.canary == "sample":
         return SampleCanaries(spec, setting, random)
-    return GradientCanaries(spec, setting, random, parameters)
+    return DiracCanaries("gradient", spec.canaries, parameters, setting.bench, random)

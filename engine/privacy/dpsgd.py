@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from engine.errors import BadInput
 from engine.events import Event, Note, Table
 from engine.privacy.accounting import curve, split_noise, steps_within, total
-from engine.privacy.canaries import Canaries, make_canaries
+from engine.privacy.canaries import Canaries, Promise, make_canaries
 from engine.privacy.clipping import Clipper
 from engine.privacy.ledger import Charge, Ledger
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
 from engine.privacy.planning import plan
 from engine.privacy.spec import DPSGD
+from engine.store.checkpoints import under
 from engine.task import Summary
 from engine.training.defence import Batch, Outcome
 from engine.training.mechanism import Mechanism, PrivateSetting
@@ -307,7 +308,15 @@ class DPSGDMechanism(Mechanism):
     def settle(self, step: int) -> None:
         self.ledger.settle(len(self.before) + step)
         if self.canaries is not None:
-            self.canaries.save(self.noise, self.rate, step)
+            promise = Promise(
+                self.noise,
+                self.gradient_noise,
+                self.spec.max_grad_norm,
+                self.rate,
+                step,
+                self.spec.delta,
+            )
+            self.canaries.save(self.setting.folder, promise)
 
     def summary(self, step: int) -> Summary:
         charges, delta = self.ledger.charged(), self.spec.delta
@@ -331,8 +340,7 @@ class DPSGDMechanism(Mechanism):
         self.norm = tensors["norm"].cpu()
         self._bins = tensors["bins"].to(self._bins.device)
         if self.canaries is not None:
-            named = {n.removeprefix("canaries."): t for n, t in tensors.items()}
-            self.canaries.restore(named)
+            self.canaries.restore(under(tensors, "canaries."))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

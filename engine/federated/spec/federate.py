@@ -91,6 +91,16 @@ class ClientPrivacy(Spec):
         "Sampling and noise from the operating system's randomness instead of the seed: not "
         "repeatable, and nobody who guesses the seed can take the noise off.",
     )
+    canaries: int = param(
+        0,
+        "Canaries",
+        "Made-up clients, each put in or left out by a coin, by which an audit tells how much the "
+        "run really gave away, and whether its noise was there; 0 is none.",
+        cite="Steinke, Nasr and Jagielski 2023, algorithm 1; Andrew et al. 2024",
+        ge=0,
+        le=1_000_000,
+        advanced=True,
+    )
 
 
 class Capture(Spec):

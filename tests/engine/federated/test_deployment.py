@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import tomli
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
@@ -46,6 +47,7 @@ from engine.federated.relaying import with_files
 from engine.federated.spec import ClientPrivacy, Deployment, Federate
 from engine.models import load_model
 from engine.privacy import epsilon
+from engine.privacy.canaries import FILE as CANARIES
 from engine.privacy.ledger import read_charges
 from engine.recipe import read_recipe
 from engine.task import parse_task
@@ -499,6 +501,15 @@ def test_the_target_of_a_deployment_holds_over_its_sessions(
     summary = drain(run_federate(spec, new_bench(tmp_path)))
     assert summary["rounds"] == 2
     assert summary["epsilon"] <= target
+
+
+def test_what_canaries_saw_comes_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Link(monkeypatch)
+    privacy = ClientPrivacy(noise_multiplier=4.0, secure=True, canaries=40)
+    drain(run_federate(changed(SPENDS, privacy=privacy, rounds=3), new_bench(tmp_path)))
+    with safetensors.safe_open(tmp_path / "runs" / "a" / CANARIES, "pt") as file:
+        assert file.get_tensor("included").shape == (40,)
+        assert float(file.get_tensor("noise")[0]) == 3
 
 
 # --- all of it ------------------------------------------------------------------------------------
