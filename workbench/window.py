@@ -701,9 +701,11 @@ class Window(Shell):
             self._draw_shown(info)
 
     def _runs_changed(self) -> None:
+        from workbench.runs.book import counts_as
+
         if self.ready:
             infos = self.session.book.infos()
-            self.inspector.set_runs([(info.id, info.name, info.kind) for info in infos])
+            self.inspector.set_runs([(info.id, info.name, counts_as(info)) for info in infos])
             self._offer_models()
             self._tell_views()
         self._show_legend()

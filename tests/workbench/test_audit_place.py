@@ -16,14 +16,14 @@ from tests.workbench.stored import make_run, trained
 from tests.workbench.test_privacy_place import private
 from tests.workbench.windows import Open, open_window
 from workbench import i18n
-from workbench.forms.editors import Checks
+from workbench.forms.editors import Checks, RunEditor
 from workbench.forms.form import SpecForm
 from workbench.panels import detail_of
 from workbench.panels.audit_parts import likeness
 from workbench.panels.audit_view import AuditView, verdict_of
 from workbench.panels.details import called, value_text
 from workbench.panels.evaluate_view import unmet_text
-from workbench.runs.book import has_model
+from workbench.runs.book import counts_as, has_model
 from workbench.runs.record import load
 
 __all__ = ["open_window"]
@@ -431,5 +431,25 @@ def test_figures_of_audits_have_names() -> None:
 def test_a_copy_is_a_model(tmp_path: Path) -> None:
     run = audit(tmp_path, trained(tmp_path), "extraction", EXTRACTION, {"queries": 12})
     assert not has_model(run.info())
+    assert counts_as(run.info()) == "audit"
     run.set_state(artifacts=[{"name": "model", "path": "model.safetensors"}])
     assert has_model(run.info())
+    assert counts_as(run.info()) == "train"
+
+
+def test_a_federation_and_a_copy_can_be_chosen_as_the_model(
+    tmp_path: Path, open_window: Open
+) -> None:
+    """From the list, by their names; an audit that copied nothing cannot."""
+    victim = trained(tmp_path)
+    audit(tmp_path, victim, "membership", MEMBERSHIP, FOUND)
+    copy = audit(tmp_path, victim, "extraction", EXTRACTION, {"queries": 12})
+    copy.set_state(artifacts=[{"name": "model", "path": "model.safetensors"}])
+    make_run(tmp_path, "together", {"kind": "federate"})
+    window = open_window(tmp_path, engine=False)
+    window.go("audit")
+    form = window.inspector.form
+    assert form is not None
+    editor = form.findChildren(RunEditor)[0]
+    offered = {editor.combo.itemText(i) for i in range(editor.combo.count())}
+    assert offered == {"plain", "extraction", "together"}

@@ -44,7 +44,7 @@ WORDS = {
 ENDED = ("done", "rejected", "failed", "cancelled", "interrupted", "skipped", "damaged")
 
 
-MAKES_MODELS = ("train", "import", "transform")
+MAKES_MODELS = ("train", "federate", "import", "transform")
 """Kinds of tasks that bring forth a model."""
 MAKES_GENERATORS = ("gan", "autoencoder", "advgan")
 """Kinds whose model makes images, and says no classes."""
@@ -75,6 +75,12 @@ def has_classifier(info: RunInfo) -> bool:
 def has_generator(info: RunInfo) -> bool:
     """Whether it has brought forth a model that makes images or points."""
     return has_model(info) and info.kind in MAKES_GENERATORS
+
+
+def counts_as(info: RunInfo) -> str:
+    """The kind by which a field that names a run may want it: what has brought forth a classifier,
+    as the audit that copies one, is as good as a training."""
+    return "train" if has_classifier(info) else info.kind
 
 
 def word_of(status: str) -> str:
