@@ -284,13 +284,19 @@ def _updates(
 ) -> Iterator[Sight]:
     """The captured update of a client, or the mean of several of one round, as they would be seen
     if each client had done to its own what `protection` says."""
-    folder = Workspace(bench.workspace, create=False).find(ref).folder / "updates"
-    files = sorted(folder.glob("round-*-client-*.safetensors"), key=_round_and_client)
+    run = Workspace(bench.workspace, create=False).find(ref)
+    files = sorted(run.folder.glob("updates/round-*-client-*.safetensors"), key=_round_and_client)
     if spec.client is not None:
         first = [f for f in files if _round_and_client(f)[1] == spec.client]
         files = first + [f for f in files if f not in first]
         if files and not first:
             raise BadInput(f"client {spec.client} sent nothing that run {ref!r} has captured")
+    if not files and run.info().spec.get("secure_aggregation"):
+        raise BadInput(
+            f"run {ref!r} summed its updates securely: nobody has seen those of single clients. To "
+            "see what a sum gives away, federate without that, with capture of some clients, and "
+            "audit with as many of them in aggregate"
+        )
     if not files:
         raise BadInput(
             f"run {ref!r} has captured no update; federate with capture = {{rounds = [1], clients "

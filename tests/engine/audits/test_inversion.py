@@ -25,7 +25,7 @@ from engine.bench import Bench
 from engine.data import Dataset, load
 from engine.data.spec import Digits
 from engine.events import Images, Note, Progress, Scalars, drain
-from engine.federated.spec import Capture, Federate
+from engine.federated.spec import Capture, Federate, SecureAggregation
 from engine.models import build
 from engine.models.spec import CNN, MLP, LeNet, Strided
 from engine.privacy import split_noise
@@ -576,3 +576,17 @@ def test_updates_that_are_not_there_are_refused(federation: House) -> None:
         path.unlink()
     found = federation.run("refused", Audit(model="clients", audit=Inversion()))
     assert "has captured no update" in found.error
+
+
+def test_updates_that_were_summed_securely_are_nobodys_to_audit(house: House) -> None:
+    spec = Federate(
+        model=MLP(width=4, depth=0),
+        data=DATA,
+        clients=4,
+        rounds=1,
+        secure_aggregation=SecureAggregation(),
+    )
+    assert house.run("summed", spec).status == "done"
+    found = house.run("refused", Audit(model="summed", audit=Inversion()))
+    assert found.status == "failed"
+    assert "summed its updates securely" in found.error
