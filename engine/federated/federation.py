@@ -26,7 +26,7 @@ from engine.federated.conducting import Conductor
 from engine.federated.facts import RoundFacts, is_finite
 from engine.federated.flower import heard, is_here, record, tensors
 from engine.federated.learning import NORMS, exchanged, statistics_of, tensors_of
-from engine.federated.noising import ClientNoise
+from engine.federated.noising import ClientNoise, Exhausted
 from engine.federated.preparing import Prepared
 from engine.federated.secure import SecureSum
 from engine.federated.spec import Backdoor, FedBN, Federate, Local
@@ -128,6 +128,12 @@ class Federation:
                 self._undo(before)
                 keeper.undo()
                 raise
+            except Exhausted as error:
+                self._undo(before)
+                if not self.at.round:
+                    raise
+                yield Note("warning", str(error))
+                break
             self.at.round += 1
             keeper.end()
             yield Progress(self.at.round, self.planned, "rounds")
@@ -166,7 +172,7 @@ class Federation:
                     own[name].copy_(tensor)
         judged = yield from self._judged(number)
         if conductor.noise is not None:
-            self.epsilon = conductor.noise.epsilon(number)
+            self.epsilon = conductor.noise.spent()
         self._count(conductor.round)
         yield from self._said(conductor.round, judged, time.perf_counter() - begun)
 

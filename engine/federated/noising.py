@@ -29,7 +29,7 @@ from engine.federated.spec import ClientPrivacy, Federate
 from engine.models import weights_sha256
 from engine.privacy.accounting import curve, split_noise, steps_within, total
 from engine.privacy.canaries import DiracCanaries, Promise
-from engine.privacy.ledger import Charge, Ledger
+from engine.privacy.ledger import Charge, Ledger, Source
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
 from engine.privacy.planning import Plan, budget
 from engine.store.checkpoints import under
@@ -45,6 +45,10 @@ POINTS = 100
 
 LEAST_NORM, LARGEST_NORM = 1e-6, 1e6
 """Between which an adaptive clipping norm stays."""
+
+
+class Exhausted(BadInput):
+    """Nothing is left to spend on the next round."""
 
 
 class ClientNoise:
@@ -149,22 +153,24 @@ class ClientNoise:
 
         A round by itself: beside one the disk is quick, and what a run that is killed has reserved
         ahead is lost where it cannot be drawn again."""
-        spec = self.spec
-        whose = f"{self._start} clients {sorted(clients)}"
-        source = f"{self._source(number)}\n{self._start}\n{whose}"
+        source = Source(self._source(number), self._start, f"clients {sorted(clients)}")
         others = self.ledger.others(number, source)
         charge = Charge(self.noise / math.sqrt(1 + others), self.rate)
-        if others and spec.epsilon is not None:
-            spent = total((*self.ledger.charged(), charge), spec.delta)
-            if spent > spec.epsilon:
-                raise BadInput(
-                    f"the target epsilon of {spec.epsilon:g} is used up: round {number} was played "
-                    "before the run was cut short, and other clients answered this time, which "
-                    "would be a second release of it. Start a new run"
-                )
+        self._afford(charge, number, source)
         self.ledger.reserve(charge, number, last=number, source=source)
         self._done = number
-        return whose
+        return f"{source.start} {source.outcome}"
+
+    def _afford(self, charge: Charge, number: int, source: Source) -> None:
+        """Raises Exhausted where a round would exceed the target."""
+        target, charges = self.spec.epsilon, self.ledger.charged_with(charge, number, source)
+        if target is None or total(charges, self.spec.delta) <= target:
+            return
+        raise Exhausted(
+            f"the target epsilon of {target:g} is used up: rounds that were played before the run "
+            "was cut short count, and this time they went otherwise, which is a second release of "
+            f"them. The run ends before round {number}"
+        )
 
     def begin(self) -> Iterator[Event]:
         """What is to be said before the first round."""
@@ -199,9 +205,9 @@ class ClientNoise:
                 "model that leaves the house.",
             )
 
-    def epsilon(self, rounds: int) -> float:
-        """What so many rounds have spent, and those that were repeated with other noise."""
-        return total((self._charge(rounds), *self._wasted(rounds)), self.spec.delta)
+    def spent(self) -> float:
+        """Epsilon by the ledger: of all rounds that were played, also those that were lost."""
+        return total(self.ledger.charged(), self.spec.delta)
 
     def settle(self, rounds: int) -> None:
         """The run ends or rests after so many rounds."""
@@ -221,7 +227,7 @@ class ClientNoise:
         """What was spent, by the ledger."""
         charges, delta = self.ledger.charged(), self.spec.delta
         return {
-            "epsilon": total(charges, delta),
+            "epsilon": self.spent(),
             "epsilon_rdp": total(charges, delta, "rdp"),
             "delta": delta,
             "noise_multiplier": self.noise,
@@ -244,8 +250,12 @@ class ClientNoise:
     # --- a round ----------------------------------------------------------------------------------
 
     def picked(self, number: int, model: Mapping[str, Tensor] | None = None) -> list[int]:
-        """The clients of a round that starts from `model`, each by its own coin."""
+        """The clients of a round that starts from `model`, each by its own coin. Raises Exhausted
+        for one that is not paid for, and cannot be."""
         self._start = weights_sha256(model)[:32] if model else ""
+        source = Source(self._source(number), self._start)
+        if not self.ledger.others(number, source):  # it has not been played from this model
+            self._afford(self._charge(), number, source)
         purpose = f"sampling from {self._start}"
         members = self.clients + self.spec.canaries  # which are drawn as clients are
         found = self.random.chosen(number, members, self.rate, purpose)
@@ -263,14 +273,15 @@ class ClientNoise:
 
         `like` are tensors of an update's names and shapes; `number` is of the round, and `clients`
         whose updates they are. Raises StorageError where the charge cannot be written down, and
-        BadInput where a round that is taken again would exceed the target.
+        Exhausted where a round that is taken again would exceed the target.
         """
         norms = [norm_of(update) for update in updates]
         sums = {name: torch.zeros_like(tensor) for name, tensor in like.items()}
         for update, norm in zip(updates, norms, strict=True):
             left = float(self._share(torch.tensor(norm, dtype=torch.float64)))
             for name, tensor in sums.items():
-                tensor.add_(update[name], alpha=left)
+                # In double precision: single has no share as small as the largest update needs.
+                tensor.add_(update[name].double().mul_(left))
         whose = self._reserve(number, clients)
         mean = self._noised(sums, number, whose)
         clipped = [norm > self.clip for norm in norms]

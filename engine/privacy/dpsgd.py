@@ -22,7 +22,7 @@ from engine.events import Event, Note, Table
 from engine.privacy.accounting import curve, split_noise, steps_within, total
 from engine.privacy.canaries import Canaries, Promise, make_canaries
 from engine.privacy.clipping import Clipper
-from engine.privacy.ledger import Charge, Ledger
+from engine.privacy.ledger import Charge, Ledger, Source
 from engine.privacy.noise import Draws, SeededDraws, SystemDraws
 from engine.privacy.planning import plan
 from engine.privacy.spec import DPSGD
@@ -217,7 +217,7 @@ class DPSGDMechanism(Mechanism):
         drawing of its images and that."""
         told = len(self.before)
         ahead = min(self.steps, step + BLOCK) if self.spec.secure else self.steps
-        source = self._source(step)
+        source = Source(self._source(step))
         self.ledger.reserve(self._charge(), told + step + 1, last=told + ahead, source=source)
         self._done = step + 1
 

@@ -10,7 +10,7 @@ from the task's own seed these are the same releases, bit for bit, and cost noth
 counts once, however often it is reserved alike. With noise from the operating system (`secure`)
 they are new ones: all that was reserved counts, and repeated steps count again. So do steps that
 are repeated otherwise (with a live value changed, on other threads, with other answers): each
-reservation says its source, which is whatever decides a step bit for bit.
+reservation says its `Source`, which is whatever decides a step bit for bit.
 
 A checkpoint that is older than the ledger is therefore the normal case. A ledger that is older than
 the checkpoint cannot come about by itself, and is refused, as is one that is missing or damaged:
@@ -55,16 +55,27 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What decides a step bit for bit.
+
+    run: what is known before the run goes on, as its code and the number of its threads. start: of
+    a federated round the model that it starts from. outcome: what became of it, as who answered."""
+
+    run: str
+    start: str = ""
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Reserved:
     """Steps `first` to `last` of one opening of the ledger. Those of one `source` with the same
-    charge are the same releases; one without a source is like no other. Its first line is what is
-    known before the step is taken, the others tell what became of it."""
+    charge are the same releases; one without a source is like no other."""
 
     charge: Charge
     first: int
     last: int
     session: int
-    source: str
+    source: Source | None
 
     def __len__(self) -> int:
         return max(0, self.last - self.first + 1)
@@ -76,8 +87,8 @@ class Ledger:
     fresh: the run begins, as one does that has no checkpoint yet: a ledger is made if there is
     none. Else it goes on after `step` steps (0: not known), and its ledger must be there.
     secure: the noise is drawn anew each time, so that a step that is repeated costs again.
-    source: what decides a step bit for bit, if that may differ between a run and its resumption (as
-    the number of threads); steps that are repeated under another source cost again. One line.
+    source: `Source.run`, if that may differ between a run and its resumption; steps that are
+    repeated under another source cost again.
 
     Raises BadInput where the ledger is missing, damaged, or older than the checkpoint, StorageError
     where it cannot be written.
@@ -125,7 +136,7 @@ class Ledger:
         through_step: int,
         *,
         last: int | None = None,
-        source: str | None = None,
+        source: Source | None = None,
     ) -> None:
         """See to it that the ledger holds every step up to `through_step` before that is drawn,
         with the noise and rate of `charge` (its number of steps is not looked at).
@@ -136,7 +147,7 @@ class Ledger:
         if through_step < 1:
             raise ValueError("steps count from 1")
         book = self._book
-        source = book.source if source is None or self._secure else source
+        source = self._of(source)
         held = book.held(charge, through_step, source)
         if through_step > held:
             block = through_step + BLOCK - 1
@@ -147,7 +158,10 @@ class Ledger:
                 "sampling": charge.sampling,
                 "drawn": book.drawn,
             }
-            self._add(entry if source == book.source else entry | {"source": source})
+            if source != self._of(None):
+                assert source is not None
+                entry["source"] = [source.run, source.start, source.outcome]
+            self._add(entry)
         book.drawn = max(book.drawn, through_step)
 
     def settle(self, step: int) -> None:
@@ -159,7 +173,13 @@ class Ledger:
 
     def charged(self) -> tuple[Charge, ...]:
         """All that counts, reserved steps included: one entry for each noise and rate."""
-        return self._book.charged()
+        return _charged(self._book.reserved)
+
+    def charged_with(self, charge: Charge, step: int, source: Source) -> tuple[Charge, ...]:
+        """The same, if this step were reserved as well."""
+        book = self._book
+        more = _Reserved(_kind(charge), step, step, book.session, self._of(source))
+        return _charged([*book.reserved, more])
 
     def steps(self) -> int:
         """How many steps count."""
@@ -174,8 +194,8 @@ class Ledger:
         """How many steps like `charge` were spent and do not bring the run forward, which is after
         `step` steps (those of its opening unless given): it takes them again, as other releases.
 
-        `sources`: from which step on the source of the steps to come begins with which line; the
-        ledger's own unless given. What was reserved alike for steps to come costs nothing again."""
+        `sources`: from which step on the steps to come have which `Source.run`; the ledger's own
+        unless given. What was reserved alike for steps to come costs nothing again."""
         book = self._book
         step = self._step if step is None else step
         ahead = [(1, book.source)] if sources is None else list(sources)
@@ -188,26 +208,19 @@ class Ledger:
                 continue
             spent.append(part)
             ends = [first - 1 for first, _ in ahead[1:]]
-            for (first, line), last in zip(ahead, [*ends, part.last], strict=True):
-                if part.source and part.source.partition("\n")[0] == line:
+            for (first, run), last in zip(ahead, [*ends, part.last], strict=True):
+                if part.source is not None and part.source.run == run:
                     free.append(_between(part, max(first, step + 1), last))
         forward = _union(_between(part, 1, step) for part in spent)
         return max(0, _count(spent) - _union(free) - forward)
 
-    def others(self, step: int, source: str) -> int:
-        """How many other releases of a step there are whose source differs from `source` in the
-        last line only."""
-        known = source.rpartition("\n")[0]
-        return len(
-            {
-                part.source
-                for part in self._book.reserved
-                if part.source != source
-                and known
-                and part.source.rpartition("\n")[0] == known
-                and part.first <= step <= part.last
-            }
-        )
+    def others(self, step: int, source: Source) -> int:
+        """How many releases of a step there are whose source differs from `source` in the outcome
+        alone."""
+        found = {part.source for part in self._book.reserved if part.first <= step <= part.last}
+        same = (source.run, source.start)
+        alike = [s for s in found if s is not None and (s.run, s.start) == same]
+        return sum(s.outcome != source.outcome for s in alike)
 
     def salted(self, salt: str) -> str:
         """`salt`, which decides the draws, or another one if this opening of the ledger has another
@@ -227,6 +240,10 @@ class Ledger:
         """Settle at the last step that was drawn, however the block ends."""
         with suppress(StorageError):  # what stays reserved counts: too much, never too little
             self.settle(0)
+
+    def _of(self, source: Source | None) -> Source | None:
+        """The source of a step, by default the ledger's own; None where each is like no other."""
+        return None if self._secure else source or Source(self._book.source)
 
     def _add(self, entry: Mapping[str, Any]) -> None:
         self._append(entry)
@@ -260,7 +277,7 @@ def read_charges(path: Path) -> tuple[Charge, ...]:
     Raises BadInput where it is missing or damaged."""
     if not path.is_file():
         raise BadInput(f"there is no privacy ledger {path}: what was spent cannot be told")
-    return _read(path)[0].charged()
+    return _charged(_read(path)[0].reserved)
 
 
 # --- what a ledger says ---------------------------------------------------------------------------
@@ -292,7 +309,8 @@ class _Book:
                 float(entry["sample_rate"]),
                 sampling=str(entry["sampling"]),
             )
-            source = str(entry.get("source", self.source))
+            told = entry.get("source", [self.source] if self.source else None)
+            source = Source(*map(str, told)) if told else None
             # What was reserved ahead otherwise is not drawn so any more.
             self._release(int(entry["drawn"]), besides=(charge, source))
             self.reserved.append(_Reserved(charge, first, last, self.session, source))
@@ -301,7 +319,7 @@ class _Book:
         elif entry != _HEAD:
             raise ValueError("an entry of an unknown kind")
 
-    def held(self, charge: Charge, step: int, source: str) -> int:
+    def held(self, charge: Charge, step: int, source: Source | None) -> int:
         """The last step that this session has reserved so, or else those before `step` that were
         drawn otherwise."""
         mine = self._mine()
@@ -312,15 +330,10 @@ class _Book:
     def reserved_to(self) -> int:
         return max((part.last for part in self._mine()), default=0)
 
-    def charged(self) -> tuple[Charge, ...]:
-        kinds = dict.fromkeys(part.charge for part in self.reserved)
-        counts = {k: _count([p for p in self.reserved if p.charge == k]) for k in kinds}
-        return tuple(replace(kind, steps=count) for kind, count in counts.items() if count)
-
     def _mine(self) -> list[_Reserved]:
         return [part for part in self.reserved if part.session == self.session]
 
-    def _release(self, step: int, besides: tuple[Charge, str] | None = None) -> None:
+    def _release(self, step: int, besides: tuple[Charge, Source | None] | None = None) -> None:
         """Nothing of this session after `step` was drawn, but with the charge and the source
         `besides`."""
         cut = [
@@ -341,11 +354,17 @@ def _kind(charge: Charge) -> Charge:
     return replace(charge, steps=1)
 
 
+def _charged(parts: Sequence[_Reserved]) -> tuple[Charge, ...]:
+    kinds = dict.fromkeys(part.charge for part in parts)
+    counts = {kind: _count([p for p in parts if p.charge == kind]) for kind in kinds}
+    return tuple(replace(kind, steps=count) for kind, count in counts.items() if count)
+
+
 def _count(parts: Iterable[_Reserved]) -> int:
     """How many releases there are in `parts`, all of one charge."""
     parts = list(parts)
-    again = sum(len(part) for part in parts if not part.source)
-    sources = {part.source for part in parts if part.source}
+    again = sum(len(part) for part in parts if part.source is None)
+    sources = {part.source for part in parts if part.source is not None}
     return again + sum(_union(p for p in parts if p.source == source) for source in sources)
 
 

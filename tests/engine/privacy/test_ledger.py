@@ -15,7 +15,7 @@ import pytest
 
 from engine.errors import BadInput, StorageError
 from engine.privacy import Charge, Ledger, read_charges
-from engine.privacy.ledger import BLOCK
+from engine.privacy.ledger import BLOCK, Source
 
 ROOT = Path(__file__).parents[3]
 STEP = Charge(1.1, 0.01)
@@ -160,7 +160,7 @@ def test_a_step_has_a_source_of_its_own(tmp_path: Path) -> None:
     ledger = Ledger(path, fresh=False, step=4)
     assert ledger.repeated(STEP, 4, ahead) == 4
     for step in range(5, 13):
-        ledger.reserve(STEP, step, source="changed" if step >= 7 else None)
+        ledger.reserve(STEP, step, source=Source("changed") if step >= 7 else None)
         assert ledger.repeated(STEP, step, ahead) == 4
     ledger.settle(12)
     assert ledger.steps() == 12 + 4
