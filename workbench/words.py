@@ -234,6 +234,11 @@ _NOTES = (
     ),
     mark("the target is reached after {count} of {planned} rounds"),
     mark(
+        "the target epsilon of {target} is used up: rounds that were played before the run was cut "
+        "short count, and this time they went otherwise, which is a second release of them. The "
+        "run ends before round {round}"
+    ),
+    mark(
         "the SuperLink does not say any more how far the run had come: all rounds that it may have "
         "played count as spent"
     ),

@@ -50,6 +50,13 @@ LEAST_NORM, LARGEST_NORM = 1e-6, 1e6
 class Exhausted(BadInput):
     """Nothing is left to spend on the next round."""
 
+    def __init__(self, target: float, number: int) -> None:
+        super().__init__(
+            f"the target epsilon of {target:g} is used up: rounds that were played before the run "
+            "was cut short count, and this time they went otherwise, which is a second release of "
+            f"them. The run ends before round {number}"
+        )
+
 
 class ClientNoise:
     """What happens to the updates of a round, and what it costs. A charge is in the ledger before
@@ -166,11 +173,7 @@ class ClientNoise:
         target, charges = self.spec.epsilon, self.ledger.charged_with(charge, number, source)
         if target is None or total(charges, self.spec.delta) <= target:
             return
-        raise Exhausted(
-            f"the target epsilon of {target:g} is used up: rounds that were played before the run "
-            "was cut short count, and this time they went otherwise, which is a second release of "
-            f"them. The run ends before round {number}"
-        )
+        raise Exhausted(target, number)
 
     def begin(self) -> Iterator[Event]:
         """What is to be said before the first round."""

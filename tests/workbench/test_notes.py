@@ -22,6 +22,7 @@ from engine.data.folder import _skipped
 from engine.data.listing import Listing
 from engine.events import Change
 from engine.federated.deploying import UNKNOWN
+from engine.federated.noising import Exhausted
 from engine.federated.telling import _trouble
 from engine.generative.metrics.reference import few
 from engine.models.answers import PROBABILITIES
@@ -84,6 +85,7 @@ MADE_ELSEWHERE = {
     "TARGETED.format(kind)": lambda: [TARGETED.format("pgd")],
     "TARGETED.format(spec.attack.kind)": lambda: [TARGETED.format("pgd")],
     "UNKNOWN": lambda: [UNKNOWN],
+    "str(error)": lambda: [str(Exhausted(3.0, 2))],
     "PROBABILITIES": lambda: [PROBABILITIES],
     "hiding": lambda: [hidden()],
     "warning(module)": lambda: [hidden()],

@@ -177,7 +177,7 @@ def test_a_run_whose_budget_ends_early_keeps_what_it_has(
 ) -> None:
     def afford(self: ClientNoise, charge: Charge, number: int, source: Source) -> None:
         if number > 2:
-            raise Exhausted("no more")
+            raise Exhausted(1.0, number)
 
     monkeypatch.setattr(ClientNoise, "_afford", afford)
     monkeypatch.setattr("engine.federated.federation.salt_of", lambda *_: "")
@@ -186,7 +186,8 @@ def test_a_run_whose_budget_ends_early_keeps_what_it_has(
     assert summary["rounds"] == 2
     assert summary["weights_sha256"] == two
     assert summary["epsilon"] == pytest.approx(epsilon(1.2, 0.4, 2, 1e-5))
-    assert [e.text for e in events if isinstance(e, Note) and e.level == "warning"] == ["no more"]
+    notes = [e.text for e in events if isinstance(e, Note) and e.level == "warning"]
+    assert notes == [str(Exhausted(1.0, 3))]
 
 
 def test_the_noise_is_as_strong_as_it_says(tmp_path: Path) -> None:
