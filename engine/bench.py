@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -67,6 +69,7 @@ class Bench:
         self._saved_at = time.monotonic()
         self._saving: float | None = None
         self._save_cost = FIRST_SAVE
+        self._lineage: dict[str, str] = {}
 
     # --- randomness ---------------------------------------------------------------------------
 
@@ -140,6 +143,25 @@ class Bench:
         """Changes that are of no step the run has taken, and how many it took."""
         return [(change, self._step) for change in self.changes if change.step > self._step]
 
+    def lineage(self, decides: str) -> str:
+        """What decides the run bit for bit, live values apart: `decides`, which the task gives, and
+        what it is computed with. A run that goes on with all that as it was has the same one; else
+        one of its own, which differs by where it went on, too: for it goes on from a state that no
+        other has.
+
+        To be asked once, before the first checkpoint, which keeps it."""
+        computed = {**self.spec.to_dict(), **self.environment}
+        del computed["platform"]  # the operating system's: it computes nothing
+        base = _digest(decides, computed)
+        line = base
+        if self.resume is not None:
+            before = self.resume.values.get("lineage", {})
+            line = before.get("line", "")
+            if before.get("base") != base:
+                line = _digest(line, self.resume.step, base)
+        self._lineage = {"base": base, "line": line}
+        return line
+
     # --- files --------------------------------------------------------------------------------
 
     def find_model(self, ref: str) -> Path:
@@ -183,7 +205,8 @@ class Bench:
         begun = time.monotonic() if self._saving is None else self._saving
         self._flush()
         random = {f"random.{name}": state for name, state in (self._random or {}).items()}
-        self.checkpoints.save(Checkpoint(step, {**tensors, **random}, {"task": dict(values)}))
+        told = {"task": dict(values), "lineage": self._lineage}
+        self.checkpoints.save(Checkpoint(step, {**tensors, **random}, told))
         self._saved_at, self._saving = time.monotonic(), None
         self._save_cost = self._saved_at - begun
 
@@ -198,6 +221,10 @@ class Bench:
         self._random = random or None
         self._step = checkpoint.step
         self.resume = checkpoint
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

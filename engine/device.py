@@ -76,6 +76,7 @@ def prepare(spec: BenchSpec) -> tuple[torch.device, dict[str, Any]]:
     return device, {
         "device": str(device),
         "device_name": describe_device(device),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
         "precision": spec.precision,
         "versions": versions(),

@@ -177,6 +177,7 @@ _WORDS = {
     # Surroundings.
     "device": mark("Device"),
     "device_name": mark("Device, by name"),
+    "instructions": mark("Processor's instructions"),
     "threads": mark("Threads"),
     "precision": mark("Precision"),
     "platform": mark("System"),

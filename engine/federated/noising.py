@@ -14,8 +14,6 @@ count by 1, where the noise of theorem 1 is made for 1/2.)
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -80,7 +78,7 @@ class ClientNoise:
         self.planned = spec.rounds
         plan = client_plan(self.spec, self.rate, self.planned)
         self.noise = plan.noise
-        self._bench, self._salt, self._allowed = bench, salt, plan.allowed
+        self._bench, self._line, self._allowed = bench, bench.lineage(salt), plan.allowed
         resume = bench.resume
         self.fresh = resume is None
         self._done = resume.step if resume is not None else 0
@@ -101,9 +99,7 @@ class ClientNoise:
                 "which count although their result is lost. Start a new run"
             )
         self.random: Draws = (
-            SystemDraws(torch.device("cpu"))
-            if self.spec.secure
-            else _Seeded(bench, self.ledger.salted(salt))
+            SystemDraws(torch.device("cpu")) if self.spec.secure else _Seeded(bench, self._line)
         )
         self.clip = self.spec.max_update_norm
         self.sum_noise, self.count_noise = self.noise, 0.0
@@ -138,8 +134,7 @@ class ClientNoise:
 
     def _source(self, number: int = 0) -> str:
         """What decides a round bit for bit, as far as it is known before the run goes on."""
-        decides = [self._bench.environment, self._salt, *self._bench.history(number)]
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+        return " ".join([self._line, *self._bench.history(number)])
 
     def _wasted(self, rounds: int) -> tuple[Charge, ...]:
         """What was spent and leads nowhere where so many rounds are over."""

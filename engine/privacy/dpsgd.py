@@ -8,8 +8,6 @@ sets differ in one image, added or removed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -34,9 +32,6 @@ from engine.training.optimizers import laid_out
 
 LEDGER = "privacy.jsonl"
 """In the run's folder."""
-
-BLOCK = 8
-"""Steps that are reserved at once with secure noise, of which a run that is killed loses some."""
 
 POINTS = 100
 """Steps of a run of which epsilon is said."""
@@ -68,6 +63,7 @@ class DPSGDMechanism(Mechanism):
         self.before = asked.before
         self._within = asked.within
         resume = setting.bench.resume
+        self._line = setting.bench.lineage(setting.salt)
         self._done = resume.step if resume is not None else 0
         """Steps that were taken."""
         self.ledger = Ledger(
@@ -98,9 +94,7 @@ class DPSGDMechanism(Mechanism):
         )
         bench = setting.bench
         self.random: Draws = (
-            SystemDraws(bench.device)
-            if spec.secure
-            else SeededDraws(bench, self.ledger.salted(setting.salt))
+            SystemDraws(bench.device) if spec.secure else SeededDraws(bench, self._line)
         )
         self.norm = torch.tensor(spec.max_grad_norm, dtype=torch.float64)
         self.canaries: Canaries | None = make_canaries(spec, setting, self.random, sum(self.sizes))
@@ -128,9 +122,7 @@ class DPSGDMechanism(Mechanism):
 
     def _source(self, step: int = -1) -> str:
         """What decides a step bit for bit, -1: until something is changed."""
-        bench = self.setting.bench
-        decides = [bench.environment, self.setting.salt, *bench.history(step)]
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+        return " ".join([self._line, *self.setting.bench.history(step)])
 
     def _wasted(self) -> tuple[Charge, ...]:
         """What was spent and leads nowhere: a run that was cut short takes it again, as others."""
@@ -216,9 +208,8 @@ class DPSGDMechanism(Mechanism):
         """Charge a step before its noise is drawn, and not sooner: a run may rest between the
         drawing of its images and that."""
         told = len(self.before)
-        ahead = min(self.steps, step + BLOCK) if self.spec.secure else self.steps
         source = Source(self._source(step))
-        self.ledger.reserve(self._charge(), told + step + 1, last=told + ahead, source=source)
+        self.ledger.reserve(self._charge(), told + step + 1, last=told + self.steps, source=source)
         self._done = step + 1
 
     def labels(self, places: Tensor, labels: Tensor) -> Tensor:

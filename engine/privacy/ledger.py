@@ -16,7 +16,8 @@ A checkpoint that is older than the ledger is therefore the normal case. A ledge
 the checkpoint cannot come about by itself, and is refused, as is one that is missing or damaged:
 nobody could say what was spent. Only a last line that was not finished is dropped, for its
 reservation had not returned, so that nothing was drawn on it. Each line carries a checksum over
-itself and all lines before it.
+itself and all lines before it. (A run without a checkpoint begins again, and makes a new ledger if
+there is none: that somebody took one away then, it cannot tell.)
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from types import TracebackType
 from typing import Any
 
 from engine.errors import BadInput, StorageError
+from engine.files import atomic
 
-BLOCK = 64
-"""Steps that are reserved at once."""
+BLOCK = 8
+"""Steps that are reserved at once; of them a run that is killed may lose some."""
 
 _HEAD = {"ledger": "privacy", "version": 1}
 
@@ -113,8 +115,8 @@ class Ledger:
         self._book = _Book()
         self._check = ""
         if path.is_file():
-            self._book, self._check, good = _read(path)
-            _cut(path, good)
+            self._book, self._check, whole = _read(path)
+            _mend(path, whole)
         if not self._check:
             self._append(_HEAD)
         known = max((part.last for part in self._book.reserved), default=0)
@@ -222,12 +224,6 @@ class Ledger:
         alike = [s for s in found if s is not None and (s.run, s.start) == same]
         return sum(s.outcome != source.outcome for s in alike)
 
-    def salted(self, salt: str) -> str:
-        """`salt`, which decides the draws, or another one if this opening of the ledger has another
-        source than the first: what is rounded otherwise needs other noise and other samples."""
-        mine, first = self._book.source, self._book.begun_with
-        return salt if first in (None, "", mine) else f"{salt} {mine}"
-
     def __enter__(self) -> Ledger:
         return self
 
@@ -290,8 +286,6 @@ class _Book:
         self.reserved: list[_Reserved] = []
         self.session = 0
         self.source = ""
-        self.begun_with: str | None = None
-        """The source of the first session."""
         self.drawn = 0
         """The last step that may have been drawn in this session."""
 
@@ -301,7 +295,6 @@ class _Book:
             self.session = int(entry["open"])
             self.drawn = int(entry["after"])
             self.source = str(entry["source"])
-            self.begun_with = self.source if self.begun_with is None else self.begun_with
         elif "reserve" in entry:
             first, last = map(int, entry["reserve"])
             charge = Charge(
@@ -313,7 +306,11 @@ class _Book:
             source = Source(*map(str, told)) if told else None
             # What was reserved ahead otherwise is not drawn so any more.
             self._release(int(entry["drawn"]), besides=(charge, source))
-            self.reserved.append(_Reserved(charge, first, last, self.session, source))
+            part = _Reserved(charge, first, last, self.session, source)
+            ends = self.reserved[-1] if self.reserved else None
+            if ends is not None and ends == replace(part, first=ends.first, last=first - 1):
+                part = replace(part, first=self.reserved.pop().first)  # which goes on
+            self.reserved.append(part)
         elif "settle" in entry:
             self._release(int(entry["settle"]))
         elif entry != _HEAD:
@@ -380,12 +377,14 @@ def _union(parts: Iterable[_Reserved]) -> int:
 # --- the file -------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> tuple[_Book, str, int]:
-    """What the ledger says, its last checksum, and how many of its bytes are whole lines."""
-    data = path.read_bytes()
-    good = data.rfind(b"\n") + 1
+def _read(path: Path) -> tuple[_Book, str, bytes]:
+    """What the ledger says, its last checksum, and its whole lines."""
+    *lines, rest = path.read_bytes().split(b"\n")
     book, check = _Book(), ""
-    for number, line in enumerate(data[:good].splitlines(), 1):
+    with suppress(ValueError):  # a last line that is whole but for its end counts
+        text = rest.decode()
+        lines.append(text[: json.JSONDecoder().raw_decode(text)[1]].encode())
+    for number, line in enumerate(lines, 1):
         try:
             outer = json.loads(line)
             entry = outer["entry"]
@@ -400,13 +399,14 @@ def _read(path: Path) -> tuple[_Book, str, int]:
                 f"the privacy ledger {path} is damaged in line {number} ({error}): what the run "
                 "has spent cannot be told. Put back an undamaged copy of the file."
             ) from None
-    return book, check, good
+    return book, check, b"".join(line + b"\n" for line in lines)
 
 
-def _cut(path: Path, good: int) -> None:
+def _mend(path: Path, whole: bytes) -> None:
     """Drop a line that a kill left unfinished, so that the next one does not go on in it."""
-    if path.stat().st_size > good:
-        os.truncate(path, good)
+    if path.read_bytes() != whole:
+        with atomic(path) as file:
+            file.write(whole)
 
 
 def _write(descriptor: int, line: bytes) -> None:

@@ -76,7 +76,8 @@ def test_it_is_the_algorithm_of_the_paper(tmp_path: Path, drain: Drain) -> None:
     _, data = drain(load(Digits(), a_bench(tmp_path, "b")))
     model = build(SMALL, data.shape, 10, generator_seed=derive(3, "model"))
     count, parameters = len(data.train), list(model.parameters())
-    rate, salt = 100 / count, salt_of(PRIVATE, data.fingerprint, model)
+    salt = a_bench(tmp_path, "c").lineage(salt_of(PRIVATE, data.fingerprint, model))
+    rate = 100 / count
     for step in range(3 * round(count / 100)):
         draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "sampling", step))
         chosen = torch.rand(count, generator=draws, dtype=torch.float64) < rate
@@ -429,6 +430,56 @@ def test_steps_taken_again_otherwise_are_charged_again(
     assert budget.rows[-1][1] == pytest.approx(summary["epsilon"], rel=1e-3)
 
 
+def test_what_comes_back_does_not_make_the_steps_the_same_again(
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model's code that is changed, and changed back: the run has another state by then."""
+    drawn: list[dict[int, float]] = []
+    normal = SeededDraws.normal
+
+    def kept(self: SeededDraws, purpose: str, step: int, count: int) -> torch.Tensor:
+        found = normal(self, purpose, step, count)
+        drawn[-1][step] = float(found[0])
+        return found
+
+    monkeypatch.setattr(SeededDraws, "normal", kept)
+    for code, least, last in (("A", 10, 40), ("B", 20, 30), ("A", 99, 99)):
+        monkeypatch.setattr("engine.training.loop.salt_of", lambda *_, code=code: code)
+        drawn.append({})
+        bench = a_bench(tmp_path)
+        before = bench.checkpoints.latest()
+        if before is not None:
+            bench.restore(before)
+
+        def due(seconds: object = None, bench: Bench = bench, least: int = least) -> bool:
+            newest = bench.checkpoints.latest()
+            return max(drawn[-1]) >= least and (newest is None or newest.step < least)
+
+        bench.checkpoint_due = due  # type: ignore[method-assign]
+        for event in run_train(LONG, bench):
+            if isinstance(event, Scalars) and event.step > last:
+                break  # killed
+    first, other, back = drawn
+    assert min(back) >= 20 > min(other) >= 10
+    assert max(first) > max(other) > min(back)
+    for one, two in ((first, other), (first, back), (other, back)):
+        assert not {*one.items()} & {*two.items()}
+    (charge,) = read_charges(tmp_path / "runs" / "a" / LEDGER)
+    assert charge.steps >= sum(map(len, drawn))
+
+
+def test_a_run_that_is_computed_otherwise_draws_other_noise(tmp_path: Path) -> None:
+    """Or two of them would tell each other's: they are rounded otherwise, and drift apart."""
+    plain = a_bench(tmp_path)
+    assert plain.lineage("s") == a_bench(tmp_path, "b").lineage("s") != plain.lineage("t")
+    assert a_bench(tmp_path, "c", channels_last=True).lineage("s") != plain.lineage("s")
+    other = a_bench(tmp_path, "d")
+    other.environment["instructions"] = "others"
+    assert other.lineage("s") != plain.lineage("s")
+    other.environment = {**plain.environment, "platform": "a newer kernel"}
+    assert other.lineage("s") == plain.lineage("s")
+
+
 @pytest.mark.parametrize("when", ["before", "later"])
 def test_a_target_holds_for_all_that_was_drawn(
     tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch, when: str
@@ -481,14 +532,16 @@ def test_a_step_is_in_the_ledger_before_its_noise_is_drawn(
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.5, momentum=0.0), Adam(lr=1e-2)])
 def test_the_memory_layout_does_not_change_the_steps(
-    tmp_path: Path, drain: Drain, optimizer: Any
+    tmp_path: Path, drain: Drain, monkeypatch: pytest.MonkeyPatch, optimizer: Any
 ) -> None:
-    """The optimisers' fused steps go through memory, whatever way a gradient lies in it. (A pooling
-    that rounding decides otherwise moves weights by up to .001, scrambled steps by .02 and more.)
+    """Were the noise the same, which it is not where anything differs. The optimisers' fused steps
+    go through memory, whatever way a gradient lies in it. (A pooling that rounding decides
+    otherwise moves weights by up to .001, scrambled steps by .02 and more.)
     """
     spec = with_privacy(noise_multiplier=1.0).model_copy(
         update={"model": CNN(width=8, norm="group"), "optimizer": optimizer, "epochs": 1}
     )
+    monkeypatch.setattr(Bench, "lineage", lambda self, decides: decides)
     found = []
     for channels_last in (False, True):
         name = str(channels_last)
