@@ -55,6 +55,9 @@ MOST_POINTS = 1 << 18
 MOST_COMPOSED = 1 << 21
 """Of all steps' grid, of 16 deviations."""
 
+MOST_POWER = 1 << 19
+"""Steps of a kind that dp-accounting is given: it raises a whole number to that power, exactly."""
+
 MOST_EPSILON = 500.0
 """Somewhat above it dp-accounting finds no exponential for a loss, and takes one of its grid."""
 
@@ -69,6 +72,8 @@ LEAST_NOISE, MOST_NOISE = 1e-2, 1e4
 
 DIGITS = 5
 """To which a noise multiplier that was looked for is rounded up."""
+PLACES = 10_000
+"""A number of so many digits is at least this, without its point."""
 
 MOST_STEPS = 100_000_000
 
@@ -206,18 +211,14 @@ def noise_multiplier(
             f"{', or spend less before' if before else ''}."
         )
     low, high = _bracket(spent, epsilon, LEAST_NOISE, MOST_NOISE, lambda a, b: b - a < 1e-6 * a)
+
+    def enough(place: int) -> bool:
+        charge = Charge(_of_digits(place), sample_rate, steps)
+        return total((*before, charge), delta, accountant) <= epsilon
+
     # The last digit is the shown figure's to decide.
-    found = _rounded_up(high)
-    unit = _unit(found)
-
-    def enough(noise: float) -> bool:
-        return total((*before, Charge(noise, sample_rate, steps)), delta, accountant) <= epsilon
-
-    while not enough(found):
-        found = _rounded_up(found + unit)
-    while enough(_rounded_up(found - unit)):
-        found = _rounded_up(found - unit)
-    return found
+    places = _digits(high), _digits(LEAST_NOISE), _digits(MOST_NOISE)
+    return _of_digits(_least(enough, *places))
 
 
 @_computable
@@ -260,17 +261,12 @@ def steps_within(
         middle = math.floor(math.sqrt(low * high)) if high / low > 1.1 else (low + high) // 2
         middle = min(max(int(middle), int(low) + 1), int(high) - 1)
         low, high = (middle, high) if -spent(middle) <= epsilon else (low, middle)
-    found = int(low)
 
-    def enough(steps: int) -> bool:
+    def too_many(steps: int) -> bool:
         charge = Charge(noise_multiplier, sample_rate, steps)
-        return total((*before, charge), delta, accountant) <= epsilon
+        return total((*before, charge), delta, accountant) > epsilon
 
-    while found and not enough(found):
-        found -= 1
-    while found < MOST_STEPS and enough(found + 1):
-        found += 1
-    return found
+    return _least(too_many, int(low) + 1, 1, MOST_STEPS + 1) - 1
 
 
 @_computable
@@ -474,6 +470,7 @@ def _pld(spent: _Spent, delta: float) -> float:
         or wide > MOST_POINTS * interval
         or long > MOST_COMPOSED * interval
         or ours > MOST_EPSILON
+        or max(count for _, _, count in spent) > MOST_POWER
     ):
         return ours
     first, *rest = (_distribution(*part[:2], interval).self_compose(part[2]) for part in spent)
@@ -651,11 +648,41 @@ def _bracket(
     return low, high
 
 
-def _rounded_up(value: float) -> float:
-    unit = _unit(value)
-    return float(f"{math.ceil(value / unit - 1e-6) * unit:.{DIGITS}g}")
+def _least(holds: Callable[[int], bool], guess: int, low: int, high: int) -> int:
+    """The least whole number from `low` to `high` for which `holds`, as it does for all above it,
+    and for `high` without a look: found around a guess, in steps that double."""
+    step, no, yes = 1, low - 1, high
+    if guess >= high or holds(guess):
+        yes = min(guess, high)
+        while yes - step > no:
+            if not holds(yes - step):
+                no = yes - step
+                break
+            yes, step = yes - step, 2 * step
+    else:
+        no = guess
+        while no + step < high:
+            if holds(no + step):
+                yes = no + step
+                break
+            no, step = no + step, 2 * step
+    while yes - no > 1:
+        middle = (no + yes) // 2
+        no, yes = (no, middle) if holds(middle) else (middle, yes)
+    return yes
 
 
-def _unit(value: float) -> float:
-    """The last of DIGITS digits."""
-    return float(10.0 ** (math.floor(math.log10(value)) + 1 - DIGITS))
+# Numbers of DIGITS digits, in order.
+
+
+def _digits(value: float) -> int:
+    """The place of the next one from `value` on (to a millionth of a digit)."""
+    exponent = math.floor(math.log10(value))
+    digits = math.ceil(value / 10.0 ** (exponent + 1 - DIGITS) - 1e-6)
+    return (9 * exponent - 1) * PLACES + digits
+
+
+def _of_digits(place: int) -> float:
+    """The one at this place."""
+    exponent, digits = divmod(place, 9 * PLACES)
+    return float(f"{digits + PLACES}e{exponent + 1 - DIGITS}")

@@ -24,7 +24,14 @@ from engine.privacy import (
     steps_within,
     total,
 )
-from engine.privacy.accounting import LEAST_NOISE, MOST_STEPS, _quick
+from engine.privacy.accounting import (
+    LEAST_NOISE,
+    MOST_STEPS,
+    _digits,
+    _least,
+    _of_digits,
+    _quick,
+)
 
 MNIST = 256 / 60_000
 
@@ -547,3 +554,48 @@ def test_the_logs_are_quiet_and_left_as_they_were(caplog: pytest.LogCaptureFixtu
     epsilon(0.6, 0.31, 50, 1e-6, "rdp")  # orders that do not converge
     assert not caplog.records
     assert logging.getLogger("absl").level == before
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "delta", "found"), [(0.001, 1e-3, 0.06619), (0.001, 0.000999999, 0.091492)]
+)
+def test_a_search_ends_where_delta_is_all_that_a_step_could_cost(
+    sample_rate: float, delta: float, found: float
+) -> None:
+    """There the quick figure and the shown one jump to 0, one of them sooner."""
+    assert noise_multiplier(0.5, sample_rate, 1, delta) == found
+    assert (
+        epsilon(found, sample_rate, 1, delta) <= 0.5 < epsilon(found - 1e-6, sample_rate, 1, delta)
+    )
+
+
+@pytest.mark.parametrize("edge", [1, 2, 37, 999, 1000, 1001])
+@pytest.mark.parametrize("guess", [1, 36, 37, 500, 1001])
+def test_a_search_looks_around_its_guess(edge: int, guess: int) -> None:
+    asked: list[int] = []
+
+    def holds(number: int) -> bool:
+        assert 1 <= number <= 1000
+        asked.append(number)
+        return number >= edge
+
+    assert _least(holds, guess, 1, 1001) == edge
+    assert len(asked) == len(set(asked)) <= 2 * 10 + 2
+    if guess == edge < 1001:
+        assert len(asked) <= 2
+
+
+def test_the_numbers_of_so_many_digits_are_in_order() -> None:
+    values = [_of_digits(place) for place in range(_digits(0.99998), _digits(1.0003) + 1)]
+    assert values == [0.99998, 0.99999, 1.0, 1.0001, 1.0002, 1.0003]
+    assert [_of_digits(_digits(v)) for v in (0.01, 1.23451, 9.99999, 1e4)] == [
+        0.01,
+        1.2346,
+        10,
+        1e4,
+    ]
+
+
+def test_very_many_steps_take_a_moment() -> None:
+    """dp-accounting would raise a whole number to their power."""
+    assert epsilon(5.0, 0.01, 2_000_000, 1e-6) == pytest.approx(17.0818, rel=1e-4)
