@@ -8,6 +8,7 @@ from typing import TypeAlias
 from engine.errors import BadInput
 from engine.events import Event
 from engine.federated.conducting import Conductor
+from engine.federated.facts import looked_at
 from engine.federated.secure import SECURE, SecureSum
 
 # isort: split
@@ -73,14 +74,13 @@ def _phase(
     ]
     clients = {conductor.nodes[client]: client for client in contents}
     for reply in (yield from ask(grid, messages, what)):
-        client = clients[reply.metadata.src_node_id]
+        client = clients.get(reply.metadata.src_node_id)
+        if client is None:  # the SuperLink itself says that a node is not there
+            continue
         fact = conductor.round.facts[client]
         if reply.has_error():
             if fact.state != "kept":
                 conductor.take(reply)
             continue
-        try:
+        with looked_at(fact):
             take(client, reply.content.config_records[SECURE])
-        except (BadInput, KeyError, TypeError, ValueError) as error:
-            if fact.state != "kept":
-                fact.state, fact.reason = "rejected", str(error)

@@ -18,10 +18,19 @@ from torch import Tensor
 from engine.errors import BadInput, CrucibleError
 from engine.federated.checking import expected, least
 from engine.federated.compression import expanded
-from engine.federated.facts import Fact, RoundFacts, State, drifts, gram, is_finite, measure
+from engine.federated.facts import (
+    Fact,
+    RoundFacts,
+    State,
+    drifts,
+    gram,
+    is_finite,
+    looked_at,
+    measure,
+)
 from engine.federated.flower import addressed, arrays_in, is_here, number_in, record, size, tensors
 from engine.federated.noising import ClientNoise
-from engine.federated.secure import MASKED, SecureSum
+from engine.federated.secure import SecureSum
 from engine.federated.spec import Adaptive, Federate, FedProx, Scaffold
 from engine.federated.strategies import (
     ScaffoldStrategy,
@@ -74,7 +83,8 @@ class Conductor(Strategy):
         but counted. `rate`: the clients' learning rate in a round. `fixed`: what is not exchanged,
         where clients elsewhere could not know it. `noise`: of a federation that is private.
         `sizes`: how many images each client has, where that is known; who says otherwise, to weigh
-        more or less in the mean, is rejected."""
+        more or less in the mean, is rejected. Secure aggregation needs them: a round is skipped
+        where those in its sum say otherwise together."""
         self.spec = spec
         self.seed = seed
         self.live = False
@@ -114,9 +124,10 @@ class Conductor(Strategy):
         """Take down who is where. Raises CrucibleError where a client is missing or there twice."""
         found: dict[int, int] = {}
         for reply in replies:
-            if reply.has_error():
+            said = _said(reply, "client")
+            if said not in range(self.spec.clients):
                 continue
-            number = int(number_in(reply.content, "client"))
+            number = int(said)
             if number in found:
                 raise CrucibleError(
                     f"two nodes say that they are client {number}; give each its own partition-id"
@@ -159,13 +170,13 @@ class Conductor(Strategy):
         if isinstance(self.spec.strategy, FedProx):
             config["proximal-mu"] = self.spec.strategy.mu
         content = RecordDict({"arrays": arrays, "config": config})
-        down = size(arrays)
+        down = size(self.current)
         if isinstance(self.inner, ScaffoldStrategy):
             content["control"] = record(self.inner.control, live=self.live)
-            down += size(arrays_in(content, "control"))
+            down += size(self.inner.control)
         if self.fixed and not self.live:
             content[FIXED] = record(self.fixed, live=False)
-            down += size(arrays_in(content, FIXED))
+            down += size(self.fixed)
         messages = []
         for client in self.picked(server_round):
             self.round.facts[client] = Fact(client, "late", bytes_down=down)
@@ -184,70 +195,48 @@ class Conductor(Strategy):
         fact = self.round.facts[client]
         if reply.has_error():
             fact.state = ENDS.get(reply.error.code, "failed")
-            fact.reason = (reply.error.reason or "it did not say why").strip().splitlines()[-1]
+            said = (reply.error.reason or "").strip().splitlines()
+            fact.reason = said[-1] if said else "it did not say why"
             return
-        content = reply.content
-        if self.secure is not None:
-            self._take_masked(self.secure, fact, content)
-            return
-        try:
-            arrays = arrays_in(content)
-            fact.bytes_up = size(arrays)
-            update = self._whole(expanded(self.spec.compression, tensors(arrays), self.like))
-            fact.examples = int(number_in(content, NUMBER))
-            fact.loss = _finite(number_in(content, "loss"))
-            fact.accuracy = _finite(number_in(content, "accuracy"))
-            fact.share = number_in(content, "share", 1.0)
-            if fact.examples < 1:
-                raise BadInput(f"it says that it has {fact.examples} images")
-            if self.sizes and fact.examples != self.sizes[client]:
-                raise BadInput(
-                    f"it says that it has {fact.examples} images, and its part has "
-                    f"{self.sizes[client]}"
-                )
-            if isinstance(self.spec.strategy, Scaffold):
-                control = arrays_in(content, "control")
-                fact.bytes_up += size(control)
-                self._check_control(tensors(control))
-        except (BadInput, KeyError, TypeError, ValueError, RuntimeError) as error:
-            fact.state, fact.reason = "rejected", _words(error)
-            return
-        fact.state = "kept"
-        self.updates[client] = update
+        with looked_at(fact):
+            if self.secure is not None:
+                fact.bytes_up = self.secure.masked(client, reply.content)
+            else:
+                self.updates[client] = self._read(fact, reply.content)
+            fact.state = "kept"
 
-    def _take_masked(self, secure: SecureSum, fact: Fact, content: RecordDict) -> None:
-        try:
-            secure.masked(fact.client, content)
-        except (BadInput, KeyError, TypeError, ValueError) as error:
-            fact.state, fact.reason = "rejected", _words(error)
-            return
-        fact.state = "kept"
-        fact.bytes_up = size(arrays_in(content, MASKED))
+    def _read(self, fact: Fact, content: RecordDict) -> Update:
+        """The update in a client's answer, and into `fact` what else it says. Raises BadInput, or
+        anything, where it is none."""
+        sent = tensors(arrays_in(content))
+        fact.bytes_up = size(sent)
+        update = self._whole(expanded(self.spec.compression, sent, self.like))
+        images = number_in(content, NUMBER)
+        if not images >= 1:
+            raise BadInput(f"it says that it has {images} images")
+        if self.sizes and images != self.sizes[fact.client]:
+            raise BadInput(
+                f"it says that it has {images} images, and its part has {self.sizes[fact.client]}"
+            )
+        fact.examples = int(images)
+        fact.loss = _finite(number_in(content, "loss"))
+        fact.accuracy = _finite(number_in(content, "accuracy"))
+        fact.share = number_in(content, "share", 1.0)
+        if isinstance(self.inner, ScaffoldStrategy):
+            change = tensors(arrays_in(content, "control"))
+            fact.bytes_up += size(change)
+            whole = {
+                name: _fitting(f"the control variate of {name}", change.get(name), control)
+                for name, control in self.inner.control.items()
+            }
+            content["control"] = record(whole, live=True)
+        return update
 
     def _whole(self, update: Update) -> Update:
         """An update in the order of the model's tensors, if it can be one. Raises BadInput."""
-        if missing := [name for name in self.like if name not in update]:
-            raise BadInput(f"{missing[0]} is missing")
         if extra := [name for name in update if name not in self.like]:
             raise BadInput(f"{extra[0]} is no tensor of the model")
-        for name, like in self.like.items():
-            if update[name].shape != like.shape:
-                raise BadInput(
-                    f"{name} has the shape {tuple(update[name].shape)}, not {tuple(like.shape)}"
-                )
-            if not update[name].is_floating_point():
-                raise BadInput(f"{name} is of type {update[name].dtype}")
-            if not is_finite(update[name]):
-                raise BadInput(f"{name} is not finite")
-        return {name: update[name].float() for name in self.like}
-
-    def _check_control(self, change: Update) -> None:
-        assert isinstance(self.inner, ScaffoldStrategy)
-        for name, control in self.inner.control.items():
-            if name not in change or change[name].shape != control.shape:
-                raise BadInput(f"the control variate of {name} is missing, or of another shape")
-            if not is_finite(change[name]):
-                raise BadInput(f"the control variate of {name} is not finite")
+        return {name: _fitting(name, update.get(name), like) for name, like in self.like.items()}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -307,21 +296,28 @@ class Conductor(Strategy):
 
     def _unmasked(self, secure: SecureSum, number: int) -> Update | None:
         """From the sum of all updates, which is all that is known of them."""
-        if not self.round.skipped:
-            try:
-                total, self.round.totals = secure.total()
-            except BadInput as error:
-                self.round.skipped = str(error)
         if self.round.skipped:
             return None
-        images = self.round.totals["examples"]
+        try:
+            total, totals = secure.total()
+        except BadInput as error:
+            self.round.skipped = str(error)
+            return None
+        images, have = int(totals["examples"]), sum(self.sizes[each] for each in secure.summed)
+        if images != have:  # as they are also where a mask is still on
+            self.round.skipped = (
+                f"the clients of the sum say that they have {images} images, and their parts have "
+                f"{have}: one of them sent something else than it was asked for"
+            )
+            return None
+        self.round.totals = totals
         if self.noise is not None:
             self.round.clip = self.noise.clip
             total = self.noise.mean_of(total, number, secure.summed)
         else:
             total = {name: tensor * (secure.heaviest / images) for name, tensor in total.items()}
         mean = {name: tensor.float() for name, tensor in total.items()}
-        return self._put_together(number, [_content(mean, int(images))], [])
+        return self._put_together(number, [_content(mean, images)], [])
 
     def _put_together(
         self, number: int, contents: list[RecordDict], answers: list[Message]
@@ -367,7 +363,8 @@ class Conductor(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """The plain mean of what clients say of their own models."""
-        found = [number_in(reply.content, "accuracy") for reply in replies if reply.has_content()]
+        said = [_said(reply, "accuracy") for reply in replies]
+        found = [accuracy for accuracy in said if 0.0 <= accuracy <= 1.0]
         # Exactly rounded, so that the order of the answers does not matter.
         return MetricRecord({"accuracy": math.fsum(found) / len(found)}) if found else None
 
@@ -431,11 +428,27 @@ def _means(facts: list[Fact]) -> MetricRecord:
     return MetricRecord(found)
 
 
+def _said(reply: Message, name: str) -> float:
+    """A number that somebody answers; not a number where there is none."""
+    try:
+        return number_in(reply.content, name)
+    except (KeyError, TypeError, ValueError):  # the last: it answers with an error
+        return math.nan
+
+
+def _fitting(what: str, tensor: Tensor | None, like: Tensor) -> Tensor:
+    """A tensor of an answer as float32, if it has the shape of `like`. Raises BadInput."""
+    if tensor is None:
+        raise BadInput(f"{what} is missing")
+    if tensor.shape != like.shape:
+        raise BadInput(f"{what} has the shape {tuple(tensor.shape)}, not {tuple(like.shape)}")
+    if not tensor.is_floating_point():
+        raise BadInput(f"{what} is of type {tensor.dtype}")
+    found = tensor.float()  # in which what was finite may be so no more
+    if not is_finite(found):
+        raise BadInput(f"{what} is not finite")
+    return found
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} is missing"
-    return str(error) or type(error).__name__

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+
+from engine.errors import CrucibleError
 
 Update = dict[str, Tensor]
 
@@ -86,6 +89,27 @@ class RoundFacts:
             LETTERS[self.facts[client].state] if client in self.facts else "."
             for client in range(clients)
         )
+
+
+@contextmanager
+def looked_at(fact: Fact) -> Iterator[None]:
+    """Within it the answer of one client is decoded and looked at, and nothing else is done.
+    Whatever that raises is the answer's fault, and rejects it; not one of a client whose update
+    counts already."""
+    try:
+        yield
+    except Exception as error:
+        if fact.state != "kept":
+            fact.state, fact.reason = "rejected", _words(error)
+
+
+def _words(error: Exception) -> str:
+    match error:
+        case CrucibleError():
+            return str(error)
+        case KeyError(args=(name,)):
+            return f"{name} is missing"
+    return f"it cannot be read: {str(error) or type(error).__name__}"
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import BadInput
+from engine.federated.facts import is_finite
 from engine.federated.flower import arrays_in
 from engine.federated.masking import (
     TOTALS,
@@ -121,9 +122,12 @@ def hidden(
     about: Mapping[str, float],
 ) -> ArrayRecord:
     """A client's update and totals under masks. Raises BadInput where too few neighbours are left
-    to hide it, or a share is not what it should be."""
+    to hide it, a share is not what it should be, or the update is not finite: the server could not
+    see it."""
     asked: dict[str, Any] = dict(record)
     mine = _state(asked, state, "shares")
+    if bad := [name for name, tensor in update.items() if not is_finite(tensor)]:
+        raise BadInput(f"{bad[0]} of the update is not finite")
     me, there = int(mine["client"]), list(mine["clients"])
     left, sealed = _ints(asked, "clients"), asked["shares"]
     if len(left) + 1 < int(mine["threshold"]) or len(set(left)) != len(left) or me in left:
@@ -269,10 +273,10 @@ class SecureSum:
 
     def shared(self, client: int, said: ConfigRecord) -> None:
         """A client's shares for its neighbours."""
-        party, sent = self.parties[client], said["shares"]
-        if not isinstance(sent, list) or len(sent) != len(party.neighbours):
+        party, sent = self.parties[client], _shares(said)
+        if len(sent) != len(party.neighbours):
             raise BadInput("it does not send a share for each neighbour")
-        party.sealed = dict(zip(party.neighbours, sent, strict=True))  # type: ignore[arg-type]
+        party.sealed = dict(zip(party.neighbours, sent, strict=True))
 
     def train(self) -> dict[int, Any]:
         """What is added to the training's message, for those that have sent shares. Raises BadInput
@@ -293,8 +297,9 @@ class SecureSum:
             found[client] = self._asked(about | ({} if self.clip is None else {"clip": self.clip}))
         return found
 
-    def masked(self, client: int, content: RecordDict) -> None:
-        """A client's masked update. Raises BadInput, KeyError or TypeError where it is none."""
+    def masked(self, client: int, content: RecordDict) -> int:
+        """A client's masked update; gives its bytes. Raises BadInput, or anything, where it is
+        none."""
         arrays = arrays_in(content, MASKED)
         words, longs = arrays["words"].numpy(), arrays["totals"].numpy()
         if words.dtype != np.uint32 or words.shape != (self.words,):
@@ -302,6 +307,7 @@ class SecureSum:
         if longs.dtype != np.uint64 or longs.shape != (len(TOTALS),):
             raise BadInput("its masked totals are of another form")
         self.parties[client].masked = Sum(words, longs)
+        return words.nbytes + longs.nbytes
 
     def unmask(self) -> dict[int, Any]:
         """What those are asked whose updates are there. Raises BadInput if they are too few."""
@@ -323,8 +329,8 @@ class SecureSum:
 
     def unmasked(self, client: int, said: ConfigRecord) -> None:
         """The shares of a client's neighbours that it gives back."""
-        sent: Any = said["shares"]
-        for each, share in zip(_ints(dict(said), "clients"), sent, strict=True):
+        given = list(zip(_ints(dict(said), "clients"), _shares(said), strict=True))
+        for each, share in given:
             self.received.setdefault(each, []).append(share)
 
     @property
@@ -346,12 +352,9 @@ class SecureSum:
             if client in active:
                 found.take_off(self._secret(client))
             elif party.sealed:
-                key = bytes_to_private_key(self._secret(client))
-                for each in party.neighbours:
-                    if each in active:
-                        pk1 = bytes_to_public_key(self.parties[each].pk1)
-                        common = generate_shared_key(key, pk1)
-                        (found.take_off if each > client else found.put_on)(common)
+                near = [each for each in party.neighbours if each in active]
+                for each, common in self._common(client, near).items():
+                    (found.take_off if each > client else found.put_on)(common)
         return self.scale.real(found.words, self.like), real_totals(found.longs)
 
     def _secret(self, client: int) -> bytes:
@@ -361,9 +364,19 @@ class SecureSum:
             raise BadInput(self._too_few(len(shares), need))
         try:
             secret: bytes = combine_shares(shares[:need])
-        except ValueError:
+        except Exception:  # of bytes that others made
             raise BadInput(f"the shares of client {client}'s secret do not fit together") from None
         return secret
+
+    def _common(self, client: int, others: Sequence[int]) -> dict[int, bytes]:
+        """The secrets of a client that has gone, and of each of its neighbours."""
+        secret = self._secret(client)
+        try:
+            key = bytes_to_private_key(secret)
+            pk1s = {each: bytes_to_public_key(self.parties[each].pk1) for each in others}
+            return {each: generate_shared_key(key, pk1) for each, pk1 in pk1s.items()}
+        except Exception:  # of bytes that others made
+            raise BadInput(f"client {client}'s shares are not those of a key") from None
 
     def _threshold(self, neighbours: int) -> int:
         return max(LEAST, math.ceil(self.spec.threshold * neighbours - 1e-9), neighbours // 2 + 1)
@@ -381,6 +394,13 @@ class SecureSum:
 
     def _asked(self, values: Mapping[str, Any]) -> ConfigRecord:
         return ConfigRecord({"round": self.round, **values})
+
+
+def _shares(said: ConfigRecord) -> list[bytes]:
+    sent: Any = said["shares"]
+    if not isinstance(sent, list) or not all(isinstance(each, bytes) for each in sent):
+        raise BadInput("its shares are no bytes")
+    return sent
 
 
 def _bytes(said: ConfigRecord, name: str) -> bytes:

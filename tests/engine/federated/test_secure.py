@@ -145,6 +145,27 @@ def test_with_too_few_the_sum_stays_hidden(stage: str) -> None:
         there.server.total()
 
 
+def test_a_secret_that_is_none_leaves_the_sum_hidden() -> None:
+    """Of a client that has shared it, and then goes."""
+    there = Round(updates(5)).keys()
+    mine = there.states[4].config_records[SECURE]
+    there.states[4][SECURE] = ConfigRecord({**mine, "sk1": b"no key"})
+    there.shares().train(silent=(4,)).unmask()
+    with pytest.raises(BadInput, match="client 4's shares are not those of a key"):
+        there.server.total()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_a_client_hides_nothing_that_is_not_finite(bad: float, clip: float | None) -> None:
+    sent = updates(2)
+    sent[0]["bias"][3] = bad
+    there = Round(sent).keys().shares()
+    there.server.clip = clip
+    with pytest.raises(BadInput, match="bias of the update is not finite"):
+        there.train()
+
+
 def test_weights_are_shares_of_the_heaviest_client() -> None:
     sent = updates(3)
     total, about = Round(sent).keys().shares().train(examples=5).unmask().server.total()
