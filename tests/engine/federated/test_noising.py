@@ -445,3 +445,16 @@ def test_flowers_fixed_clipping_weights_clients_by_their_images() -> None:
 
     assert mean(1.0) - mean(1e-9) == pytest.approx(0.991)
     assert compute_stdv(1.0, 1.0, 10) == pytest.approx(0.1)
+
+
+def test_the_count_of_a_round_taken_again_with_other_clients_has_other_noise(
+    tmp_path: Path,
+) -> None:
+    """Else the two clipping norms would tell by how many the count differs."""
+    noise = noise_of(tmp_path, noise_multiplier=1.1, adaptive=AdaptiveClipping(count_noise=0.2))
+    begun, clips = noise.clip, []
+    for clients in ([0, 2], [2, 0], [0]):
+        noise.clip = begun
+        noise.mean([], LIKE, 1, clients)
+        clips.append(noise.clip)
+    assert clips[0] == clips[1] != clips[2]
