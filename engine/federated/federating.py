@@ -238,8 +238,8 @@ def _summary(federation: Federation, changed: bool) -> Summary:
             summary["test_loss"] = at.loss
     if federation.conductor.noise is not None:
         summary |= federation.conductor.noise.summary()
-    if federation.success_rate is not None:
-        summary["attack_success_rate"] = federation.success_rate
+    if at.success_rate is not None:
+        summary["attack_success_rate"] = at.success_rate
     if federation.client_accuracy is not None:
         summary["client_accuracy"] = federation.client_accuracy
     if changed:

@@ -57,6 +57,10 @@ class Place:
     loss: float | None = None
     best_accuracy: float | None = None
     best_round: int = 0
+    success_rate: float | None = None
+    """Of a backdoor."""
+    reason: str = ""
+    """Why a round was skipped, the last one that was."""
     broken: bool = False
     """Whether the global model's answers are not finite any more."""
 
@@ -103,7 +107,6 @@ class Federation:
             )
         self.hostile = hostility.who(spec.hostile, spec.clients, bench.seed)
         self.backdoor = hostility.backdoor_of(spec)
-        self.success_rate: float | None = None
         self.epsilon: float | None = None
         self.client_accuracy: float | None = None
         self.rounds: list[tuple[Any, ...]] = []
@@ -140,7 +143,7 @@ class Federation:
         if self.at.round and self.at.skipped == self.at.round:
             raise CrucibleError(
                 f"nothing came of any of the {self.at.round} rounds: the last was skipped, as "
-                f"{self.conductor.round.skipped}. The model is as it was at the start."
+                f"{self.at.reason}. The model is as it was at the start."
             )
         if isinstance(self.spec.strategy, FedBN):
             yield from self._judge_own(grid)
@@ -227,7 +230,7 @@ class Federation:
         if self.at.best_accuracy is None or judged.accuracy > self.at.best_accuracy:
             self.at.best_accuracy, self.at.best_round = judged.accuracy, number
         if self.backdoor is not None:
-            self.success_rate = yield from self._fooled(self.backdoor)
+            self.at.success_rate = yield from self._fooled(self.backdoor)
         return judged
 
     def _fooled(self, backdoor: Backdoor) -> Generator[Event, None, float]:
@@ -273,6 +276,7 @@ class Federation:
 
     def _count(self, seen: RoundFacts) -> None:
         self.at.skipped += bool(seen.skipped)
+        self.at.reason = seen.skipped or self.at.reason
         self.at.rejected += len(seen.of("rejected", "failed"))
         self.at.dropped += len(seen.of("dropped", "late"))
         self.at.bytes_up += seen.bytes_up
@@ -297,7 +301,7 @@ class Federation:
             seconds=seconds,
             accuracy=judged.accuracy if judged is not None else None,
             loss=_finite(judged.loss) if judged is not None else None,
-            success_rate=self.success_rate,
+            success_rate=self.at.success_rate,
             epsilon=self.epsilon,
         )
         yield telling.scalars(seen, outcome)
@@ -315,7 +319,7 @@ class Federation:
     def _snapshot(self) -> tuple[Any, ...]:
         """What a round changes."""
         model = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        told = (self.success_rate, self.epsilon, self.client_accuracy, list(self.rounds))
+        told = (self.epsilon, self.client_accuracy, list(self.rounds))
         return model, self.conductor.state(), dataclasses.replace(self.at), told
 
     def _undo(self, before: tuple[Any, ...]) -> None:
@@ -323,7 +327,7 @@ class Federation:
         model, state, self.at, told = before
         self.model.load_state_dict(model)
         self.conductor.restore(state)
-        self.success_rate, self.epsilon, self.client_accuracy, self.rounds = told
+        self.epsilon, self.client_accuracy, self.rounds = told
 
     # --- what is kept for an audit ----------------------------------------------------------------
 

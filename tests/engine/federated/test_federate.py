@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from engine.attacks import perturb
 from engine.attacks.spec import PGD
+from engine.bench import Bench
 from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled, CrucibleError
-from engine.events import Event, Note, Saved, Scalars, Table, drain, to_message
+from engine.events import Event, Note, Progress, Saved, Scalars, Table, drain, to_message
 from engine.federated import apps
 from engine.federated.checking import least
 from engine.federated.conducting import Conductor
@@ -359,6 +360,36 @@ def test_it_goes_on_where_it_was(tmp_path: Path, name: str) -> None:
     assert [row["states"] for row in last(events, "rounds")] == [
         row["states"] for row in last(whole, "rounds")
     ]
+
+
+def cut_after_the_last_round(tmp_path: Path, spec: Federate) -> Bench:
+    """The bench on which a run goes on that was cancelled when all its rounds were over."""
+    steps = run_federate(spec, new_bench(tmp_path, "cut"))
+    for event in steps:
+        if isinstance(event, Progress) and event.unit == "rounds" and event.done == spec.rounds:
+            break
+    with pytest.raises(StopIteration):
+        while True:
+            steps.throw(Cancelled())
+    again = new_bench(tmp_path, "cut")
+    checkpoint = again.checkpoints.latest()
+    assert checkpoint is not None
+    again.restore(checkpoint)
+    return again
+
+
+def test_resumed_after_the_last_round_it_tells_the_same(tmp_path: Path) -> None:
+    spec = changed(QUICK, rounds=1, hostile=(Backdoor(clients=(1,), target=0),))
+    _, whole = play(tmp_path, spec, "whole")
+    assert "attack_success_rate" in whole
+    assert drain(run_federate(spec, cut_after_the_last_round(tmp_path, spec))) == whole
+
+
+def test_resumed_after_the_last_round_it_says_why_the_last_was_skipped(tmp_path: Path) -> None:
+    spec = changed(QUICK, clients=2, drop_out=0.999999, rounds=1)
+    again = cut_after_the_last_round(tmp_path, spec)
+    with pytest.raises(CrucibleError, match="skipped, as no client sent an update that could be"):
+        drain(run_federate(spec, again))
 
 
 def test_a_cancel_keeps_the_last_global_model_and_ends_the_clients(tmp_path: Path) -> None:
