@@ -27,6 +27,7 @@ from engine.federated.checking import check_away
 from engine.federated.compression import compressed
 from engine.federated.conducting import DROPPED, FIXED, STOPPED
 from engine.federated.entry import CLIENT, introduce
+from engine.federated.facts import is_finite
 from engine.federated.federating import federate
 from engine.federated.federation import Federation
 from engine.federated.flower import arrays_in, is_live, number_in, quiet, record, tensors
@@ -133,9 +134,11 @@ def train(message: Message, context: Context) -> Message:
     except Stopped:
         return Message(Error(STOPPED, "it was stopped"), reply_to=message)
     sent, rest = compressed(fleet.spec.compression, learnt.update, kept.get("memory", {}), seed)
-    for name, state in {**learnt.kept, "memory": rest}.items():
-        if state:
-            context.state[name] = record(state, live=live)
+    # The server rejects what is not finite: the client keeps as little of it as of a late answer.
+    if all(map(is_finite, sent.values())):
+        for name, state in {**learnt.kept, "memory": rest}.items():
+            if state:
+                context.state[name] = record(state, live=live)
     if SECURE in message.content:
         about = {
             "examples": learnt.examples,

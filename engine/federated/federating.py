@@ -18,7 +18,6 @@ from engine.events import Event, Note, Saved, Table
 from engine.federated.checking import check
 from engine.federated.federation import Federation, Keeper
 from engine.federated.flower import quiet, record, tensors
-from engine.federated.learning import Fleet
 from engine.federated.local import LocalGrid
 from engine.federated.preparing import Prepared, fleet_of, prepared
 from engine.federated.spec import Deployment, Federate, Local, Ray
@@ -124,7 +123,7 @@ def _here(federation: Federation) -> Generator[Event, None, None]:
     threads = 1 if bench.device.type != "cpu" else spec.grid.threads or cores()
     grid = LocalGrid(apps.client, spec.clients, {apps.FLEET: name}, threads)
     fleet.turns = grid.turns
-    keeper = _Keeper(federation, grid, fleet)
+    keeper = _Keeper(federation, grid)
     if bench.resume is not None:
         keeper.restore(bench.resume.tensors, bench.resume.values["task"])
         yield Note("info", f"resumed after round {federation.at.round}")
@@ -150,21 +149,15 @@ def cores() -> int:
 class _Keeper(Keeper):
     """Writes checkpoints: the federation, and what is with the clients of this process."""
 
-    def __init__(self, federation: Federation, grid: LocalGrid, fleet: Fleet) -> None:
+    def __init__(self, federation: Federation, grid: LocalGrid) -> None:
         self.federation = federation
-        self.fleet = fleet
         self.grid = grid
 
     def begin(self) -> None:
-        # Records are replaced, and never changed: it is enough to hold them.
-        self._before = {node: dict(c.state) for node, c in self.grid.contexts.items()}
+        self._before = dict(self.grid.contexts)
 
     def undo(self) -> None:
-        self.fleet.stop.set()
-        self.grid.close()
-        for node, context in self.grid.contexts.items():
-            context.state.clear()
-            context.state.update(self._before[node])
+        self.grid.contexts = self._before
 
     def end(self) -> None:
         if self.federation.bench.checkpoint_due(0.0):

@@ -1,7 +1,9 @@
 """A federation, round by round: a generator of events on any of Flower's grids.
 
 Pulling it is running it: messages are pushed to the grid, and between two looks for answers there
-is a yield. Nothing that it computes depends on when answers come, or in which order.
+is a yield. What it computes depends on which answers come in time, and on nothing else of when they
+come, or in which order. (Late clients elsewhere, which keep something for themselves, as with FedBN
+or where compression has a memory, may keep what they learnt for an answer that nobody took.)
 """
 
 from __future__ import annotations

@@ -2,10 +2,15 @@
 
 Clients are begun in the order of their messages, and each answers when it is done; who puts the
 answers together sorts them, so that the number of threads does not matter.
+
+A client works on a copy of what it keeps, and keeps what it made of that when its answer is taken
+(`pull_messages`). Of an answer that nobody wanted nothing stays: what a client does next depends on
+which of its answers were taken, and not on when it got through with the others.
 """
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 import time
@@ -16,6 +21,7 @@ from typing import Any
 import torch
 
 from engine.federated.flower import addressed
+from engine.federated.learning import Stopped
 
 # isort: split
 from flwr.app import Context, Error, Message, Metadata, RecordDict
@@ -39,11 +45,14 @@ class Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._busy = self._taken = False
+        self._busy = self._taken = self._ended = False
 
     def __enter__(self) -> None:
+        """Raises Stopped after `end`."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._busy or self._taken))
+            self._changed.wait_for(lambda: self._ended or not (self._busy or self._taken))
+            if self._ended:
+                raise Stopped
             self._busy = True
 
     def __exit__(self, *about: object) -> None:
@@ -62,6 +71,13 @@ class Turns:
             self._taken = False
             self._changed.notify_all()
 
+    def end(self) -> None:
+        """Let nobody in any more."""
+        self.take()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
 
 class LocalGrid(Grid):
     """Clients 0 to `clients` - 1 of an app, at nodes 1 to `clients`, whichever thread is free."""
@@ -76,11 +92,12 @@ class LocalGrid(Grid):
             client + 1: Context(1, client + 1, {"partition-id": client}, RecordDict(), run_config)
             for client in range(clients)
         }
+        """Of each node; replaced, and never changed, while clients are at work."""
         self.turns = Turns()
         self._app = app
         self._wanted = max(1, min(threads, clients))
         self._tasks: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._done: dict[str, Message] = {}
+        self._done: dict[str, tuple[Message, Context]] = {}
         self._under_way: dict[str, threading.Thread] = {}
         self._given_up: set[str] = set()
         self._changed = threading.Condition()
@@ -123,7 +140,8 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The answers that are there, waiting a moment for the first."""
+        """The answers that are there, waiting a moment for the first. Their clients keep what they
+        learnt for them."""
         wanted, waited = set(message_ids), False
         with self._changed:
             if not wanted & self._done.keys():
@@ -133,7 +151,9 @@ class LocalGrid(Grid):
         if waited:
             self.turns.take()
         with self._changed:
-            return [self._done.pop(each) for each in sorted(wanted & self._done.keys(), key=int)]
+            found = [self._done.pop(each) for each in sorted(wanted & self._done.keys(), key=int)]
+        self.contexts |= {context.node_id: context for _, context in found}
+        return [answer for answer, _ in found]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -156,14 +176,16 @@ class LocalGrid(Grid):
         with self._changed:
             self._given_up |= set(message_ids)
             for each in message_ids:
+                self._done.pop(each, None)
                 thread = self._under_way.pop(each, None)
                 if thread is not None:
                     self._threads.remove(thread)
         self._fill_up()
 
-    def close(self, patience: float = 10.0) -> None:
-        """End the threads, once their clients have noticed that nobody wants their answers."""
-        self.turns.give()
+    def close(self, patience: float = 0.5) -> None:
+        """End the threads. One whose client is in the middle of a step after so many seconds is
+        left to itself, and ends with that step, or with the process."""
+        self.turns.end()
         with self._changed:
             while not self._tasks.empty():
                 self._tasks.get()
@@ -198,17 +220,21 @@ class LocalGrid(Grid):
                 if name in self._given_up:
                     continue
                 self._under_way[name] = me
-            answer = self._answer(message)
+            done = self._answer(message)
             with self._changed:
                 self._under_way.pop(name, None)
                 if name in self._given_up:  # too late: another thread has this one's place
                     return
-                self._done[name] = answer
+                self._done[name] = done
                 self._changed.notify_all()
 
-    def _answer(self, message: Message) -> Message:
+    def _answer(self, message: Message) -> tuple[Message, Context]:
+        """The answer, and what the client keeps if it is taken."""
+        before = self.contexts[message.metadata.dst_node_id]
+        context = copy.copy(before)
+        context.state = RecordDict(dict(before.state))  # records are replaced, and never changed
         try:
-            return self._app(message, self.contexts[message.metadata.dst_node_id])
-        except Exception as error:
+            return self._app(message, context), context
+        except (Exception, SystemExit) as error:  # the latter where its model asks to leave
             about = "".join(traceback.format_exception_only(error)).strip()
-            return Message(Error(FAILED, about), reply_to=message)
+            return Message(Error(FAILED, about), reply_to=message), before

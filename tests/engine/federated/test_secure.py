@@ -330,9 +330,9 @@ def test_no_message_holds_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         learnt.append(torch.cat([t.flatten() for t in found.update.values()]))
         return found
 
-    def answers_(self: LocalGrid, message: Message) -> Message:
+    def answers_(self: LocalGrid, message: Message) -> Any:
         found = answer(self, message)
-        answers.append(found)
+        answers.append(found[0])
         return found
 
     monkeypatch.setattr(apps.Fleet, "learn", learns)
@@ -412,12 +412,12 @@ def test_a_masked_answer_of_another_form_is_rejected(
 ) -> None:
     answer = LocalGrid._answer
 
-    def shortened(self: LocalGrid, message: Message) -> Message:
-        found = answer(self, message)
+    def shortened(self: LocalGrid, message: Message) -> Any:
+        found, kept = answer(self, message)
         if found.metadata.message_type == "train" and message.metadata.dst_node_id == 3:
             arrays = found.content.array_records[secure.MASKED]
             arrays["words"] = type(arrays["words"])(arrays["words"].numpy()[:-1])
-        return found
+        return found, kept
 
     monkeypatch.setattr(LocalGrid, "_answer", shortened)
     events, summary = play(tmp_path, changed(SECURED, rounds=1))
