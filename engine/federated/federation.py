@@ -31,7 +31,7 @@ from engine.federated.learning import NORMS, exchanged, statistics_of, tensors_o
 from engine.federated.noising import ClientNoise, Exhausted
 from engine.federated.preparing import Prepared
 from engine.federated.secure import SecureSum
-from engine.federated.spec import Backdoor, FedBN, Federate, Local
+from engine.federated.spec import Backdoor, FedBN, Federate, Local, Ray
 from engine.federated.telling import Outcome
 from engine.models.evaluating import Evaluation, evaluate
 from engine.store.checkpoints import under
@@ -194,12 +194,12 @@ class Federation:
     def _asked(
         self, grid: Grid, messages: Iterable[Message], what: str
     ) -> Generator[Event, None, list[Message]]:
-        """The answers to messages, as far as they come in time."""
+        """The answers to messages, as far as they come in time. See `_patience`."""
         messages = list(messages)
         total = len(messages)
         left = set(grid.push_messages(messages)) if messages else set()
         answers: list[Message] = []
-        end = time.monotonic() + self.spec.timeout
+        end = time.monotonic() + self._patience(grid)
         said = time.monotonic()
         while left and time.monotonic() < end:
             found = list(grid.pull_messages(left))
@@ -220,6 +220,17 @@ class Federation:
         if left and hasattr(grid, "give_up"):
             grid.give_up(left)
         return answers
+
+    def _patience(self, grid: Grid) -> float:
+        """Seconds that answers are waited for.
+
+        The noise of a private round covers one client's own update. Where clients are all of this
+        machine, and take turns at it, one that is slow would make others late as well, and change
+        the sum by their updates too: there all are waited for. Elsewhere a client is late by itself
+        as far as nothing is shared, neither a machine nor a line.
+        """
+        together = is_here(grid) or isinstance(self.spec.grid, Ray)
+        return math.inf if self.spec.privacy is not None and together else self.spec.timeout
 
     # --- the global model -------------------------------------------------------------------------
 

@@ -205,7 +205,8 @@ class Federate(Adjustable):
     timeout: float = param(
         600.0,
         "Patience",
-        "How long the server waits for a round's answers.",
+        "How long the server waits for a round's answers. With privacy, local and ray wait "
+        "for all.",
         unit="s",
         gt=0.0,
         le=1e6,

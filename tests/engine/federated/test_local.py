@@ -19,7 +19,7 @@ from engine.federated.federation import Federation
 from engine.federated.learning import Fleet, Learnt, Lesson, Stopped
 from engine.federated.local import WAIT, LocalGrid
 from engine.federated.preparing import fleet_of, prepared
-from engine.federated.spec import Federate, TopK
+from engine.federated.spec import ClientPrivacy, Deployment, Federate, GridSpec, Local, Ray, TopK
 from tests.engine.federated.fleet import QUICK, changed, new_bench
 
 # isort: split
@@ -130,6 +130,47 @@ def test_a_client_keeps_nothing_of_an_update_that_is_not_finite(
     _, grid = played(tmp_path, spec, LocalGrid)
     kept = {node - 1: "memory" in context.state for node, context in grid.contexts.items()}
     assert kept == {0: True, 1: False, 2: True, 3: True, 4: True}
+
+
+# --- one client that is slow ----------------------------------------------------------------------
+
+
+class Elsewhere(LocalGrid):
+    """As far as a federation sees, its clients are in other processes."""
+
+    live = False
+
+
+@pytest.mark.parametrize(
+    ("where", "grid", "states"),
+    [
+        (Local(), LocalGrid, "kkkkk"),
+        (Ray(), Elsewhere, "kkkkk"),
+        (Deployment(superlink="127.0.0.1:9093"), Elsewhere, "lllll"),
+    ],
+    ids=["local", "ray", "deployment"],
+)
+def test_with_privacy_a_slow_client_makes_no_others_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: GridSpec, grid: Any, states: str
+) -> None:
+    """One thread: the others wait for the first. Elsewhere it is theirs not to, and there is a
+    deadline."""
+    slow = threading.Event()
+    right = Fleet.learn
+
+    def learn(self: Fleet, lesson: Lesson, state: Any) -> Learnt:
+        if lesson.client == 0:
+            slow.wait(2.5)
+        return right(self, lesson, state)
+
+    monkeypatch.setattr(Fleet, "learn", learn)
+    privacy = ClientPrivacy(noise_multiplier=1.0, delta=0.01)
+    spec = changed(QUICK, rounds=1, privacy=privacy, timeout=2.0, grid=where)
+    try:
+        federation, _ = played(tmp_path, spec, grid)
+    finally:
+        slow.set()
+    assert federation.conductor.round.timeline(spec.clients) == states
 
 
 # --- the end --------------------------------------------------------------------------------------
