@@ -13,7 +13,7 @@ That is looked for in four ways, as the model is used:
 - the same images give the same logits again, before and after others were seen;
 - the same images give the same logits among more of them, and alone.
 
-Parameters that are nought are meanwhile replaced by random ones.
+Parameters that are nought, or next to it, are meanwhile replaced by random ones.
 
 That is against mistakes. It cannot find what shows on certain images or numbers of images only that
 were not tried (more images than before are tried again, fewer are not), only after a while, what
@@ -49,8 +49,8 @@ AGREEMENT = 1e-2
 """Of two computations of the same, as a share: far above rounding, far below a wrong rule."""
 
 MOVED = 1e-4
-"""Share of the largest logit from which on one has moved. As many images are computed alike, so
-that hardly a bit differs."""
+"""Share of what a class's logits differ by from which on one has moved. As many images are computed
+alike, so that hardly a bit differs."""
 
 ROUNDED = 8
 """Times the precision that the model computes in: what is rounding whatever else is asked."""
@@ -121,7 +121,7 @@ class Trial:
             together = self.model(self.images.clone())
             apart = torch.cat([self.model(one.clone()) for one in self.images.split(1)])
         self.draws = not all(map(torch.equal, before, _random(self.images.device)))
-        if not self.draws and not _alike(together, apart, rounded=_rounded(apart)):
+        if not self.draws and _moved(together, apart, AGREEMENT):
             _refuse_mixing()
 
     def signature(self, record: Callable[..., Any]) -> list[tuple[object, ...]] | None:
@@ -183,10 +183,12 @@ class Trial:
 
 @contextlib.contextmanager
 def stirred(learning: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Parameters that are nought, as a last layer or a branch often is at first, are not meanwhile:
-    they would hide what is computed before them."""
+    """Parameters that are nought, or next to it beside others, as a last layer or a branch often is
+    at first, are not meanwhile: they would hide what is computed before them."""
     numbers = torch.Generator().manual_seed(0)
-    nought = [(p, p.detach().clone()) for p in learning if not p.detach().any()]
+    sizes = [(p, float(p.detach().abs().max())) for p in learning if p.numel()]
+    least = LEAST * max((size for _, size in sizes), default=0.0)
+    nought = [(p, p.detach().clone()) for p, size in sizes if size <= least]
     try:
         with torch.no_grad():
             for p, _ in nought:
@@ -286,7 +288,7 @@ def _refuse_counting(model: nn.Module, images: Tensor) -> None:
         return  # draws are others for more images
     for one, more in itertools.pairwise(answers):
         many = min(len(one), len(more))
-        if not _alike(more[:many], one[:many], rounded=_rounded(one)):
+        if _moved(more[:many], one[:many], AGREEMENT):
             _refuse_mixing()
 
 
@@ -334,13 +336,19 @@ def _drawn_alike(model: nn.Module, images: Tensor) -> Tensor:
         return logits.detach()
 
 
-def _moved(now: Tensor, before: Tensor) -> bool:
+def _moved(now: Tensor, before: Tensor, share: float = MOVED) -> bool:
+    """Whether logits, (N, classes), are others than before. Each class is held against what its own
+    logits differ by, or against the class with the smallest: one that is far off, as a class that
+    is masked, hides nothing in the others."""
     told = before.isfinite()
-    now, before = now[told], before[told]
-    if not len(before):
-        return False
-    share = max(MOVED, _rounded(before))
-    return not bool((now - before).abs().max() <= share * before.abs().max())
+    before = before.where(told, 0.0)
+    off = (now - before).where(told, 0.0).abs()
+    rounded = _rounded(before)
+    size = before.abs().amax(0)
+    some = size[size > 0]
+    least = some.min() if len(some) else size.new_zeros(())
+    range_ = (before.amax(0) - before.amin(0)).maximum(least)
+    return not bool((off <= max(share, rounded) * range_ + rounded * size).all())
 
 
 def _rounded(logits: Tensor) -> float:
@@ -368,7 +376,7 @@ def _first(images: Tensor, count: int) -> Tensor:
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     """A loss with slopes at every logit."""
     along = torch.linspace(0.5, 1.5, logits.shape[1], dtype=logits.dtype, device=logits.device)
-    return logits @ along + logits.square().sum(1)
+    return logits @ along + logits.atan().sum(1)
 
 
 def _elsewhere(slope: Tensor, k: int) -> bool:

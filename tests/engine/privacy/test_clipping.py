@@ -902,6 +902,40 @@ def test_a_last_layer_that_is_nought_hides_no_mixing(name: str) -> None:
     assert not any(p.any() for p in model.parameters())
 
 
+def offset(logits: Tensor, by: float) -> Tensor:
+    return logits + logits.new_tensor([by, *([0.0] * (CLASSES - 1))])
+
+
+@pytest.mark.parametrize(
+    "after",
+    {
+        "masked": lambda z: offset(z, -1e9),
+        "filled": lambda z: offset(z.mul(0.0), torch.finfo(z.dtype).min) + offset(z, 0.0),
+        "offset": lambda z: offset(z, 1e5),
+    }.items(),
+    ids=lambda item: item[0],
+)
+@pytest.mark.parametrize("name", ["detached mean", "standardised", "number of samples"])
+def test_a_class_that_is_far_off_hides_no_mixing(name: str, after: Any) -> None:
+    torch.manual_seed(14)
+    model = Does(lambda s, x: after[1](s.mixing(x)))
+    model.mixing = Does(in_training(MIXING[name]), head=head(192))
+    with pytest.raises(BadInput, match="part in each other's logits"):
+        Clipper(model).check(torch.rand(64, *SHAPE))
+
+
+@pytest.mark.parametrize("name", ["detached mean", "standardised", "number of samples"])
+def test_a_branch_that_hardly_counts_yet_hides_no_mixing(name: str) -> None:
+    """As LayerScale, which begins at 1e-6."""
+    torch.manual_seed(14)
+    model = Does(lambda s, x: s.head(x.flatten(1)) + s.small(s.mixing(x)), head=head(192))
+    model.mixing = Does(in_training(MIXING[name]), head=head(192))
+    model.small = nn.Linear(CLASSES, CLASSES, bias=False)
+    nn.init.constant_(model.small.weight, 1e-6)
+    with pytest.raises(BadInput, match="part in each other's logits"):
+        Clipper(model).check(torch.rand(64, *SHAPE))
+
+
 @pytest.mark.parametrize("dropout", [False, True])
 def test_a_number_of_samples_that_counts_is_found_beside_dropout(dropout: bool) -> None:
     model = Does(
