@@ -146,7 +146,7 @@ class DiracCanaries(Canaries):
     def look(self, gradient: Tensor, norm: float) -> None:
         seen = gradient[self.where.to(gradient.device)] - self._known
         seen = seen.double().cpu() / norm
-        self.score += seen
+        self.score = self.score + seen  # what it was may be held, to go back to
         left_out = seen[~self.included]
         sums = 1.0, float(left_out.square().sum()), float(left_out.sum()) ** 2
         self.noise = self.noise + torch.tensor(sums, dtype=torch.float64)

@@ -294,6 +294,7 @@ require = {{robust_accuracy = ">= 0.85"}}
         again.run(workspace.find("judged"))
 
 
+@pytest.mark.timeout(900)
 def test_a_cancel_anywhere_keeps_what_was_found(model_file: Path, tmp_path: Path) -> None:
     def spec() -> Evaluate:
         return small(

@@ -48,6 +48,8 @@ def unrolled(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
 def test_the_spectral_norm_is_the_largest_singular_value(
     layer: nn.Module, shape: tuple[int, ...]
 ) -> None:
+    torch.manual_seed(2)
+    layer.reset_parameters()  # type: ignore[operator]
     (found,) = layers_of(nn.Sequential(layer))
     generator = torch.Generator().manual_seed(1)
     stretch = Stretch.begin(found, torch.Size(shape), generator)

@@ -458,3 +458,17 @@ def test_the_count_of_a_round_taken_again_with_other_clients_has_other_noise(
         noise.mean([], LIKE, 1, clients)
         clips.append(noise.clip)
     assert clips[0] == clips[1] != clips[2]
+
+
+def test_what_canaries_saw_of_a_round_that_is_undone_is_forgotten(tmp_path: Path) -> None:
+    privacy = ClientPrivacy(noise_multiplier=1.0, canaries=4)
+    noise = ClientNoise(changed(PRIVATE, privacy=privacy), new_bench(tmp_path), parameters=12)
+    noise.picked(1)
+    noise.mean([], LIKE, 1)
+    before, held = noise.tensors(), {n: t.clone() for n, t in noise.tensors().items()}
+    noise.picked(2)
+    noise.mean([], LIKE, 2)
+    assert not torch.equal(noise.tensors()["canaries.score"], held["canaries.score"])
+    noise.restore(before)
+    for name, tensor in noise.tensors().items():
+        assert torch.equal(tensor, held[name]), name
