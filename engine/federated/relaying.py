@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import queue
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ PIECE = 48 * 1024
 """Bytes of a file in a line."""
 LARGEST = 256 * 2**20
 """Bytes of a file that is sent in lines at most."""
+FILES = ("model.safetensors", LEARNT, CANARIES)
+"""What a server sends into the run's folder, besides captured updates. Nothing else of the folder
+is its to write: what the run has spent is there, too."""
+UPDATE = re.compile(r"updates/[\w-]+\.safetensors", re.ASCII)
 LAST_WORDS = 5.0
 """Seconds that a server has to hand over what it has, when the run is cancelled."""
 
@@ -172,6 +177,8 @@ def _taken(body: Mapping[str, Any], folder: Path) -> Event | None:
             _write(body, folder)
             return None
         event = from_message(body)
+        if isinstance(event, Saved):
+            _place(event.path, folder)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise CrucibleError(
             f"the server said something that cannot be read ({error}); is it of another version?"
@@ -182,13 +189,18 @@ def _taken(body: Mapping[str, Any], folder: Path) -> Event | None:
 
 
 def _write(body: Mapping[str, Any], folder: Path) -> None:
-    """Take up a piece of a file. A server is not to write elsewhere than into the run's folder."""
-    path = (folder / str(body["file"])).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"a file outside of the run's folder, {body['file']!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Take up a piece of a file."""
+    path = _place(body["file"], folder)
+    path.parent.mkdir(exist_ok=True)
     with path.open("wb" if body["first"] else "ab") as file:
         file.write(base64.b64decode(body["data"], validate=True))
+
+
+def _place(name: str, folder: Path) -> Path:
+    """Where a file lies that a server may send. Raises ValueError for any other."""
+    if name not in FILES and not UPDATE.fullmatch(name):
+        raise ValueError(f"a file that is not its to write, {name[:100]!r}")
+    return folder / name
 
 
 def present(grid: Any, clients: int, seconds: float) -> Generator[Event, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -185,21 +186,21 @@ def test_events_and_files_come_as_they_were(tmp_path: Path) -> None:
     there = tmp_path / "there"
     (there / "updates").mkdir(parents=True)
     content = os.urandom(100_000)
-    (there / "updates" / "one").write_bytes(content)
-    (there / "empty").write_bytes(b"")
+    (there / "updates" / "one.safetensors").write_bytes(content)
+    (there / "model.safetensors").write_bytes(b"")
     (there / LEARNT).write_text("of a private run")
     said = [
         Scalars(1, {"global/accuracy": 0.5}),
         Table("rounds", ("round", "skipped"), ((1, ""),)),
-        Saved("update", "updates/one", 100_000, "0"),
-        Saved("nothing", "empty", 0, "0"),
+        Saved("update", "updates/one.safetensors", 100_000, "0"),
+        Saved("nothing", "model.safetensors", 0, "0"),
     ]
     bench = new_bench(tmp_path)
     events, summary = pulled(relayed(Lines(*told(there, *said)), bench, "nodes"))
     assert events == said
     assert summary == {"accuracy": 0.5}
-    assert (bench.folder / "updates" / "one").read_bytes() == content
-    assert (bench.folder / "empty").read_bytes() == b""
+    assert (bench.folder / "updates" / "one.safetensors").read_bytes() == content
+    assert (bench.folder / "model.safetensors").read_bytes() == b""
     assert (bench.folder / LEARNT).read_text() == "of a private run"
 
 
@@ -210,9 +211,8 @@ def test_events_and_files_come_as_they_were(tmp_path: Path) -> None:
         (['{"failed": "no", "exit_code": 1}'], CrucibleError, "^no$"),
         ([None], CrucibleError, "it is gone"),
         (['{"event": "nonsense"}'], CrucibleError, "of another version"),
-        (['{"file": "../out", "data": "", "first": true}'], CrucibleError, "outside of the run"),
         (
-            ['{"event":"saved","name":"m","path":"m","size":1,"sha256":""}'],
+            ['{"event":"saved","name":"m","path":"model.safetensors","size":1,"sha256":""}'],
             CrucibleError,
             "did not arrive",
         ),
@@ -223,7 +223,31 @@ def test_what_goes_wrong_at_the_server_is_said_here(
 ) -> None:
     with pytest.raises(error, match=words):
         pulled(relayed(Lines(*lines), new_bench(tmp_path), "nodes"))
-    assert not (tmp_path / "runs" / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../out",
+        "run.json",
+        "deployment.json",
+        "privacy.jsonl",
+        "updates/../run.json",
+        "updates/..",
+        "updates/a/b.safetensors",
+        "model.safetensors/",
+    ],
+)
+def test_a_server_writes_nothing_but_what_it_is_to_send(tmp_path: Path, name: str) -> None:
+    bench = new_bench(tmp_path)
+    (bench.folder / "run.json").write_text("ours")
+    piece = {"file": name, "data": base64.b64encode(b"theirs").decode(), "first": True}
+    saved = {"event": "saved", "name": "m", "path": name, "size": 1, "sha256": ""}
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    for line in (piece, saved):
+        with pytest.raises(CrucibleError, match="a file that is not its to write"):
+            pulled(relayed(Lines(json.dumps(line), None), bench, "nodes"))
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 def test_noise_in_the_log_is_passed_over(tmp_path: Path) -> None:
