@@ -28,6 +28,11 @@ class UnavailableError(CrucibleError):
     had begun before is only interrupted by it."""
 
 
+class LostError(UnavailableError):
+    """What a run was at work with is gone, as a server on another machine. Its first session, too,
+    is only interrupted by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One fault of a spec: `path` leads to the field, as in `("model", "width")`."""

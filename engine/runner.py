@@ -21,6 +21,7 @@ from engine.errors import (
     BadInput,
     Cancelled,
     CrucibleError,
+    LostError,
     StorageError,
     UnavailableError,
     is_memory,
@@ -426,7 +427,7 @@ def _clear_away(run: Run, task: Task) -> None:
 
 def _failure(error: Exception) -> tuple[Status, Event]:
     """How a run ends that came to grief over `error`, and what is said of it."""
-    if isinstance(error, StorageError):
+    if isinstance(error, StorageError | LostError):
         return "interrupted", Failed(str(error))
     if isinstance(error, CrucibleError):
         return "failed", Failed(str(error))

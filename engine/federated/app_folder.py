@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+PUBLISHER = "crucible"
 SERVER, CLIENT = "crucible_app.apps:server", "crucible_app.apps:client"
 
 APPS = '''"""Crucible's federated apps, which `engine` brings."""
@@ -20,16 +21,16 @@ __all__ = ["client", "server"]
 '''
 
 
-def write_app(folder: Path, task: Mapping[str, Any]) -> Path:
+def write_app(folder: Path, task: Mapping[str, Any], name: str = "crucible-app") -> Path:
     """Write an app that plays `task` (as `engine.federated.apps` takes it) into `folder`, which
-    `flwr run` takes. Gives `folder`."""
+    `flwr run` takes. Gives `folder`. To a SuperLink the app is PUBLISHER/name."""
     package = folder / "crucible_app"
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").write_text('"""What Flower looks for."""\n', encoding="utf-8")
     (package / "apps.py").write_text(APPS, encoding="utf-8")
     settings = {
         "project": {
-            "name": "crucible-app",
+            "name": name,
             "version": version("crucible-workbench"),
             "description": "A federation of Crucible's",
             "license": "Apache-2.0",
@@ -38,7 +39,7 @@ def write_app(folder: Path, task: Mapping[str, Any]) -> Path:
         "tool": {
             "flwr": {
                 "app": {
-                    "publisher": "crucible",
+                    "publisher": PUBLISHER,
                     "components": {"serverapp": SERVER, "clientapp": CLIENT},
                     "config": {"task": json.dumps(task)},
                 }

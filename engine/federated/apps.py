@@ -34,7 +34,7 @@ from engine.federated.flower import arrays_in, is_live, number_in, quiet, record
 from engine.federated.learning import Fleet, Lesson, Stopped
 from engine.federated.noising import LEDGER
 from engine.federated.preparing import fleet_of, prepared
-from engine.federated.relaying import Say, present, tell, with_files
+from engine.federated.relaying import Say, begun, marked, present, tell, with_files
 from engine.federated.secure import SECURE
 from engine.federated.spec import Federate
 from engine.random import derive
@@ -51,10 +51,6 @@ TASK = "task"
 """Under which a run's configuration holds the task, as JSON."""
 FLEET = "fleet"
 """Under which it names a fleet of this process, instead."""
-MARK = "crucible: "
-"""What a line of a run's log begins with that is ours."""
-BEGUN = "begun "
-"""What follows it where a private round begins, and then its number."""
 WAIT = 60.0
 """Seconds that the server waits for the nodes to be there, unless told."""
 
@@ -248,13 +244,13 @@ def main(grid: Grid, context: Context) -> None:
 def counted(say: Say, log: Callable[[str], None]) -> Say:
     """`say` that has the `log` of the run hold that a round begins before it goes on, and so before
     the noise of the round is drawn: who reads it knows what was spent, however the run ends."""
-    begun = 0
+    rounds = 0
 
     def said(body: Mapping[str, Any]) -> None:
-        nonlocal begun
+        nonlocal rounds
         if body.get("event") == "table" and body.get("name") == "picked":
-            begun += 1
-            log(f"{MARK}{BEGUN}{begun}\n")
+            rounds += 1
+            log(begun(rounds))
         say(body)
 
     return said
@@ -272,7 +268,7 @@ def _log(grid: Any, line: str) -> None:
 
 
 def _print(body: Mapping[str, Any]) -> None:
-    sys.stdout.write(f"{MARK}{json.dumps(body)}\n")  # in one piece: others print as well
+    sys.stdout.write(marked(json.dumps(body)))  # in one piece: others print as well
     sys.stdout.flush()
 
 

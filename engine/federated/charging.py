@@ -10,113 +10,93 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from engine.errors import BadInput, StorageError
+from engine.errors import BadInput, CrucibleError
 from engine.federated.noising import LEDGER, client_plan
-from engine.federated.spec import Federate
+from engine.federated.spec import ClientPrivacy, Federate
 from engine.files import atomic
 from engine.privacy.ledger import Charge, Ledger
 
 SESSION = "deployment.json"
-"""In the run's folder: the run on the SuperLink, and whether it is over."""
+"""In the run's folder: the app of the last session, and whether it is over."""
 
 
 class Account:
-    """The budget of a run over all its sessions, each of which is a run on the SuperLink.
+    """The budget of a run over all its sessions, each of which is a run on the SuperLink, of an app
+    that has a name of its own: by it the run is found there, whoever else has runs. To be used by
+    whoever holds the lock of the run, and nobody else.
 
-    Raises BadInput where the ledger is missing although there was one, or damaged."""
+    Raises BadInput where the ledger is missing although there was one, or anything is damaged."""
 
     def __init__(self, spec: Federate, folder: Path) -> None:
         self._spec = spec
-        self._path = folder / SESSION
-        self._session: dict[str, Any] = {}
-        if self._path.is_file():
-            self._session = json.loads(self._path.read_text(encoding="utf-8"))
-        self._ledger = None
+        self._path, self._ledger = folder / SESSION, folder / LEDGER
+        fresh = not self._path.is_file()
+        self._app, self._over = ("", True) if fresh else _read(self._path)
         if spec.privacy is not None:
-            self._ledger = _Grants(folder / LEDGER, fresh=not self._session)
+            Ledger(self._ledger, fresh=fresh, secure=True, opened=False)
 
     @property
     def left(self) -> str | None:
-        """The run on the SuperLink that may not be over, "" where its number is not known; None if
-        there is none."""
-        return None if self._session.get("over", True) else str(self._session["run"])
+        """The app of the last session, if it may not be over."""
+        return None if self._over else self._app
 
-    def begin(self) -> str | None:
-        """Charge all rounds of a new session, and give what was spent before it, as the server's
-        ledger; None where nothing is private. Raises BadInput where the budget is used up,
-        StorageError where it cannot be written down."""
-        before = None
-        if self._ledger is not None:
-            before = self._ledger.path.read_text(encoding="utf-8")
-            self._charge(self._ledger)
-        self._write(run="", over=False)
-        return before
+    @property
+    def spent(self) -> str | None:
+        """What was spent before, as the ledger of the server that goes on; None where nothing is
+        private."""
+        return None if self._spec.privacy is None else self._ledger.read_text(encoding="utf-8")
 
-    def named(self, run: str) -> None:
-        """The session is this run on the SuperLink."""
-        self._write(run=run, over=False)
+    def begin(self, app: str) -> None:
+        """Charge all rounds of a new session. Raises BadInput where the budget is used up,
+        StorageError where it cannot be written down: nothing is charged then."""
+        self._write(app, over=False)
+        try:
+            if self._spec.privacy is not None:
+                self._charge(self._spec.privacy)
+        except CrucibleError:
+            self.over(None)
+            raise
 
     def over(self, rounds: int | None) -> None:
         """The session has ended, after it had begun so many rounds; None: nobody knows."""
-        with contextlib.suppress(StorageError):  # too much counts then, never too little
-            if self._ledger is not None and rounds is not None:
-                self._ledger.settle(rounds)
-            self._write(run=self._session["run"], over=True)
+        with contextlib.suppress(CrucibleError):  # too much counts then, never too little
+            if self._spec.privacy is not None and rounds is not None:
+                Ledger(self._ledger, fresh=False, secure=True, opened=False).settle(rounds)
+            self._write(self._app, over=True)
 
-    def _charge(self, ledger: _Grants) -> None:
+    def _charge(self, privacy: ClientPrivacy) -> None:
         spec = self._spec
-        assert spec.privacy is not None
-        plan = client_plan(spec.privacy, spec.fraction, spec.rounds)
+        plan = client_plan(privacy, spec.fraction, spec.rounds)
         charge = Charge(plan.noise, spec.fraction)
-        ledger.open()
+        ledger = Ledger(self._ledger, fresh=False, secure=True)
         rounds, spent = spec.rounds, ledger.repeated(charge)
         if plan.allowed is not None:
             rounds = min(rounds, plan.allowed - spent)
         if rounds < 1:
             raise BadInput(
-                f"the target epsilon of {spec.privacy.epsilon:g} is used up: it allows "
+                f"the target epsilon of {privacy.epsilon:g} is used up: it allows "
                 f"{plan.allowed} rounds, and {spent} count already, of sessions whose result is "
                 "lost. Start a new run"
             )
-        ledger.grant(charge, rounds)
+        ledger.reserve(charge, rounds, last=rounds)
 
-    def _write(self, **session: Any) -> None:
-        self._session = session
+    def _write(self, app: str, *, over: bool) -> None:
         with atomic(self._path) as file:
-            file.write(json.dumps(session).encode())
+            file.write(json.dumps({"app": app, "over": over}).encode())
+        self._app, self._over = app, over
 
 
-class _Grants(Ledger):
-    """A ledger whose rounds are all reserved at once, and settled by whoever opens it next if need
-    be: it is opened by `open`, not before."""
-
-    def __init__(self, path: Path, *, fresh: bool) -> None:
-        self._opening: Mapping[str, Any] | None = None
-        super().__init__(path, fresh=fresh, secure=True)
-
-    def open(self) -> None:
-        """A new session; the one before cannot be settled any more."""
-        assert self._opening is not None
-        super()._add(self._opening)
-
-    def grant(self, charge: Charge, rounds: int) -> None:
-        """Reserve so many rounds. Raises StorageError."""
-        self._add(
-            {
-                "reserve": [1, rounds],
-                "noise_multiplier": charge.noise_multiplier,
-                "sample_rate": charge.sample_rate,
-                "sampling": charge.sampling,
-                "drawn": 0,
-            }
-        )
-
-    def _add(self, entry: Mapping[str, Any]) -> None:
-        if self._opening is None and "open" in entry:
-            self._opening = entry
-            return
-        super()._add(entry)
+def _read(path: Path) -> tuple[str, bool]:
+    """The app of the last session, and whether that is over. Raises BadInput."""
+    try:
+        said = json.loads(path.read_bytes())
+        return str(said["app"]), bool(said["over"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path} is damaged ({type(error).__name__}), which says whether a server of this run "
+            "is still at work on the SuperLink. Put back an undamaged copy; or stop that server "
+            "yourself (`flwr ls` and `flwr stop`) and remove the file: what the run has charged "
+            "counts in full then"
+        ) from None

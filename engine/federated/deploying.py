@@ -7,16 +7,18 @@ to whoever may start runs: events, and the files that it saved.
 
 from __future__ import annotations
 
-import queue
 import re
-import threading
+import secrets
+import shutil
 import time
-from typing import Any
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 from engine.bench import Bench
-from engine.errors import BadInput, CrucibleError
-from engine.events import Note
-from engine.federated.app_folder import write_app
+from engine.errors import BadInput, CrucibleError, LostError, UnavailableError
+from engine.events import Event, Note, Progress
+from engine.federated.app_folder import PUBLISHER, write_app
 from engine.federated.charging import Account
 from engine.federated.checking import check
 from engine.federated.command_line import BOX, NAME, connection, flwr
@@ -29,13 +31,17 @@ from engine.federated.reaching import (
     runs,
     takes_strangers,
 )
-from engine.federated.relaying import relayed
+from engine.federated.relaying import MARK, relayed, rounds_begun
 from engine.federated.spec import Deployment, Federate
 from engine.task import Steps
 
-STARTED = re.compile(r"Successfully started run (\d+)")
+T = TypeVar("T")
+
 STARTING = 60.0
 """Seconds that a run has to be there, before it can be stopped."""
+STOPPING = 12.0
+"""Seconds that a run waits until it is stopped. After them it is stopped all the same, but what it
+has spent is asked for only when it is resumed."""
 LAST = ('{"summary"', '{"failed"', '{"cancelled"')
 """What the last line of a server begins with."""
 UNKNOWN = (
@@ -49,8 +55,8 @@ def deploy(spec: Federate, bench: Bench) -> Steps:
 
     Cancelled, the run is stopped there, and nothing of it comes back but what it has spent. Raises
     BadInput where TLS or the SuperNodes' authentication is missing off this machine,
-    UnavailableError where no SuperLink answers, CrucibleError where it is another than it should
-    be, or is gone.
+    UnavailableError where no SuperLink answers, or another than it should be, LostError where it
+    is gone in the middle of the run.
     """
     grid = spec.grid
     assert isinstance(grid, Deployment)
@@ -62,17 +68,9 @@ def deploy(spec: Federate, bench: Bench) -> Steps:
             "not have; leave init out"
         )
     account = Account(spec, bench.folder)
-    reach(grid.superlink, grid.root_certificates)
-    if not is_loopback(host_and_port(grid.superlink)[0]) and takes_strangers(
-        grid.superlink, grid.root_certificates
-    ):
-        raise BadInput(
-            f"the SuperLink at {grid.superlink} takes SuperNodes that it does not know: anybody "
-            "could take part. Start it with `engine federated superlink`, or with "
-            "--enable-supernode-auth."
-        )
-    if (number := account.left) is not None:
-        rounds = _rounds_of(grid, number)
+    yield from _answer(bench, _look, grid)
+    if account.left is not None:
+        rounds = yield from _answer(bench, _rounds_of, grid, account.left)
         account.over(rounds)
         if rounds is None and spec.privacy is not None:
             yield Note("warning", UNKNOWN)
@@ -83,15 +81,48 @@ def deploy(spec: Federate, bench: Bench) -> Steps:
         run.end()
 
 
-def _rounds_of(grid: Deployment, number: str) -> int | None:
-    """How many rounds a run of the SuperLink's had begun, which is stopped; None where that cannot
-    be told."""
-    from engine.federated.apps import BEGUN, MARK
+def _begin(question: Callable[..., T], *about: Any) -> Future[T]:
+    """Ask a SuperLink, in a thread that this process does not end before."""
+    pool = ThreadPoolExecutor(1, "superlink")
+    asked = pool.submit(question, *about)
+    pool.shutdown(wait=False)
+    return asked
 
-    log = ended(grid.superlink, grid.root_certificates, number) if number else None
-    if log is None:
-        return None
-    return max(map(int, re.findall(f"{re.escape(MARK + BEGUN)}(\\d+)", log)), default=0)
+
+def _answer(bench: Bench, question: Callable[..., T], *about: Any) -> Generator[Event, None, T]:
+    """What a SuperLink says, which a cancel does not wait for."""
+    asked = _begin(question, *about)
+    while not asked.done():
+        wait([asked], bench.burst or 0.001)
+        yield Progress(0, 0, "nodes")
+    return asked.result()
+
+
+def _look(grid: Deployment) -> None:
+    """Whether the SuperLink is there, and may be trusted with a run. Raises as `deploy`."""
+    reach(grid.superlink, grid.root_certificates)
+    if not is_loopback(host_and_port(grid.superlink)[0]) and takes_strangers(
+        grid.superlink, grid.root_certificates
+    ):
+        raise BadInput(
+            f"the SuperLink at {grid.superlink} takes SuperNodes that it does not know: anybody "
+            "could take part. Start it with `engine federated superlink`, or with "
+            "--enable-supernode-auth."
+        )
+    runs(grid.superlink, grid.root_certificates)
+
+
+def _number(grid: Deployment, app: str) -> int | None:
+    """Of the run of an app on the SuperLink, if it has taken that. Raises UnavailableError."""
+    return runs(grid.superlink, grid.root_certificates).get(f"{PUBLISHER}/{app}")
+
+
+def _rounds_of(grid: Deployment, app: str) -> int | None:
+    """How many rounds the run of an app had begun, which is stopped; None where nobody can tell.
+    Raises UnavailableError."""
+    number = _number(grid, app)
+    log = None if number is None else ended(grid.superlink, grid.root_certificates, number)
+    return None if log is None else rounds_begun(log)
 
 
 class _Run:
@@ -100,105 +131,105 @@ class _Run:
     def __init__(self, spec: Federate, account: Account) -> None:
         assert isinstance(spec.grid, Deployment)
         self.grid = spec.grid
-        self.begun = 0
-        """Rounds of a private run, as far as the log was read."""
         self._account = account
-        task: dict[str, Any] = {"spec": spec.to_dict(), "told": True, "wait": self.grid.wait}
-        before = runs(self.grid.superlink, self.grid.root_certificates)
-        self._before: set[int] | None = before
-        ledger = account.begin()
-        if ledger is not None:
-            task["ledger"] = ledger
-        home = connection(self.grid)
-        app = write_app(home / "app", task)
-        self._kept = flwr(home, "run", str(app), NAME, "--stream")
-        self._number = ""
+        self._app = f"crucible-{secrets.token_hex(8)}"
+        self._begun = 0
+        """Rounds of a private run, as far as the log was read."""
         self._said: list[str] = []
         self._over = False
-        self._ending: threading.Thread | None = None
+        """Whether the server has said its last."""
+        self._number: int | None = None
+        """On the SuperLink, known when it is stopped."""
+        self._ending: Future[int | None] | None = None
+        self._patience = 0.0
+        task: dict[str, Any] = {"spec": spec.to_dict(), "told": True, "wait": self.grid.wait}
+        if account.spent is not None:
+            task["ledger"] = account.spent
+        home = connection(self.grid)
+        try:
+            app = write_app(home / "app", task, self._app)
+            account.begin(self._app)
+            try:
+                self._kept = flwr(home, "run", str(app), NAME, "--stream")
+            except OSError:
+                account.over(0)
+                raise
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
 
     def next(self, seconds: float) -> str | None:
-        from engine.federated.apps import BEGUN, MARK
-
         end = time.monotonic() + seconds
-        while True:
-            line = self._kept.next(max(0.0, end - time.monotonic()))
-            if line is None:
-                return None
-            before, ours, rest = line.partition(MARK)
-            if rest.startswith(BEGUN):
-                self.begun = max(self.begun, int(rest.removeprefix(BEGUN)))
-                continue
-            if ours:
-                self._over = self._over or rest.startswith(LAST)
-                return rest
-            if found := STARTED.search(before):
-                self._number = found[1]
-                self._account.named(self._number)
-            self._said = [*self._said[-20:], before]
+        while (line := self._kept.next(max(0.0, end - time.monotonic()))) is not None:
+            if line.startswith(MARK):
+                if rounds := rounds_begun(line):
+                    self._begun = max(self._begun, rounds)
+                    continue
+                said = line.removeprefix(MARK)
+                self._over = self._over or said.startswith(LAST)
+                return said
+            if line:
+                self._said = [*self._said[-20:], line]
+        return None
 
     def cancel(self) -> bool:
-        self._end_it()
         return False
 
     def stopping(self, seconds: float) -> bool:
-        assert self._ending is not None
-        self._ending.join(seconds)
-        return self._ending.is_alive()
+        if self._over:
+            return False
+        wait([self._stop()], seconds)
+        return not self._stop().done() and time.monotonic() < self._patience
 
-    def explain(self) -> str:
-        self._kept.wait(5.0)
+    def explain(self) -> CrucibleError:
+        where = f"the SuperLink at {self.grid.superlink}"
+        if not self._stop().done():
+            return LostError(f"{where} does not answer any more")
+        if error := self._stop().exception():
+            return LostError(f"the SuperLink is gone in the middle of the run: {error}")
+        self._kept.wait(1.0)
         words = " ".join(
             line.translate(BOX).strip() for line in [*self._said, *self._kept.complaints]
         )
         words = re.sub(r"\x1b\[[0-9;]*m", "", words)
         words = re.sub(r"\s+", " ", words.partition("Error")[2] or words).strip()
-        try:
-            reach(self.grid.superlink, self.grid.root_certificates)
-        except CrucibleError as error:
-            return f"the SuperLink is gone in the middle of the run: {error}"
         about = f" Flower says: {words[-500:]}" if words else ""
-        if not self._number:
-            return f"the SuperLink at {self.grid.superlink} did not take the run.{about}"
-        return (
-            f"run {self._number} of the SuperLink at {self.grid.superlink} has ended without a "
-            f"result: it was stopped there, or its server failed.{about}"
+        if self._number is None:
+            return UnavailableError(f"{where} did not take the run.{about}")
+        return LostError(
+            f"run {self._number} of {where} has ended without a result: it was stopped there, or "
+            f"its server failed.{about}"
         )
-
-    def _end_it(self) -> None:
-        """Have the SuperLink stop the run, in a thread that this process does not end before:
-        nobody else would stop it."""
-        if self._ending is None:
-            self._ending = threading.Thread(target=self._stop, name="stop")
-            self._ending.start()
 
     def end(self) -> None:
         """It is not wanted any more."""
         if self._over:
-            self._account.over(self.begun)
+            self._account.over(self._begun)
             self._kept.end()
-        else:
-            self._end_it()
+        elif self._stop().done() and not self._stop().exception():
+            rounds = self._stop().result()
+            if rounds is not None:  # else it is asked for again when the run is resumed
+                self._account.over(rounds)
 
-    def _stop(self) -> None:
+    def _stop(self) -> Future[int | None]:
+        """Have the SuperLink stop the run, whatever becomes of this one: nobody else would. Gives
+        what `_rounds_of` does."""
+        if self._ending is None:
+            self._ending = _begin(self._stopped)
+            self._patience = time.monotonic() + STOPPING
+        return self._ending
+
+    def _stopped(self) -> int | None:
         end = time.monotonic() + STARTING
-        while not self._number and time.monotonic() < end:
-            try:
-                if self.next(0.2) is None:
-                    break
-            except queue.Empty:
-                continue
-        if self._number or not self._nothing_begun():
-            rounds = _rounds_of(self.grid, self._number)
-        else:
-            rounds = 0
-        if rounds is not None:  # else it is asked for when the run is resumed
-            self._account.over(rounds)
-        self._kept.end()
-
-    def _nothing_begun(self) -> bool:
-        """Whether the SuperLink has not taken the run, nor any other since."""
-        if self._before is None or not self._kept.wait(1.0):
-            return False
-        there = runs(self.grid.superlink, self.grid.root_certificates)
-        return there is not None and there <= self._before
+        try:
+            while time.monotonic() < end:
+                starts = not self._kept.wait(0.0)
+                self._number = _number(self.grid, self._app)
+                if self._number is not None:
+                    return _rounds_of(self.grid, self._app)
+                if not starts:
+                    return 0
+                time.sleep(0.2)
+            raise UnavailableError(f"it has not taken the run within {STARTING:g} s")
+        finally:
+            self._kept.end()

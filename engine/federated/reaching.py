@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from engine.errors import BadInput, CrucibleError, UnavailableError
 
 PATIENCE = 5.0
-"""Seconds that a SuperLink has to answer."""
+"""Seconds that a SuperLink has to take a connection."""
+ANSWER = 10.0
+"""Seconds that it has to answer, or to go on with an answer."""
+NEWEST = 10_000
+"""Runs of a SuperLink that are looked at."""
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -57,8 +61,8 @@ def check_secure(address: str, root_certificates: str) -> None:
 
 
 def reach(address: str, root_certificates: str) -> None:
-    """Raises UnavailableError where no SuperLink answers, and CrucibleError where it is not who it
-    should be, or speaks another language."""
+    """Raises UnavailableError where no SuperLink answers, or one that is not who it should be, or
+    speaks another language."""
     host, port = host_and_port(address)
     try:
         with socket.create_connection((host, port), timeout=PATIENCE) as line:
@@ -70,14 +74,14 @@ def reach(address: str, root_certificates: str) -> None:
                     return
             _check_plain(line, address)
     except ssl.SSLCertVerificationError as error:
-        raise CrucibleError(
+        raise UnavailableError(
             f"the certificate of the SuperLink at {address} does not match: "
             f"{error.verify_message or error}. Expected one that {root_certificates} has signed, "
             f"for {host}; make them with `engine federated certificates --host {host}`, and give "
             "the ca.crt that was made with it."
         ) from None
     except ssl.SSLError as error:
-        raise CrucibleError(
+        raise UnavailableError(
             f"what answers at {address} does not speak TLS ({error.reason or error}). Start the "
             "SuperLink with its certificate, or leave root_certificates out on this machine."
         ) from None
@@ -101,7 +105,7 @@ def _check_plain(line: socket.socket, address: str) -> None:
     except ConnectionError:
         answer = b""
     if not answer.startswith(b"HTTP/"):
-        raise CrucibleError(
+        raise UnavailableError(
             f"the SuperLink at {address} wants TLS; give root_certificates, the ca.crt that was "
             "made with its certificate"
         )
@@ -109,94 +113,112 @@ def _check_plain(line: socket.socket, address: str) -> None:
 
 def takes_strangers(address: str, root_certificates: str) -> bool:
     """Whether a SuperLink takes SuperNodes whose keys it was not told. Asks as such a node, and
-    takes that back."""
+    takes that back. Raises UnavailableError where it does not answer."""
     from engine.federated.flower import quiet
 
     # isort: split
     from cryptography.hazmat.primitives.asymmetric import ec
     from flwr.proto.fleet_pb2 import RegisterNodeFleetRequest, UnregisterNodeFleetRequest
-    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
     from flwr.supernode.fleet_http_client import FleetHttpClient
-    from httpx import HTTPError
+    from httpx import HTTPStatusError
 
     quiet()
-    certificates = Path(root_certificates).expanduser().read_bytes() if root_certificates else None
-    client = FleetHttpClient.from_server_address(
-        server_address=address,
-        insecure=certificates is None,
-        root_certificates=certificates,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode")],
-    )
     key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
-    try:
-        node = client.RegisterNode(RegisterNodeFleetRequest(public_key=key)).node_id
+    with _client(FleetHttpClient, address, root_certificates, "SuperNode") as client:
+        try:
+            node = client.RegisterNode(RegisterNodeFleetRequest(public_key=key)).node_id
+        except HTTPStatusError:
+            return False
         client.UnregisterNode(UnregisterNodeFleetRequest(node_id=node))
-    except HTTPError:
-        return False
-    finally:
-        client.close()
-    return True
+        return True
 
 
-def ended(address: str, root_certificates: str, run: str) -> str | None:
-    """Stop a run of a SuperLink, if it is not over, and give all of its log; None where that cannot
-    be told, as of a SuperLink that does not know the run."""
-    from flwr.proto.control_pb2 import StopRunRequest, StreamLogsRequest
-    from httpx import HTTPError, HTTPStatusError, codes
+def runs(address: str, root_certificates: str) -> dict[str, int]:
+    """The numbers of the runs that a SuperLink knows, the newest NEWEST, by the names of their
+    apps. Raises UnavailableError where it does not answer."""
+    with _control(address, root_certificates) as client:
+        from flwr.proto.control_pb2 import ListRunsRequest
+
+        found = client.ListRuns(ListRunsRequest(limit=NEWEST)).run_dict
+        return {run.fab_id: number for number, run in found.items()}
+
+
+def ended(address: str, root_certificates: str, run: int) -> str | None:
+    """Stop a run of a SuperLink, if it is not over, and give all of its log; None where the
+    SuperLink does not know the run. Raises UnavailableError where it does not answer."""
+    from httpx import HTTPStatusError, codes
 
     with _control(address, root_certificates) as client:
+        from flwr.proto.control_pb2 import StopRunRequest, StreamLogsRequest
+
         try:
             try:
-                if not client.StopRun(StopRunRequest(run_id=int(run))).success:
+                if not client.StopRun(StopRunRequest(run_id=run)).success:
                     return None
             except HTTPStatusError as error:
                 if error.response.status_code != codes.PRECONDITION_FAILED:  # it is over
-                    return None
+                    raise
             # Of a run that is over the SuperLink gives the whole log, and no more.
-            log = client.StreamLogs(StreamLogsRequest(run_id=int(run), after_timestamp=0.0))
+            log = client.StreamLogs(StreamLogsRequest(run_id=run, after_timestamp=0.0))
             return "".join(part.log_output for part in log)
-        except HTTPError:
+        except HTTPStatusError as error:
+            if error.response.status_code != codes.NOT_FOUND:
+                raise
             return None
 
 
-def runs(address: str, root_certificates: str) -> set[int] | None:
-    """The numbers of all runs that a SuperLink knows; None where it does not say."""
-    from flwr.proto.control_pb2 import ListRunsRequest
-    from httpx import HTTPError
-
-    with _control(address, root_certificates) as client:
-        try:
-            return set(client.ListRuns(ListRunsRequest()).run_dict)
-        except HTTPError:
-            return None
-
-
-@contextlib.contextmanager
-def _control(address: str, root_certificates: str) -> Iterator[Any]:
+def _control(address: str, root_certificates: str) -> AbstractContextManager[Any]:
     """What Flower's command line asks a SuperLink by, without the second that it takes to start."""
     from engine.federated.flower import quiet
 
     # isort: split
     from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
     from flwr.supercore.control import ControlHttpClient
-    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 
     quiet()
-    certificates = Path(root_certificates).expanduser().read_bytes() if root_certificates else None
-    client = ControlHttpClient.from_server_address(
-        server_address=address,
-        insecure=certificates is None,
-        root_certificates=certificates,
+    about = CliClientHttpInterceptor()
+    return _client(ControlHttpClient, address, root_certificates, "flwr CLI", about)
+
+
+@contextmanager
+def _client(
+    kind: Any, address: str, root_certificates: str, component: str, *interceptors: Any
+) -> Iterator[Any]:
+    """One of Flower's clients, for a SuperLink. Raises UnavailableError where that does not answer
+    in time, or not as one does."""
+    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+    from httpx import HTTPError
+
+    root = str(Path(root_certificates).expanduser()) if root_certificates else None
+    client = kind(
+        f"{'https' if root else 'http'}://{address}",
         interceptors=[
-            CliClientHttpInterceptor(),
-            RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+            _Impatience(),
+            *interceptors,
+            RuntimeVersionHttpInterceptor(component_name=component),
         ],
+        verify=ssl.create_default_context(cafile=root) if root else False,
+        timeout=ANSWER,
     )
     try:
         yield client
+    except (HTTPError, ValueError) as error:  # ValueError: what it said is no message of Flower's
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise UnavailableError(
+            f"the SuperLink at {address} does not answer as one does ({why})"
+        ) from None
     finally:
         client.close()
+
+
+class _Impatience:
+    """Flower waits for ever where an answer has begun and does not go on."""
+
+    def intercept(self, context: Any, call_next: Any) -> Any:
+        response = call_next(context)
+        context.request.extensions["timeout"]["read"] = ANSWER
+        return response
 
 
 def free_port(host: str = "127.0.0.1") -> int:

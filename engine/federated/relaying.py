@@ -3,6 +3,9 @@
 Each line is an object: an event, `{"summary": ...}` at the end, `{"cancelled": true}`, `{"failed":
 ..., "exit_code": ...}` for what a person can act on, or `{"file": ..., "data": ...}`, a piece of a
 file in base64, where the folder of the run is not the server's.
+
+In the log of a run, where others write as well, such a line begins with MARK, and so does one that
+says that a private round begins.
 """
 
 from __future__ import annotations
@@ -34,8 +37,29 @@ is its to write: what the run has spent is there, too."""
 UPDATE = re.compile(r"updates/[\w-]+\.safetensors", re.ASCII)
 LAST_WORDS = 5.0
 """Seconds that a server has to hand over what it has, when the run is cancelled."""
+MARK = "crucible: "
+BEGUN = re.compile(rf"^{MARK}begun ([0-9]{{1,9}})$", re.MULTILINE)
+"""Of a log. What a client says is never a line by itself: it comes in JSON."""
 
 Say = Callable[[Mapping[str, Any]], None]
+
+
+# --- the lines of a log ---------------------------------------------------------------------------
+
+
+def marked(text: str) -> str:
+    """A line of ours for a log, where somebody may have left another unfinished."""
+    return f"\n{MARK}{text}\n"
+
+
+def begun(number: int) -> str:
+    """The line that says that a private round begins."""
+    return marked(f"begun {number}")
+
+
+def rounds_begun(log: str) -> int:
+    """How many rounds had begun, by a log or a piece of it; 0 where it tells of none."""
+    return max(map(int, BEGUN.findall(log)), default=0)
 
 
 # --- at the server --------------------------------------------------------------------------------
@@ -113,54 +137,61 @@ class Source(Protocol):
         """Have the server stop; whether it can hand over what it has."""
 
     def stopping(self, seconds: float) -> bool:
-        """Whether one that hands over nothing is still to be stopped, waiting so long for that."""
+        """Whether one that hands over nothing more is still to be stopped, waiting so long for
+        that."""
 
-    def explain(self) -> str:
-        """Why there are no more lines, though nothing was said of an end."""
+    def explain(self) -> CrucibleError:
+        """Why there are no more lines, though nothing was said of an end; asked when it is
+        stopped."""
 
 
 def relayed(source: Source, bench: Bench, waiting: str) -> Steps:
     """What the server says, as a task's own events. Until it says something, `waiting` is what the
     progress tells.
 
-    Cancelled, it hands over what the server does, or raises Cancelled where that gives nothing, as
-    soon as the server is stopped.
-    Raises CrucibleError or BadInput for what the server cannot do, or where it is gone.
+    Cancelled, it hands over what the server does, or raises Cancelled where that gives nothing.
+    Raises CrucibleError or BadInput for what the server cannot do, or where it is gone. Whatever it
+    raises, the server is stopped before.
     """
     shown = Progress(0, 0, waiting)
     deadline = float("inf")
-    begun = False
-    while time.monotonic() < deadline:
-        try:
-            body = _heard(source, bench.burst)
-            begun = begun or body is not None
-            if body is not None and "summary" in body:
-                summary: Summary = body["summary"]
-                return summary
-            if body is not None and "cancelled" in body:
-                break
-            event = shown if body is None else _taken(body, bench.folder)
-            if isinstance(event, Progress):
-                shown = event
-            if event is not None:
-                yield event
-        except Cancelled:
-            if not source.cancel() or not begun:
-                while source.stopping(bench.burst):
-                    yield shown
-                raise
-            deadline = min(deadline, time.monotonic() + LAST_WORDS)
-    raise Cancelled
+    heard = False
+    try:
+        while time.monotonic() < deadline:
+            try:
+                body = _heard(source, bench.burst)
+                heard = heard or body is not None
+                if body is not None and "summary" in body:
+                    summary: Summary = body["summary"]
+                    return summary
+                if body is not None and "cancelled" in body:
+                    break
+                event = shown if body is None else _taken(body, bench.folder)
+                if isinstance(event, Progress):
+                    shown = event
+                if event is not None:
+                    yield event
+            except Cancelled:
+                if not source.cancel() or not heard:
+                    raise
+                deadline = min(deadline, time.monotonic() + LAST_WORDS)
+        raise Cancelled
+    except (Cancelled, CrucibleError, EOFError) as end:
+        while source.stopping(bench.burst):
+            yield shown
+        if isinstance(end, EOFError):
+            raise source.explain() from None
+        raise
 
 
 def _heard(source: Source, seconds: float) -> Mapping[str, Any] | None:
-    """What is said next; None if nothing is for so long."""
+    """What is said next; None if nothing is for so long. Raises EOFError where that was all."""
     try:
         line = source.next(seconds or 0.001)
     except queue.Empty:
         return None
     if line is None:
-        raise CrucibleError(source.explain())
+        raise EOFError
     try:
         body = json.loads(line)
     except ValueError:

@@ -82,10 +82,12 @@ class _Simulation:
     def stopping(self, seconds: float) -> bool:
         return False  # it is killed
 
-    def explain(self) -> str:
+    def explain(self) -> CrucibleError:
         self._kept.wait(5.0)
         last = next((line for line in reversed(self._kept.complaints) if line), "")
-        return f"the process of the grid ray ended unexpectedly{': ' if last else ''}{last}"
+        return CrucibleError(
+            f"the process of the grid ray ended unexpectedly{': ' if last else ''}{last}"
+        )
 
 
 # --- in its process -------------------------------------------------------------------------------

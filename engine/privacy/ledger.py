@@ -91,6 +91,8 @@ class Ledger:
     secure: the noise is drawn anew each time, so that a step that is repeated costs again.
     source: `Source.run`, if that may differ between a run and its resumption; steps that are
     repeated under another source cost again.
+    opened: it is taken up by a session of its own. Else it goes on in the last one, as whoever
+    settles that afterwards does.
 
     Raises BadInput where the ledger is missing, damaged, or older than the checkpoint, StorageError
     where it cannot be written.
@@ -104,6 +106,7 @@ class Ledger:
         step: int = 0,
         secure: bool = False,
         source: str = "seed",
+        opened: bool = True,
     ) -> None:
         self.path = path
         if not fresh and not path.is_file():
@@ -128,9 +131,10 @@ class Ledger:
             )
         self._step = step
         self._secure = secure
-        self._add(
-            {"open": self._book.session + 1, "after": step, "source": "" if secure else source}
-        )
+        if opened:
+            self._add(
+                {"open": self._book.session + 1, "after": step, "source": "" if secure else source}
+            )
 
     def reserve(
         self,

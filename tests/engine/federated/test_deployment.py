@@ -3,14 +3,18 @@ them is not there, or not who it should be."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import queue
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +26,12 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from engine import resources
 from engine.__main__ import main
-from engine.errors import BadInput, Cancelled, CrucibleError, UnavailableError
+from engine.errors import BadInput, Cancelled, CrucibleError, LostError, UnavailableError
 from engine.events import Note, Progress, Scalars, Table, drain, to_message
-from engine.federated import apps, deploying
+from engine.federated import apps, deploying, reaching
 from engine.federated.app_folder import write_app
 from engine.federated.certificates import make_certificates
+from engine.federated.charging import SESSION, Account
 from engine.federated.command_line import NAME, answer, connection, flwr
 from engine.federated.deploying import UNKNOWN
 from engine.federated.federating import run_federate
@@ -37,19 +42,23 @@ from engine.federated.noising import LEDGER
 from engine.federated.reaching import (
     check_free,
     check_secure,
+    ended,
     free_port,
     host_and_port,
     is_loopback,
     reach,
+    runs,
     takes_strangers,
 )
-from engine.federated.relaying import with_files
+from engine.federated.relaying import begun, marked, rounds_begun, with_files
 from engine.federated.spec import ClientPrivacy, Deployment, Federate
 from engine.models import load_model
 from engine.privacy import epsilon
 from engine.privacy.canaries import FILE as CANARIES
 from engine.privacy.ledger import read_charges
 from engine.recipe import read_recipe
+from engine.runner import Runner
+from engine.store import Workspace
 from engine.task import parse_task
 from tests.engine.federated.fleet import QUICK, changed, new_bench
 from tests.engine.federated.test_ray import running, within
@@ -164,7 +173,7 @@ def test_a_port_in_use_is_named() -> None:
 def test_no_superlink_is_said(made: Path, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(UnavailableError, match=f"there is no SuperLink at {address}"):
-        next(run_federate(deployed(address, made / "ca.crt"), new_bench(tmp_path)))
+        drain(run_federate(deployed(address, made / "ca.crt"), new_bench(tmp_path)))
 
 
 def test_a_start_from_a_run_is_refused(made: Path, tmp_path: Path) -> None:
@@ -203,7 +212,7 @@ def test_the_certificate_is_checked(made: Path, tls: str, tmp_path: Path) -> Non
     make_certificates(tmp_path / "other", [], 1)
     other = tmp_path / "other" / "ca.crt"
     with pytest.raises(CrucibleError, match=r"does not match: .*Expected one that .* has signed"):
-        next(run_federate(deployed(tls, other), new_bench(tmp_path)))
+        drain(run_federate(deployed(tls, other), new_bench(tmp_path)))
     with pytest.raises(CrucibleError, match="wants TLS; give root_certificates"):
         reach(tls, "")
 
@@ -240,6 +249,46 @@ def test_what_speaks_no_tls_is_said(made: Path) -> None:
         thread.join(5.0)
 
 
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [("nothing", "timed out"), ("nonsense", "Invalid"), ("half a log", "timed out")],
+)
+def test_a_superlink_that_does_not_answer_as_one_is_said(
+    monkeypatch: pytest.MonkeyPatch, way: str, why: str
+) -> None:
+    """Before it hangs up."""
+    monkeypatch.setattr(reaching, "ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    line, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=answer, args=(line,), daemon=True).start()
+
+        def answer(line: socket.socket) -> None:
+            line.settimeout(8.0)
+            with line, suppress(OSError):
+                while asked := line.recv(65536):
+                    if way == "nothing" or not asked.startswith(b"POST"):
+                        continue
+                    body = b"\xff\xff" if way == "nonsense" else b"\x08\x01"
+                    length = 99 if b"stream-logs" in asked else 2
+                    line.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % length + body)
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        asks: list[Any] = [lambda: ended(address, "", 5)]
+        if way != "half a log":
+            asks += [lambda: runs(address, ""), lambda: takes_strangers(address, "")]
+        for ask in asks:
+            with pytest.raises(UnavailableError, match=rf"not answer as one does \({why}"):
+                ask()
+        server.shutdown(socket.SHUT_RDWR)
+
+
 # --- a SuperLink without nodes --------------------------------------------------------------------
 
 
@@ -266,7 +315,7 @@ def test_it_knows_the_keys_that_were_made_and_no_others(
     monkeypatch.setattr(deploying, "is_loopback", lambda host: False)
     monkeypatch.setattr(deploying, "takes_strangers", lambda *_: True)
     with pytest.raises(BadInput, match="takes SuperNodes that it does not know"):
-        next(run_federate(deployed(address, made / "ca.crt"), new_bench(tmp_path)))
+        drain(run_federate(deployed(address, made / "ca.crt"), new_bench(tmp_path)))
 
 
 @pytest.mark.timeout(400)
@@ -288,7 +337,7 @@ def test_cancelling_stops_the_run_there_and_a_superlink_that_goes_is_told(
     while next(steps) != Progress(0, 2, "nodes"):
         pass
     kept.end()
-    with pytest.raises(CrucibleError, match="the SuperLink is gone in the middle of the run"):
+    with pytest.raises(LostError, match="the SuperLink is gone in the middle of the run"):
         drain(steps)
 
 
@@ -305,26 +354,38 @@ SPENDS = changed(
 
 class Link:
     """A SuperLink that is none: its server plays in this process, on the local grid, as far as its
-    log is read. `ends` is the round in which the server is killed, before the noise of it; `knows`
-    whether it can be asked for the log of a run."""
+    log is read. `ends` is the round in which the server is killed, before the noise of it; `dies`
+    whether the SuperLink is killed with it, `knows` whether it can be asked for the log of a run.
+    It has had a run before, of somebody else."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.logs: list[str] = []
+        self.logs: list[str] = ["of somebody else"]
+        self.numbers = {"somebody/else": 0}
+        self.stopped: list[int] = []
         self.ends = 0
+        self.dies = self.gone = False
         self.knows = True
         monkeypatch.setattr(deploying, "reach", lambda *_: None)
-        monkeypatch.setattr(deploying, "runs", lambda *_: set(range(len(self.logs))))
+        monkeypatch.setattr(deploying, "runs", self.runs)
         monkeypatch.setattr(deploying, "ended", self.log_of)
         monkeypatch.setattr(deploying, "flwr", self.run)
 
-    def log_of(self, address: str, root: str, run: str) -> str | None:
-        return self.logs[int(run)] if self.knows else None
+    def runs(self, address: str, root: str) -> dict[str, int]:
+        if self.gone:
+            raise UnavailableError("it is off")
+        return self.numbers
+
+    def log_of(self, address: str, root: str, run: int) -> str | None:
+        self.stopped.append(run)
+        return self.logs[run] if self.knows else None
 
     def run(self, home: Path, command: str, app: str, *_: str) -> Link:
         settings = tomli.loads((Path(app) / "pyproject.toml").read_text())
-        self.task = json.loads(settings["tool"]["flwr"]["app"]["config"]["task"])
+        flower = settings["tool"]["flwr"]["app"]
+        self.task = json.loads(flower["config"]["task"])
+        self.numbers[f"{flower['publisher']}/{settings['project']['name']}"] = len(self.logs)
         self.logs.append("")
-        self.left = [f"Successfully started run {len(self.logs) - 1}"]
+        self.left = ["Successfully started run 1234"]
         self.complaints: list[str] = []
         self.folder = home / "server"
         self.folder.mkdir()
@@ -345,20 +406,21 @@ class Link:
                 return
             say(to_message(event)[0])
             if isinstance(event, Table) and event.name == "picked" and self.at == self.ends:
+                self.gone = self.dies
                 return
             yield
 
     @property
     def at(self) -> int:
         """The round that its log tells of last."""
-        return self.logs[-1].count(apps.BEGUN)
+        return rounds_begun(self.logs[-1])
 
-    def log(self, line: str) -> None:
-        self.logs[-1] += line
-        self.left.append(line.rstrip("\n"))
+    def log(self, text: str) -> None:
+        self.logs[-1] += text
+        self.left += text.splitlines()
 
     def say(self, body: Any) -> None:
-        self.left.append(f"{apps.MARK}{json.dumps(body)}")
+        self.log(marked(json.dumps(body)))
 
     def next(self, seconds: float) -> str | None:
         while not self.left:
@@ -422,7 +484,7 @@ def test_rounds_are_charged_at_home_before_the_server_is_started(
 
     monkeypatch.setattr(deploying, "flwr", look)
     session(tmp_path, 1)
-    assert len(link.logs) == 1
+    assert len(link.numbers) == 2
 
 
 def test_a_server_that_is_killed_in_a_round_has_spent_that_round(
@@ -431,9 +493,9 @@ def test_a_server_that_is_killed_in_a_round_has_spent_that_round(
     """And the engine after it, without a word: the log at the SuperLink tells, at the resume."""
     link = Link(monkeypatch)
     link.ends = 4
-    with pytest.raises(CrucibleError, match="has ended without a result"):
+    with pytest.raises(LostError, match="run 1 of .* has ended without a result"):
         drain(run_federate(SPENDS, new_bench(tmp_path)))
-    assert within(15.0, lambda: charged(tmp_path) == 4)
+    assert charged(tmp_path) == 4
     link.ends = 0
     steps = run_federate(SPENDS, new_bench(tmp_path))
     while not isinstance(next(steps), Scalars):
@@ -476,7 +538,7 @@ def test_a_run_that_the_superlink_never_took_has_spent_nothing(
     monkeypatch.setattr(deploying, "flwr", refused)
     with pytest.raises(CrucibleError, match="did not take the run"):
         drain(run_federate(SPENDS, new_bench(tmp_path)))
-    assert within(15.0, lambda: charged(tmp_path) == 0)
+    assert charged(tmp_path) == 0
 
 
 def test_a_deployment_without_its_ledger_is_not_resumed(
@@ -487,7 +549,7 @@ def test_a_deployment_without_its_ledger_is_not_resumed(
     (tmp_path / "runs" / "a" / LEDGER).unlink()
     with pytest.raises(BadInput, match=r"the privacy ledger .* is missing"):
         drain(run_federate(SPENDS, new_bench(tmp_path)))
-    assert len(link.logs) == 1
+    assert len(link.numbers) == 2
 
 
 def test_the_target_of_a_deployment_holds_over_its_sessions(
@@ -501,6 +563,170 @@ def test_the_target_of_a_deployment_holds_over_its_sessions(
     summary = drain(run_federate(spec, new_bench(tmp_path)))
     assert summary["rounds"] == 2
     assert summary["epsilon"] <= target
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_run_that_has_lost_its_server_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """The server is killed, or the SuperLink with it, in the first session."""
+    link = Link(monkeypatch)
+    link.ends, link.dies = 2, dies
+    workspace = Workspace(tmp_path)
+    run = workspace.create(changed(SPENDS, rounds=3).to_dict(), name="private")
+    runner = Runner(workspace, lambda *_: None)
+    assert runner.run(run) == "interrupted"
+    assert isinstance(runner.failure, LostError)
+    link.ends, link.gone = 0, False
+    assert runner.run(run) == "done"
+    assert [charge.steps for charge in read_charges(run.folder / LEDGER)] == [2 + 3]
+
+
+def test_a_server_cannot_rewrite_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(monkeypatch)
+    right = link.run
+
+    def hostile(*about: Any) -> Link:
+        server = right(*about)
+        data = base64.b64encode(server.task["ledger"].encode()).decode()
+        server.say({"file": LEDGER, "data": data, "first": True})
+        return server
+
+    monkeypatch.setattr(deploying, "flwr", hostile)
+    link.knows = False
+    with pytest.raises(CrucibleError, match="a file that is not its to write"):
+        drain(run_federate(SPENDS, new_bench(tmp_path)))
+    assert charged(tmp_path) == 30
+    assert link.stopped == [1]
+
+
+def test_what_a_client_says_begins_no_round() -> None:
+    for reason in (begun(30), begun(30).strip(), "crucible: begun " + "9" * 5000):
+        said = marked(json.dumps({"event": "note", "level": "warning", "text": reason}))
+        assert rounds_begun(begun(1) + said + begun(2) + f"client 1: {reason.strip()}") == 2
+    assert rounds_begun(marked("begun " + "9" * 5000)) == 0
+    assert rounds_begun("a progress bar" + begun(3) + "goes on") == 3
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"over": false}', '{"app": "a"', "\x00"])
+def test_a_damaged_session_is_told_in_words(tmp_path: Path, text: str) -> None:
+    (tmp_path / SESSION).write_text(text)
+    with pytest.raises(BadInput, match=r"deployment\.json is damaged"):
+        Account(SPENDS, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["write_app", "flwr"])
+def test_what_could_not_be_started_has_spent_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    link = Link(monkeypatch)
+    right = getattr(deploying, what)
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deploying, what, full)
+    with pytest.raises(OSError, match="No space"):
+        drain(run_federate(SPENDS, new_bench(tmp_path)))
+    assert charged(tmp_path) == 0
+    monkeypatch.setattr(deploying, what, right)
+    spent, said = session(tmp_path, 1)
+    assert spent == [pytest.approx(epsilon(4.0, 1.0, 1, 1e-5))]
+    assert UNKNOWN not in said
+    assert link.stopped == [1]
+
+
+def test_a_run_that_had_just_been_taken_when_the_engine_was_killed_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything was heard of it. And nobody else's is, which began since."""
+    link = Link(monkeypatch)
+    with monkeypatch.context() as killed:
+        killed.setattr(Link, "next", lambda self, seconds: waited(seconds))
+        killed.setattr(deploying._Run, "end", lambda self: None)
+        steps = run_federate(SPENDS, new_bench(tmp_path))
+        while len(link.numbers) < 2:
+            next(steps)
+        steps.close()
+    link.numbers["somebody/new"] = len(link.logs)
+    link.logs.append("of somebody else")
+    steps = run_federate(SPENDS, new_bench(tmp_path))
+    while not isinstance(next(steps), Scalars):
+        pass
+    assert link.stopped == [1]
+    with pytest.raises(Cancelled):
+        steps.throw(Cancelled())
+        drain(steps)
+
+
+def waited(seconds: float) -> str:
+    """As of a command that says nothing."""
+    time.sleep(seconds)
+    raise queue.Empty
+
+
+class Slow:
+    """An answer that lets itself be waited for, until it is `free`."""
+
+    def __init__(self, answer: Any) -> None:
+        self.free = threading.Event()
+        self.answer = answer
+        self.asked = 0
+
+    def __call__(self, *about: Any) -> Any:
+        self.asked += 1
+        if self.asked == 1:
+            assert self.free.wait(60.0)
+        return self.answer(*about)
+
+
+@pytest.mark.parametrize("what", ["reach", "runs"])
+def test_a_superlink_that_does_not_answer_keeps_no_cancel_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    link = Link(monkeypatch)
+    slow = Slow(getattr(deploying, what))
+    monkeypatch.setattr(deploying, what, slow)
+    steps = run_federate(SPENDS, new_bench(tmp_path))
+    assert next(steps) == next(steps) == Progress(0, 0, "nodes")
+    with pytest.raises(Cancelled):
+        steps.throw(Cancelled())
+    assert not slow.free.is_set()
+    slow.free.set()
+    assert charged(tmp_path) == 0
+    assert len(link.numbers) == 1
+
+
+def test_a_session_that_is_over_writes_nothing_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run is stopped later than it would wait for, while the next session is under way."""
+    link = Link(monkeypatch)
+    slow = Slow(link.log_of)
+    monkeypatch.setattr(deploying, "ended", slow)
+    monkeypatch.setattr(deploying, "STOPPING", 0.2)
+    first, _ = session(tmp_path, 2)
+    assert len(first) == 2
+    assert charged(tmp_path) == 30
+    monkeypatch.setattr(deploying, "STOPPING", 60.0)
+    steps = run_federate(SPENDS, new_bench(tmp_path))
+    while not isinstance(next(steps), Scalars):
+        pass
+    before = (tmp_path / "runs" / "a" / SESSION).read_text()
+    assert charged(tmp_path) == 2 + 30
+    slow.free.set()
+    assert within(15.0, lambda: link.stopped == [1, 1])
+    for thread in threading.enumerate():
+        if thread.name.startswith("superlink"):
+            thread.join(15.0)
+    assert (tmp_path / "runs" / "a" / SESSION).read_text() == before
+    assert charged(tmp_path) == 2 + 30
+    with pytest.raises(Cancelled):
+        steps.throw(Cancelled())
+        drain(steps)
+    assert charged(tmp_path) == 2 + link.at
 
 
 def test_what_canaries_saw_comes_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -589,7 +815,7 @@ def test_a_cancel_and_a_superlink_that_goes_in_a_round_leave_nothing(
         steps = run_federate(spec, new_bench(tmp_path))
         assert in_a_round(steps) == pytest.approx(epsilon(4.0, 1.0, before + 1, 1e-5))
         superlink.end()
-        with pytest.raises(CrucibleError, match="the SuperLink is gone in the middle of the run"):
+        with pytest.raises(LostError, match="the SuperLink is gone in the middle of the run"):
             drain(steps)
         assert within(
             15.0, lambda: there("flwr-serverapp", "flwr.cli.app", "flower-superlink") == []

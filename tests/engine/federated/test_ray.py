@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from engine.errors import BadInput, Cancelled, CrucibleError
+from engine.errors import BadInput, Cancelled, CrucibleError, LostError
 from engine.events import Event, Progress, Saved, Scalars, Table
 from engine.federated.federating import run_federate
 from engine.federated.keeping import Kept
@@ -157,8 +157,8 @@ class Lines:
         self.waited += 1
         return self.waited <= self.stops_after
 
-    def explain(self) -> str:
-        return "it is gone"
+    def explain(self) -> CrucibleError:
+        return LostError("it is gone")
 
 
 def pulled(steps: Any) -> tuple[list[Event], Any]:
@@ -209,7 +209,7 @@ def test_events_and_files_come_as_they_were(tmp_path: Path) -> None:
     [
         (['{"failed": "no", "exit_code": 2}'], BadInput, "^no$"),
         (['{"failed": "no", "exit_code": 1}'], CrucibleError, "^no$"),
-        ([None], CrucibleError, "it is gone"),
+        ([None], LostError, "it is gone"),
         (['{"event": "nonsense"}'], CrucibleError, "of another version"),
         (
             ['{"event":"saved","name":"m","path":"model.safetensors","size":1,"sha256":""}'],
