@@ -385,6 +385,14 @@ def _read(ref: str, bench: Bench) -> Kept:
             about = json.loads((file.metadata() or {})["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         score, included, delta = tensors["score"], tensors["included"], float(about["delta"])
+        noise = tensors.get("noise")
+        if (
+            score.shape != included.shape
+            or score.ndim != 1
+            or noise is not None
+            and len(noise) != 3
+        ):
+            raise ValueError("its tensors do not belong together")
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged, or another version's: {error}") from None
     promised = about.get("noise")
@@ -394,7 +402,7 @@ def _read(ref: str, bench: Bench) -> Kept:
         about.get("kind"),
         delta,
         run.info().summary.get("epsilon"),
-        tensors.get("noise"),
+        noise,
         float(promised) if isinstance(promised, int | float) else None,
         int(about["steps"]) if isinstance(about.get("steps"), int) else None,
     )

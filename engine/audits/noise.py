@@ -9,8 +9,9 @@ theorem, each s^2 times a chi-squared variable:
 - A, of n degrees of freedom: over canaries, (sum over steps)^2 / T. It is what the noise of all
   steps comes to, and so what the final model holds.
 - R, of (n - 1) (T - 1): what is left of the squares once each canary's mean over the steps and each
-  step's mean over the canaries are taken off. It is the noise that is new in each step and at each
-  parameter: nought where one vector is added at every step, or one number to all parameters.
+  step's mean over the canaries are taken off. It is nought where one vector is added at every step,
+  or one number to all parameters. (Vectors that come again with other signs, or mixed from a few,
+  leave it as large as it should be, and A as well: those nobody finds here.)
 
 So there are three tests, exact for any n and T:
 

@@ -413,9 +413,17 @@ def test_a_run_without_canaries_and_a_file_are_refused(house: House) -> None:
     path = str(plain.folder / "model.safetensors")
     found = house.run("audit", Audit(model=path, audit=CanaryAudit()))
     assert "is a file" in found.error
-    (plain.folder / "canaries.safetensors").write_bytes(b"no such thing")
+    path = plain.folder / "canaries.safetensors"
+    path.write_bytes(b"no such thing")
     found = house.run("audit", Audit(model="plain", audit=CanaryAudit()))
     assert "is damaged" in found.error
+    about = {"about": json.dumps({"kind": "gradient", "delta": 1e-5, "noise": 1.0, "steps": 3})}
+    for shapes in ((3, 4, 3), ((2, 2), (2, 2), 3), (4, 4, 2)):
+        tensors = map(torch.zeros, shapes)
+        named = dict(zip(("score", "included", "noise"), tensors, strict=True))
+        path.write_bytes(safetensors.torch.save(named, about))
+        found = house.run("audit", Audit(model="plain", audit=CanaryAudit()))
+        assert "do not belong together" in found.error
 
 
 # --- private trainings ----------------------------------------------------------------------------
