@@ -386,12 +386,8 @@ def _read(ref: str, bench: Bench) -> Kept:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         score, included, delta = tensors["score"], tensors["included"], float(about["delta"])
         noise = tensors.get("noise")
-        if (
-            score.shape != included.shape
-            or score.ndim != 1
-            or noise is not None
-            and len(noise) != 3
-        ):
+        fits = score.shape == included.shape and (noise is None or noise.shape == (3,))
+        if score.ndim != 1 or not fits:
             raise ValueError("its tensors do not belong together")
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged, or another version's: {error}") from None

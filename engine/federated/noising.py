@@ -148,7 +148,7 @@ class ClientNoise:
         """Charge a round; gives what tells its noise from any other's.
 
         A round that is taken again, after the run was cut short, may have another sum, as others
-        were late, or as the model is another one. It is another release then, and needs other
+        answered, or as the model is another one. It is another release then, and needs other
         noise, or the two would tell the difference. From another model other clients are drawn for
         it, too. From the same one the same are drawn, so that k releases are like one with noise
         smaller by the root of k; the k-th is charged as that.
