@@ -30,6 +30,7 @@ from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
+    Context,
     Error,
     Message,
     Metadata,
@@ -45,13 +46,13 @@ def tampered(monkeypatch: pytest.MonkeyPatch, kind: str, changes: Mapping[int, C
     """Have the answers of some clients to messages of a kind be others than they are."""
     right = LocalGrid._answer
 
-    def answer(self: LocalGrid, message: Message) -> Message:
-        found = right(self, message)
+    def answer(self: LocalGrid, message: Message) -> tuple[Message, Context]:
+        found, kept = right(self, message)
         change = changes.get(message.metadata.dst_node_id - 1)
         if change is None or message.metadata.message_type != kind:
-            return found
+            return found, kept
         other = change(found)
-        return other if isinstance(other, Message) else found
+        return (other if isinstance(other, Message) else found), kept
 
     monkeypatch.setattr(LocalGrid, "_answer", answer)
 
