@@ -447,6 +447,7 @@ def test_what_comes_back_does_not_make_the_steps_the_same_again(
         monkeypatch.setattr("engine.training.loop.salt_of", lambda *_, code=code: code)
         drawn.append({})
         bench = a_bench(tmp_path)
+        bench.single_step = True  # to look after every step
         before = bench.checkpoints.latest()
         if before is not None:
             bench.restore(before)

@@ -73,7 +73,7 @@ def test_the_noised_moments_decide_and_are_in_the_budget(tmp_path: Path, drain: 
     found, count = exact(tmp_path, drain)
     data = drain(load(Digits(), a_bench(tmp_path, "b")))[1]
     start = build(spec.model, data.shape, 10, generator_seed=derive(3, "model"))
-    salt = salt_of(spec, data.fingerprint, start)
+    salt = a_bench(tmp_path, "c").lineage(salt_of(spec, data.fingerprint, start))
     draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "statistic", 0))
     noise = torch.randn(64 * 64, generator=draws).view(64, 64).double()
     for row in range(64):
@@ -116,7 +116,7 @@ def test_the_mean_of_scattering_is_told_in_the_same_way(tmp_path: Path, drain: D
     count, model = len(data.train), build(Scattering(centre=True), data.shape, 10)
     found = drain(statistic_of(model, data.train))[1]
     start = build(spec.model, data.shape, 10, generator_seed=derive(3, "model"))
-    salt = salt_of(spec, data.fingerprint, start)
+    salt = a_bench(tmp_path, "c").lineage(salt_of(spec, data.fingerprint, start))
     draws = torch.Generator().manual_seed(derive(3, "privacy", salt, "statistic", 0))
     noise = torch.randn(324, generator=draws).view(81, 2, 2)
     expected = (found + 6.0 * noise) * 18 / count
