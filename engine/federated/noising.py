@@ -275,8 +275,8 @@ class ClientNoise:
         """
         norms = [norm_of(update) for update in updates]
         sums = {name: torch.zeros_like(tensor) for name, tensor in like.items()}
-        for update, norm in zip(updates, norms, strict=True):
-            left = float(self._share(torch.tensor(norm, dtype=torch.float64)))
+        shares = self._share(torch.tensor(norms, dtype=torch.float64)).tolist()
+        for update, left in zip(updates, shares, strict=True):
             for name, tensor in sums.items():
                 # In double precision: single has no share as small as the largest update needs.
                 tensor.add_(update[name].double().mul_(left))

@@ -72,7 +72,7 @@ LEAST_NOISE, MOST_NOISE = 1e-2, 1e4
 
 DIGITS = 5
 """To which a noise multiplier that was looked for is rounded up."""
-PLACES = 10_000
+PLACES: int = 10 ** (DIGITS - 1)
 """A number of so many digits is at least this, without its point."""
 
 MOST_STEPS = 100_000_000

@@ -164,8 +164,7 @@ class Ledger:
                 "sampling": charge.sampling,
                 "drawn": book.drawn,
             }
-            if source != self._of(None):
-                assert source is not None
+            if source is not None and source != Source(book.source):
                 entry["source"] = [source.run, source.start, source.outcome]
             self._add(entry)
         book.drawn = max(book.drawn, through_step)

@@ -347,8 +347,8 @@ def _moved(now: Tensor, before: Tensor, share: float = MOVED) -> bool:
     size = before.abs().amax(0)
     some = size[size > 0]
     least = some.min() if len(some) else size.new_zeros(())
-    range_ = (before.amax(0) - before.amin(0)).maximum(least)
-    return not bool((off <= max(share, rounded) * range_ + rounded * size).all())
+    spread = (before.amax(0) - before.amin(0)).maximum(least)
+    return not bool((off <= max(share, rounded) * spread + rounded * size).all())
 
 
 def _rounded(logits: Tensor) -> float:

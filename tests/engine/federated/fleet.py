@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from engine.bench import Bench
 from engine.data import Dataset, load
 from engine.data.spec import Digits
+from engine.errors import Cancelled
 from engine.events import Event, drain
 from engine.federated.federating import run_federate
 from engine.federated.spec import Federate, Local
@@ -42,6 +46,21 @@ def play(tmp_path: Path, spec: Federate, name: str = "a") -> tuple[list[Event], 
             events.append(next(steps))
         except StopIteration as end:
             return events, end.value
+
+
+def cut_short(tmp_path: Path, spec: Federate, after: Callable[[Event], bool]) -> Bench:
+    """The bench on which a run goes on that was cancelled after such an event."""
+    steps = run_federate(spec, new_bench(tmp_path, "cut"))
+    while not after(next(steps)):
+        pass
+    with pytest.raises(StopIteration):
+        while True:
+            steps.throw(Cancelled())
+    again = new_bench(tmp_path, "cut")
+    checkpoint = again.checkpoints.latest()
+    assert checkpoint is not None
+    again.restore(checkpoint)
+    return again
 
 
 def sha(tmp_path: Path, spec: Federate, name: str = "a") -> str:

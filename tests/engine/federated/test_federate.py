@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from engine.attacks import perturb
 from engine.attacks.spec import PGD
-from engine.bench import Bench
 from engine.data.spec import Digits
 from engine.errors import BadInput, Cancelled, CrucibleError
 from engine.events import Event, Note, Progress, Saved, Scalars, Table, drain, to_message
@@ -65,7 +64,17 @@ from engine.robustness.spec import PGDAT
 from engine.store import Workspace
 from engine.task import parse_task
 from engine.training.spec import SGD
-from tests.engine.federated.fleet import QUICK, SEED, SMALL, changed, digits, new_bench, play, sha
+from tests.engine.federated.fleet import (
+    QUICK,
+    SEED,
+    SMALL,
+    changed,
+    cut_short,
+    digits,
+    new_bench,
+    play,
+    sha,
+)
 from tests.engine.federated.test_ray import running, within
 
 # isort: split
@@ -362,32 +371,20 @@ def test_it_goes_on_where_it_was(tmp_path: Path, name: str) -> None:
     ]
 
 
-def cut_after_the_last_round(tmp_path: Path, spec: Federate) -> Bench:
-    """The bench on which a run goes on that was cancelled when all its rounds were over."""
-    steps = run_federate(spec, new_bench(tmp_path, "cut"))
-    for event in steps:
-        if isinstance(event, Progress) and event.unit == "rounds" and event.done == spec.rounds:
-            break
-    with pytest.raises(StopIteration):
-        while True:
-            steps.throw(Cancelled())
-    again = new_bench(tmp_path, "cut")
-    checkpoint = again.checkpoints.latest()
-    assert checkpoint is not None
-    again.restore(checkpoint)
-    return again
+def after_the_last_round(event: Event) -> bool:
+    return isinstance(event, Progress) and event.unit == "rounds" and event.done == event.total
 
 
 def test_resumed_after_the_last_round_it_tells_the_same(tmp_path: Path) -> None:
     spec = changed(QUICK, rounds=1, hostile=(Backdoor(clients=(1,), target=0),))
     _, whole = play(tmp_path, spec, "whole")
     assert "attack_success_rate" in whole
-    assert drain(run_federate(spec, cut_after_the_last_round(tmp_path, spec))) == whole
+    assert drain(run_federate(spec, cut_short(tmp_path, spec, after_the_last_round))) == whole
 
 
 def test_resumed_after_the_last_round_it_says_why_the_last_was_skipped(tmp_path: Path) -> None:
     spec = changed(QUICK, clients=2, drop_out=0.999999, rounds=1)
-    again = cut_after_the_last_round(tmp_path, spec)
+    again = cut_short(tmp_path, spec, after_the_last_round)
     with pytest.raises(CrucibleError, match="skipped, as no client sent an update that could be"):
         drain(run_federate(spec, again))
 

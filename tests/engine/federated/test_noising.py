@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.data.spec import Digits
-from engine.errors import BadInput, Cancelled
+from engine.errors import BadInput
 from engine.events import Note, Scalars, Table, drain
 from engine.federated.apps import conduct
 from engine.federated.federating import run_federate
@@ -36,7 +36,7 @@ from engine.models.card import read_card
 from engine.privacy import epsilon, total
 from engine.privacy.ledger import Charge, Source, read_charges
 from engine.training.spec import SGD
-from tests.engine.federated.fleet import SMALL, changed, new_bench, play, sha
+from tests.engine.federated.fleet import SMALL, changed, cut_short, new_bench, play, sha
 
 # isort: split
 from flwr.serverapp import Grid
@@ -291,17 +291,7 @@ def test_a_private_run_goes_on_with_the_same_budget(tmp_path: Path, strategy: An
         adaptive = ClientPrivacy(noise_multiplier=1.2, adaptive=AdaptiveClipping(count_noise=0.3))
         spec = changed(spec, strategy=strategy, privacy=adaptive)
     _, expected = play(tmp_path, spec, "whole")
-    steps = run_federate(spec, new_bench(tmp_path, "cut"))
-    for event in steps:
-        if isinstance(event, Scalars) and event.step == 3:
-            break
-    with pytest.raises(StopIteration):
-        while True:
-            steps.throw(Cancelled())
-    again = new_bench(tmp_path, "cut")
-    checkpoint = again.checkpoints.latest()
-    assert checkpoint is not None
-    again.restore(checkpoint)
+    again = cut_short(tmp_path, spec, lambda e: isinstance(e, Scalars) and e.step == 3)
     found: dict[str, Any] = drain(run_federate(spec, again))
     assert found == expected
 
